@@ -1,0 +1,21 @@
+"""tip_kernels: targeted frequency-domain gradient noise (TIP, arXiv 2602.11633), a whole model in one pass."""
+
+from . import calibration, spectrum
+from ._dispatch import available_backends
+from .defense import TIP
+from .functional import Shard, channel_saliency, perturb, perturb_
+from .rng import NoiseRNG
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TIP",
+    "NoiseRNG",
+    "Shard",
+    "available_backends",
+    "calibration",
+    "channel_saliency",
+    "perturb",
+    "perturb_",
+    "spectrum",
+]

@@ -1,0 +1,343 @@
+"""From the user's arguments to the op's: every check, once, before anything is touched.
+
+What depends only on shapes and settings is checked and laid out as a cached :class:`Plan`; a call then costs a
+cache look-up and the checks that only the tensors' memory can answer.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from . import spectrum
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+_MAX_TENSORS = 2**23
+_MAX_ELEMENTS = 2**41  # at most two words each, at least four words a block: 2^40 blocks
+
+
+class Shard(NamedTuple):
+    """Where a part lies in the whole gradient ``[channels, kernels_per_channel, *kernel_size]``.
+
+    A part that is given its place draws the same noise as that region of the whole.
+    """
+
+    first_channel: int
+    first_kernel: int
+    kernels_per_channel: int
+
+
+class Meta(NamedTuple):
+    """What a plan knows of a tensor."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    layout: torch.layout
+
+
+class Settings(NamedTuple):
+    """What a plan knows of a call besides its tensors."""
+
+    ratio: float
+    cutoff: float
+    masks: tuple[tuple[tuple[int, ...], bytes], ...]
+    shards: tuple[Shard | None, ...] | None
+    names: tuple[str, ...] | None
+
+
+class Plan(NamedTuple):
+    """The static arguments of the op, for the tensors that have data (``live``)."""
+
+    live: tuple[int, ...]
+    selected: list[int]
+    tensor_ids: list[int]
+    basis_ids: list[int]
+    bases: list[torch.Tensor]
+    high_dims: list[int]
+    shards: list[int] | None
+
+
+def describe(tensors: Sequence[torch.Tensor | None], what: str) -> tuple[Meta | None, ...]:
+    """What a plan needs to know of each tensor; raises TypeError for what is no tensor."""
+    return tuple(None if tensor is None else _meta(tensor, what, i) for i, tensor in enumerate(tensors))
+
+
+def _meta(tensor: torch.Tensor, what: str, index: int) -> Meta:
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"expected {what}[{index}] to be a tensor or None, got {type(tensor).__name__}")
+    layout = tensor.layout
+    strides = tensor.stride() if layout is torch.strided else ()
+    return Meta(tensor.shape, strides, tensor.dtype, tensor.device, layout)
+
+
+def mask_key(masks: Mapping[Sequence[int], torch.Tensor] | None) -> tuple[tuple[tuple[int, ...], bytes], ...]:
+    """The user's masks by kernel size, checked, as a hashable value."""
+    if masks is None:
+        return ()
+    if not isinstance(masks, Mapping):
+        raise TypeError(f"expected masks to map kernel sizes to bool tensors, got {type(masks).__name__}")
+    for kernel_size, mask in masks.items():
+        spectrum.check_mask(mask, tuple(kernel_size))
+    return tuple((tuple(size), mask.cpu().numpy().tobytes()) for size, mask in masks.items())
+
+
+@functools.lru_cache(maxsize=64)
+def make_plan(grads: tuple[Meta | None, ...], scores: tuple[Meta | None, ...], settings: Settings) -> Plan:
+    """Checks everything that shapes and settings decide, and lays out the op's static arguments.
+
+    Raises:
+        TypeError, ValueError: see :func:`tip_kernels.perturb_`.
+    """
+    _check_lengths(len(grads), scores, settings)
+    live = tuple(i for i, grad in enumerate(grads) if grad is not None and 0 not in grad.shape)
+    layouts: list[tuple[int, int]] = []
+    bases = _Bases(settings)
+    for i in live:
+        grad = grads[i]
+        assert grad is not None
+        where = _where(i, settings.names)
+        _check_grad(grad, grads[live[0]], where)
+        layouts.append(_selection(grad, scores[i], i, bases, settings, where))
+    device = grads[live[0]].device if live else torch.device("cpu")  # type: ignore[union-attr]
+    return Plan(
+        live=live,
+        selected=[selected for _, selected in layouts],
+        tensor_ids=list(live),
+        basis_ids=[basis for basis, _ in layouts],
+        bases=[basis.to(device) for basis in bases.tensors],
+        high_dims=bases.high_dims,
+        shards=_flat_shards(grads, live, settings),
+    )
+
+
+def select_count(ratio: float, channels: int) -> int:
+    """``ceil(ratio * channels)``, after rounding to 9 decimals so that 0.7 of 10 is 7 and not 8."""
+    return math.ceil(round(ratio * channels, 9))
+
+
+class _Bases:
+    """The distinct bases of one plan, by kernel size."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.tensors: list[torch.Tensor] = []
+        self.high_dims: list[int] = []
+        self._cutoff = settings.cutoff
+        self._masks = dict(settings.masks)
+        self._ids: dict[tuple[int, ...], int] = {}
+
+    def id_of(self, kernel_size: tuple[int, ...]) -> int:
+        """Index of the basis of this kernel size; -1 if its high band is empty."""
+        if kernel_size not in self._ids:
+            basis, high_dim = spectrum.real_basis(kernel_size, self._mask(kernel_size))
+            self._ids[kernel_size] = len(self.tensors) if high_dim else -1
+            if high_dim:
+                self.tensors.append(basis)
+                self.high_dims.append(high_dim)
+        return self._ids[kernel_size]
+
+    def _mask(self, kernel_size: tuple[int, ...]) -> torch.Tensor:
+        if kernel_size not in self._masks:
+            return spectrum.radial_mask(kernel_size, self._cutoff)
+        flat = torch.frombuffer(bytearray(self._masks[kernel_size]), dtype=torch.bool)
+        return flat.reshape(*kernel_size[:-1], kernel_size[-1] // 2 + 1)
+
+
+def _selection(
+    grad: Meta, score: Meta | None, index: int, bases: _Bases, settings: Settings, where: str
+) -> tuple[int, int]:
+    """(basis id, number of selected channels) of one tensor."""
+    if score is None:
+        return -1, 0
+    if len(grad.shape) < 3:
+        raise ValueError(
+            f"expected grads{where} to have at least 3 dimensions [C, M, *kernel_size] since it has scores, "
+            f"got shape {tuple(grad.shape)}"
+        )
+    shard = settings.shards[index] if settings.shards else None
+    _check_score(score, grad, shard, where)
+    basis = bases.id_of(tuple(grad.shape[2:]))
+    return basis, select_count(settings.ratio, score.shape[0]) if basis >= 0 else 0
+
+
+def _check_lengths(count: int, scores: tuple[Meta | None, ...], settings: Settings) -> None:
+    if count > _MAX_TENSORS:
+        raise ValueError(f"expected at most {_MAX_TENSORS} gradients, got {count}")
+    lists = {"scores": scores, "shards": settings.shards, "names": settings.names}
+    for name, values in lists.items():
+        if values is not None and len(values) != count:
+            raise ValueError(f"expected {name} of length {count}, one per gradient, got {len(values)}")
+    _check_range("ratio", settings.ratio, 0.0, 1.0)
+    if not 0.0 <= settings.cutoff < 1.0:
+        raise ValueError(f"expected cutoff in [0, 1), got {settings.cutoff}")
+
+
+def _check_grad(grad: Meta, first: Meta | None, where: str) -> None:
+    if grad.layout is not torch.strided:
+        raise TypeError(f"expected grads{where} to be strided, got layout {grad.layout}")
+    if grad.dtype not in DTYPES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise TypeError(f"expected grads{where} of dtype {known}, got {str(grad.dtype).removeprefix('torch.')}")
+    assert first is not None
+    if grad.device != first.device:
+        raise ValueError(f"expected every gradient on {first.device}, got grads{where} on {grad.device}")
+    if _overlaps_itself(grad):
+        raise ValueError(
+            f"expected grads{where} without overlapping memory, got shape {tuple(grad.shape)} "
+            f"with strides {grad.strides}"
+        )
+
+
+def _check_score(score: Meta, grad: Meta, shard: Shard | None, where: str) -> None:
+    if score.dtype is not torch.float32:
+        raise TypeError(f"expected scores{where} of dtype float32, got {str(score.dtype).removeprefix('torch.')}")
+    if score.device != grad.device:
+        raise ValueError(f"expected scores{where} on {grad.device}, got {score.device}")
+    channels = grad.shape[0]
+    if shard is None and tuple(score.shape) != (channels,):
+        raise ValueError(f"expected scores{where} of shape ({channels},), got {tuple(score.shape)}")
+    if shard is not None and (len(score.shape) != 1 or score.shape[0] < shard.first_channel + channels):
+        raise ValueError(
+            f"expected scores{where} of all channels, at least {shard.first_channel + channels} for this shard, "
+            f"got shape {tuple(score.shape)}"
+        )
+
+
+def _flat_shards(grads: tuple[Meta | None, ...], live: tuple[int, ...], settings: Settings) -> list[int] | None:
+    """The op's ``shards``: None if every tensor is whole."""
+    flat: list[int] = []
+    for i in live:
+        grad = grads[i]
+        assert grad is not None
+        shape = (*grad.shape, 1, 1)
+        shard = settings.shards[i] if settings.shards else None
+        whole = Shard(0, 0, shape[1])
+        shard = whole if shard is None else Shard(*shard)
+        _check_shard(shard, shape, _where(i, settings.names))
+        flat.extend(shard)
+    return flat if settings.shards else None
+
+
+def _check_shard(shard: Shard, shape: tuple[int, ...], where: str) -> None:
+    if min(shard) < 0 or shard.first_kernel + shape[1] > shard.kernels_per_channel:
+        raise ValueError(
+            f"expected shards{where} with room for {shape[1]} kernels a channel, got {tuple(shard)}"
+        )
+    elements = (shard.first_channel + shape[0]) * shard.kernels_per_channel * math.prod(shape[2:])
+    if elements > _MAX_ELEMENTS:
+        raise ValueError(f"expected grads{where} of at most 2**41 elements in the whole, got {elements}")
+
+
+def _overlaps_itself(grad: Meta) -> bool:
+    """True unless sorted strides step over one another, which every view of dense memory satisfies."""
+    reach = 0
+    for stride, size in sorted(zip(grad.strides, grad.shape)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
+
+
+def check_disjoint(grads: Sequence[torch.Tensor], places: Sequence[int], names: Sequence[str] | None) -> None:
+    """Raises ValueError if two gradients share memory. Needs real memory, so it is skipped while compiling."""
+    spans = sorted((grad.data_ptr(), _span(grad), i) for i, grad in zip(range(len(grads)), grads))
+    for (start, length, i), (next_start, _, j) in zip(spans, spans[1:]):
+        if next_start < start + length and _share_elements(grads[i], grads[j]):
+            raise ValueError(
+                f"expected gradients without shared memory, got an overlap of grads{_where(places[i], names)} "
+                f"and grads{_where(places[j], names)}"
+            )
+
+
+def _span(grad: torch.Tensor) -> int:
+    """Bytes from a tensor's first to its last element."""
+    if grad.is_contiguous():
+        return grad.nbytes
+    return (sum((n - 1) * s for n, s in zip(grad.shape, grad.stride())) + 1) * grad.element_size()
+
+
+def _share_elements(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors with interleaved spans, such as slices of one matrix, really share an element."""
+    return bool(torch.isin(_addresses(a), _addresses(b)).any())
+
+
+def _addresses(grad: torch.Tensor) -> torch.Tensor:
+    address = torch.full((), grad.data_ptr(), dtype=torch.int64)
+    for size, stride in zip(grad.shape, grad.stride()):
+        address = address.unsqueeze(-1) + torch.arange(size) * (stride * grad.element_size())
+    return address.flatten()
+
+
+def amounts(value: float | torch.Tensor, name: str, count: int, device: torch.device) -> torch.Tensor:
+    """``std`` or ``floor_std`` as the op wants it: float32 [count] on the device."""
+    if isinstance(value, torch.Tensor):
+        return _check_table(value, name, (count,), device)
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"expected {name} to be finite and at least 0, got {value}")
+    return constant(float(value), (count,), device)
+
+
+def scale(value: float | torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    """``grad_scale`` as the op wants it: a float32 tensor of one element on the device, or None for 1."""
+    if value is None:
+        return None
+    if isinstance(value, torch.Tensor):
+        return _check_table(value, "grad_scale", (), device)
+    if not math.isfinite(value):
+        raise ValueError(f"expected grad_scale to be finite, got {value}")
+    return None if value == 1.0 else constant(float(value), (), device)
+
+
+def keep_factor(keep: float) -> float:
+    _check_range("keep", keep, 0.0, 1.0)
+    return float(keep)
+
+
+def _check_table(value: torch.Tensor, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    if value.dtype is not torch.float32:
+        raise TypeError(f"expected {name} of dtype float32, got {str(value.dtype).removeprefix('torch.')}")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"expected {name} of shape {shape}, got {tuple(value.shape)}")
+    if value.device != device:
+        raise ValueError(f"expected {name} on {device}, got {value.device}")
+    return value.contiguous()
+
+
+@functools.lru_cache(maxsize=256)
+def _cached_constant(value: float, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.full(shape, value, dtype=torch.float32, device=device)
+
+
+def constant(value: float, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """A float32 tensor filled with ``value``; kept, so that a later call launches nothing to make it."""
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if capturing or torch.compiler.is_compiling():  # memory of a graph's own must not outlive it
+        return torch.full(shape, value, dtype=torch.float32, device=device)
+    return _cached_constant(value, shape, device)
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"expected {name} in [{low:g}, {high:g}], got {value}")
+
+
+def _where(index: int, names: Sequence[str] | None) -> str:
+    return f"[{index}] ({names[index]})" if names else f"[{index}]"
+
+
+def check_activation_grad(grad: object) -> None:
+    """Raises unless ``grad`` can be the argument of ``channel_saliency``."""
+    if not isinstance(grad, torch.Tensor):
+        raise TypeError(f"expected activation_grad to be a tensor, got {type(grad).__name__}")
+    if grad.layout is not torch.strided or grad.dtype not in DTYPES:
+        raise TypeError(
+            f"expected a strided activation_grad of dtype float32, float64, bfloat16 or float16, "
+            f"got {grad.dtype} with layout {grad.layout}"
+        )
+    if grad.dim() < 2:
+        raise ValueError(f"expected activation_grad of shape [N, C, *spatial], got {tuple(grad.shape)}")

@@ -1,0 +1,109 @@
+"""One row per backend: can it run here, and if not, why.
+
+To add a backend: write ``backends/<name>.py`` with ``why_not(device)``, register its kernels there (a compiled
+library registers ``perturb_`` and ``channel_saliency`` for its dispatch key; a Python backend implements its
+``_ops.PYTHON_BACKENDS`` pair), and add its row to ``BACKENDS``, fastest first.
+"""
+
+import functools
+import logging
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from . import _ops
+from .backends import native, reference
+
+logger = logging.getLogger("tip_kernels")
+
+
+class Backend(NamedTuple):
+    """A way to run the ops.
+
+    ``why_not(device)`` is None if it can run there, else the reason. ``suffix`` names its ops.
+    """
+
+    name: str
+    runs_on: str
+    why_not: Callable[[torch.device], str | None]
+    suffix: str
+
+
+BACKENDS = (
+    Backend("cpu", "CPU, compiled C++", native.why_not_cpu, ""),
+    Backend("reference", "any device, plain PyTorch, slow", reference.why_not, "_reference"),
+)
+
+
+def available_backends(device: torch.device | str = "cpu") -> list[str]:
+    """Names of the backends that can run on ``device``, fastest first."""
+    device = torch.device(device)
+    return [backend.name for backend in BACKENDS if backend.why_not(device) is None]
+
+
+def perturb_op(name: str | None, device: torch.device):
+    """The ``perturb_`` op of the named backend, or of the fastest.
+
+    Raises:
+        ValueError: no backend has this name; the message lists them.
+        RuntimeError: the named backend cannot run on the device; the message says why.
+    """
+    return _op("perturb{}_", name, device)
+
+
+def saliency_op(name: str | None, device: torch.device):
+    """The ``channel_saliency`` op of the named backend, or of the fastest; raises like :func:`perturb_op`."""
+    return _op("channel_saliency{}", name, device)
+
+
+@functools.lru_cache(maxsize=64)
+def _op(pattern: str, name: str | None, device: torch.device):
+    suffix = _fastest(device.type).suffix if name is None else _named(name, device).suffix
+    return getattr(torch.ops.tip_kernels, pattern.format(suffix)).default
+
+
+def _named(name: str, device: torch.device) -> Backend:
+    for backend in BACKENDS:
+        if backend.name == name:
+            reason = backend.why_not(device)
+            if reason is not None:
+                raise RuntimeError(f"backend {name!r} cannot run on {device}: {reason}")
+            return backend
+    known = ", ".join(backend.name for backend in BACKENDS)
+    raise ValueError(f"expected backend to be None or one of {known}, got {name!r}")
+
+
+@functools.cache
+def _fastest(device_type: str) -> Backend:
+    """The first backend that can run; says once which and why not a faster one."""
+    device = torch.device(device_type)
+    passed_over = []
+    for backend in BACKENDS:
+        reason = backend.why_not(device)
+        if reason is None:
+            break
+        passed_over.append(f"{backend.name}: {reason}")
+    why = "; ".join(passed_over) or "it is the fastest"
+    logger.info("using backend %s on %s (%s)", backend.name, device_type, why)
+    if backend.name == "reference":
+        warnings.warn(
+            f"tip_kernels runs on its slow reference backend on {device_type} ({why})", RuntimeWarning, stacklevel=2
+        )
+    return backend
+
+
+def _forward_to_fastest(pattern: str):
+    """The kernel of an op that no compiled library registered for the device at hand."""
+
+    def kernel(*args):
+        last = args[10] if pattern.startswith("perturb") else args[0]  # state, or the activation gradient
+        suffix = _fastest(last.device.type).suffix
+        return getattr(torch.ops.tip_kernels, pattern.format(suffix))(*args)
+
+    return kernel
+
+
+_ops.LIBRARY.impl("perturb_", _forward_to_fastest("perturb{}_"), "CompositeExplicitAutograd")
+_ops.LIBRARY.impl("channel_saliency", _forward_to_fastest("channel_saliency{}"), "CompositeExplicitAutograd")

@@ -1,0 +1,65 @@
+"""Schemas and fake implementations of every op: the one contract all backends implement.
+
+They live in Python so that the ops exist, ``opcheck`` passes and ``torch.compile(fullgraph=True)`` works
+with no compiled library present. Backends only register kernels:
+
+* ``perturb_`` and ``channel_saliency`` are what users call. Compiled libraries register them for their
+  device's dispatch key; without one, ``_dispatch`` sends the call to the fastest backend that can run.
+* ``perturb_<name>_`` and ``channel_saliency_<name>`` name one of the ``PYTHON_BACKENDS``, for an explicit
+  ``backend=`` argument.
+
+Arguments are checked in ``functional.py``, once; the ops trust them. ``docs/design.md`` defines the result.
+
+``perturb_`` takes, for T tensors on one device:
+
+===============  =====================================================================================
+``grads``        T tensors [C, M, *kernel_size] (K = prod(kernel_size) taps) or of fewer dimensions,
+                 strided, mutated; float32, float64, bfloat16 or float16
+``scores``       T float32 tensors [all channels], read only where 0 < ``selected[i]`` < all channels
+``selected``     T numbers of selected channels, out of all channels
+``tensor_ids``   T places of the tensors in the model: part of the noise address, and index of ``std``
+``basis_ids``    T indices into ``bases``; -1 for a tensor without a high band
+``bases``        float64 [K, K] orthonormal bases, masked columns first (``spectrum.real_basis``)
+``high_dims``    number d of masked columns of each basis
+``std``          float32 [> max(tensor_ids)], noise of one coefficient of the high band
+``floor_std``    the same or None; its presence, not its value, sets how many words are drawn
+``grad_scale``   float32 scalar tensor or None
+``state``        int64 [5]: 32 bytes of key, then the step, advanced by the op
+``keep``         what is left of the high band before noise: 1 adds noise, 0 replaces
+``rounds``       the generator: 8, 12 or 20 (ChaCha), 10 (Philox4x32-10)
+``shards``       None, or 3 T integers: first channel, first kernel, kernels per channel of the whole
+===============  =====================================================================================
+"""
+
+import torch
+
+LIBRARY = torch.library.Library("tip_kernels", "DEF")
+
+_PERTURB = (
+    "(Tensor(a!)[] grads, Tensor[] scores, int[] selected, int[] tensor_ids, int[] basis_ids, "
+    "Tensor[] bases, int[] high_dims, Tensor std, Tensor? floor_std, Tensor? grad_scale, "
+    "Tensor(b!) state, float keep, int rounds, int[]? shards) -> ()"
+)
+_SALIENCY = "(Tensor activation_grad) -> Tensor"
+
+PYTHON_BACKENDS = ("reference",)
+
+
+def _fake_perturb_(*_args: object) -> None:
+    return None
+
+
+def _fake_channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
+    return activation_grad.new_empty(activation_grad.shape[1], dtype=torch.float32)
+
+
+def _define(name: str, schema: str, fake) -> None:
+    LIBRARY.define(name + schema)
+    torch.library.register_fake(f"tip_kernels::{name}", fake, lib=LIBRARY)
+
+
+_define("perturb_", _PERTURB, _fake_perturb_)
+_define("channel_saliency", _SALIENCY, _fake_channel_saliency)
+for _backend in PYTHON_BACKENDS:
+    _define(f"perturb_{_backend}_", _PERTURB, _fake_perturb_)
+    _define(f"channel_saliency_{_backend}", _SALIENCY, _fake_channel_saliency)

@@ -1,0 +1,126 @@
+"""Frequency masks, and the real orthonormal bases in which a masked DFT is a small matrix."""
+
+import functools
+import itertools
+import math
+
+import torch
+
+
+def radial_mask(kernel_size: tuple[int, ...], cutoff: float) -> torch.Tensor:
+    """The high band of a kernel: the bins whose normalised radius exceeds ``cutoff``.
+
+    Frequencies of each axis are divided by that axis's largest, so they span 0..1; the radius is their
+    Euclidean norm over the square root of the number of axes. Axes of length 1 are left out.
+    (TIP, arXiv 2602.11633, section 4; normalised per axis so that one cutoff serves every kernel size.)
+
+    Args:
+        kernel_size: taps along each spatial axis.
+        cutoff: in [0, 1). For 3x3, 0.5 keeps all but DC (8 of 9 dimensions), 0.75 the corners (4 of 9).
+
+    Returns:
+        bool tensor in ``rfftn`` layout, ``[*kernel_size[:-1], kernel_size[-1] // 2 + 1]``, on the CPU.
+
+    Raises:
+        ValueError: cutoff is outside [0, 1), or an axis is shorter than 1.
+    """
+    if not 0.0 <= cutoff < 1.0:
+        raise ValueError(f"expected cutoff in [0, 1), got {cutoff}")
+    if not kernel_size or min(kernel_size) < 1:
+        raise ValueError(f"expected a kernel size of positive lengths, got {tuple(kernel_size)}")
+    mask = _radii(tuple(kernel_size)) > cutoff
+    return mask[..., : kernel_size[-1] // 2 + 1].clone()
+
+
+def check_mask(mask: torch.Tensor, kernel_size: tuple[int, ...]) -> None:
+    """Raises unless ``mask`` is a bool mask in ``rfftn`` layout that a real signal can have.
+
+    A real kernel's bins at (u, 0) and (-u, 0) are conjugates, so the mask must treat them alike; the same
+    holds for the last column when the last axis is even.
+
+    Raises:
+        TypeError: the mask is not a bool tensor.
+        ValueError: its shape is wrong or conjugate bins differ.
+    """
+    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise TypeError(f"expected mask to be a bool tensor, got {got}")
+    shape = (*kernel_size[:-1], kernel_size[-1] // 2 + 1)
+    if tuple(mask.shape) != shape:
+        raise ValueError(
+            f"expected mask of shape {shape} (rfftn layout) for kernel size {kernel_size}, got {tuple(mask.shape)}"
+        )
+    for bin_ in itertools.product(*map(range, shape)):
+        partner = _conjugate(bin_, kernel_size)
+        if partner[-1] < shape[-1] and bool(mask[bin_]) != bool(mask[partner]):
+            raise ValueError(f"expected a mask equal at the conjugate bins {bin_} and {partner}, got different values")
+
+
+def real_basis(kernel_size: tuple[int, ...], mask: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """An orthonormal real Fourier basis of R^K whose first d columns span the masked bins.
+
+    Adding Hermitian-symmetric Gaussian noise of standard deviation ``std`` to the masked bins of the
+    orthonormal DFT is the same as adding ``std * B @ xi``, with ``B`` the first d columns, xi ~ N(0, I_d).
+
+    Columns: the masked bins in row-major order of the full DFT, one of each conjugate pair (the first), then the
+    other bins in the same order. A pair gives a cosine and then a sine column, sqrt(2/K) cos(phase) and
+    sqrt(2/K) sin(phase); a bin that is its own conjugate gives one, cos(phase)/sqrt(K). phase is
+    2 pi sum_i(bin_i * tap_i / kernel_size_i), and taps are row-major.
+
+    Args:
+        kernel_size: taps along each spatial axis, K in all.
+        mask: bool, ``rfftn`` layout, see :func:`radial_mask`.
+
+    Returns:
+        (Q, d): float64 tensor [K, K] on the CPU, and the number of masked columns.
+
+    Raises:
+        TypeError, ValueError: see :func:`check_mask`.
+    """
+    kernel_size = tuple(kernel_size)
+    check_mask(mask, kernel_size)
+    taps = _grid(kernel_size)
+    high: list[torch.Tensor] = []
+    low: list[torch.Tensor] = []
+    for bin_ in itertools.product(*map(range, kernel_size)):
+        partner = _conjugate(bin_, kernel_size)
+        if partner < bin_:
+            continue
+        stored = bin_ if bin_[-1] < mask.shape[-1] else partner
+        (high if mask[stored] else low).extend(_columns(bin_, partner, kernel_size, taps))
+    return torch.stack(high + low, dim=1), len(high)
+
+
+def _columns(bin_, partner, kernel_size, taps: torch.Tensor) -> list[torch.Tensor]:
+    """The one or two unit vectors [K] of a conjugate pair of bins."""
+    turns = (taps * torch.tensor([b / n for b, n in zip(bin_, kernel_size)], dtype=torch.float64)).sum(1)
+    phase = 2 * math.pi * turns
+    taps_total = math.prod(kernel_size)
+    if partner == bin_:
+        return [torch.cos(phase) / math.sqrt(taps_total)]
+    amplitude = math.sqrt(2 / taps_total)
+    return [amplitude * torch.cos(phase), amplitude * torch.sin(phase)]
+
+
+def _conjugate(bin_: tuple[int, ...], kernel_size: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-b % n for b, n in zip(bin_, kernel_size))
+
+
+def _grid(kernel_size: tuple[int, ...]) -> torch.Tensor:
+    """Tap coordinates [K, axes], row-major, float64."""
+    axes = [torch.arange(n, dtype=torch.float64) for n in kernel_size]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, len(axes))
+
+
+@functools.lru_cache(maxsize=256)
+def _radii(kernel_size: tuple[int, ...]) -> torch.Tensor:
+    """Normalised radius of every bin of the full DFT, [*kernel_size], float64."""
+    radius2 = torch.zeros(kernel_size, dtype=torch.float64)
+    long_axes = [axis for axis, n in enumerate(kernel_size) if n > 1]
+    for axis in long_axes:
+        n = kernel_size[axis]
+        f = torch.fft.fftfreq(n, dtype=torch.float64).abs() * n
+        shape = [1] * len(kernel_size)
+        shape[axis] = n
+        radius2 = radius2 + (f / f.max()).square().reshape(shape)
+    return (radius2 / max(len(long_axes), 1)).sqrt()
