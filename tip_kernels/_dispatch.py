@@ -1,8 +1,8 @@
 """One row per backend: can it run here, and if not, why.
 
 To add a backend: write ``backends/<name>.py`` with ``why_not(device)``, register its kernels there (a compiled
-library registers ``perturb_`` and ``channel_saliency`` for its dispatch key; a Python backend implements its
-``_ops.PYTHON_BACKENDS`` pair), and add its row to ``BACKENDS``, fastest first.
+library registers ``perturb_``, ``channel_saliency`` and ``words_`` for its dispatch key; a Python backend implements
+the ops of its name in ``_ops.PYTHON_BACKENDS``), and add its row to ``BACKENDS``, fastest first.
 """
 
 import functools
@@ -58,6 +58,11 @@ def saliency_op(name: str | None, device: torch.device):
     return _op("channel_saliency{}", name, device)
 
 
+def words_op(name: str | None, device: torch.device):
+    """The ``words_`` op of the named backend, or of the fastest; raises like :func:`perturb_op`."""
+    return _op("words{}_", name, device)
+
+
 @functools.lru_cache(maxsize=64)
 def _op(pattern: str, name: str | None, device: torch.device):
     suffix = _fastest(device.type).suffix if name is None else _named(name, device).suffix
@@ -107,3 +112,4 @@ def _forward_to_fastest(pattern: str):
 
 _ops.LIBRARY.impl("perturb_", _forward_to_fastest("perturb{}_"), "CompositeExplicitAutograd")
 _ops.LIBRARY.impl("channel_saliency", _forward_to_fastest("channel_saliency{}"), "CompositeExplicitAutograd")
+_ops.LIBRARY.impl("words_", _forward_to_fastest("words{}_"), "CompositeExplicitAutograd")

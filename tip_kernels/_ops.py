@@ -5,8 +5,10 @@ with no compiled library present. Backends only register kernels:
 
 * ``perturb_`` and ``channel_saliency`` are what users call. Compiled libraries register them for their
   device's dispatch key; without one, ``_dispatch`` sends the call to the fastest backend that can run.
-* ``perturb_<name>_`` and ``channel_saliency_<name>`` name one of the ``PYTHON_BACKENDS``, for an explicit
-  ``backend=`` argument.
+* ``words_`` fills an int32 tensor with consecutive words of one noise stream, bit for bit, and leaves the state as
+  it is; it exists for tests and for auditing the noise.
+* ``perturb_<name>_``, ``channel_saliency_<name>`` and ``words_<name>_`` name one of the ``PYTHON_BACKENDS``, for an
+  explicit ``backend=`` argument.
 
 Arguments are checked in ``functional.py``, once; the ops trust them. ``docs/design.md`` defines the result.
 
@@ -41,11 +43,12 @@ _PERTURB = (
     "Tensor(b!) state, float keep, int rounds, int[]? shards) -> ()"
 )
 _SALIENCY = "(Tensor activation_grad) -> Tensor"
+_WORDS = "(Tensor(a!) out, Tensor state, int tensor_id, int first_position, int rounds) -> ()"
 
 PYTHON_BACKENDS = ("reference",)
 
 
-def _fake_perturb_(*_args: object) -> None:
+def _fake_in_place(*_args: object) -> None:
     return None
 
 
@@ -58,8 +61,10 @@ def _define(name: str, schema: str, fake) -> None:
     torch.library.register_fake(f"tip_kernels::{name}", fake, lib=LIBRARY)
 
 
-_define("perturb_", _PERTURB, _fake_perturb_)
+_define("perturb_", _PERTURB, _fake_in_place)
 _define("channel_saliency", _SALIENCY, _fake_channel_saliency)
+_define("words_", _WORDS, _fake_in_place)
 for _backend in PYTHON_BACKENDS:
-    _define(f"perturb_{_backend}_", _PERTURB, _fake_perturb_)
+    _define(f"perturb_{_backend}_", _PERTURB, _fake_in_place)
     _define(f"channel_saliency_{_backend}", _SALIENCY, _fake_channel_saliency)
+    _define(f"words_{_backend}_", _WORDS, _fake_in_place)

@@ -1,0 +1,283 @@
+"""The reference backend: the contract in plain PyTorch, on any device, the long way round.
+
+It is the oracle of the tests and the fallback where nothing is compiled. It goes through ``torch.fft`` where the
+others multiply by a basis, and computes in float64 from the random words on. It waits for no device.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from .. import _ops
+from .reference_words import Stream
+
+
+def why_not(device: torch.device) -> str | None:
+    """None: the reference runs on every device."""
+    return None
+
+
+def perturb_(
+    grads: list[torch.Tensor],
+    scores: list[torch.Tensor],
+    selected: list[int],
+    tensor_ids: list[int],
+    basis_ids: list[int],
+    bases: list[torch.Tensor],
+    high_dims: list[int],
+    std: torch.Tensor,
+    floor_std: torch.Tensor | None,
+    grad_scale: torch.Tensor | None,
+    state: torch.Tensor,
+    keep: float,
+    rounds: int,
+    shards: list[int] | None,
+) -> None:
+    """See ``_ops.py`` for the arguments and docs/design.md for the result."""
+    bands: dict[int, _Band] = {}
+    for i, grad in enumerate(grads):
+        if grad.numel() == 0:
+            continue
+        kernels = grad.view(*grad.shape, *[1] * (2 - grad.dim()))  # [C, M, *kernel_size]
+        layer = _Layer(
+            kernels=kernels,
+            stream=Stream(state, tensor_ids[i], rounds),
+            place=_Place(*shards[3 * i : 3 * i + 3]) if shards else _Place(0, 0, kernels.shape[1]),
+            std=std[tensor_ids[i]].double(),
+            floor_std=None if floor_std is None else floor_std[tensor_ids[i]].double(),
+            scale=None if grad_scale is None else grad_scale.double(),
+            keep=keep,
+        )
+        basis_id = basis_ids[i]
+        if basis_id < 0:
+            _perturb_others(layer, _words_of_flat(layer), None)
+            continue
+        if basis_id not in bands:
+            bands[basis_id] = _band(bases[basis_id], high_dims[basis_id], tuple(kernels.shape[2:]))
+        is_selected = _is_selected(scores[i], selected[i], layer)  # [C]
+        words = _words_of_kernels(layer, high_dims[basis_id])
+        if selected[i] < len(scores[i]):
+            _perturb_others(layer, words, is_selected)
+        _perturb_selected(layer, words, is_selected, min(selected[i], kernels.shape[0]), bands[basis_id])
+    state[4] += 1
+
+
+def channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
+    """``sum_n |mean_space(activation_grad[n, c])|``: [N, C, *spatial] to float32 [C]."""
+    spatial = tuple(range(2, activation_grad.dim()))
+    alpha = activation_grad.double() if not spatial else activation_grad.mean(spatial, dtype=torch.float64)  # [N, C]
+    return alpha.abs().sum(0).float()  # [C]
+
+
+def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, rounds: int) -> None:
+    """Fills ``out`` with consecutive words of one stream; the state is not advanced."""
+    first = torch.full((1,), first_position, dtype=torch.int64, device=out.device)
+    words = Stream(state, tensor_id, rounds).words(first, out.numel())  # [1, numel]
+    out.copy_(words.to(torch.int32).reshape(out.shape))  # keeps the low 32 bits
+
+
+class _Place(NamedTuple):
+    """Where the tensor lies in the whole of which it may be a shard."""
+
+    first_channel: int
+    first_kernel: int
+    kernels_per_channel: int
+
+
+class _Layer(NamedTuple):
+    """One tensor and what happens to it."""
+
+    kernels: torch.Tensor  # [C, M, *kernel_size], a view of the gradient
+    stream: Stream
+    place: _Place
+    std: torch.Tensor  # float64 [], as are the next two
+    floor_std: torch.Tensor | None
+    scale: torch.Tensor | None
+    keep: float
+
+    def scaled(self, values: torch.Tensor) -> torch.Tensor:
+        """``s * x`` in float64."""
+        return values.double() if self.scale is None else values.double() * self.scale
+
+
+class _Words(NamedTuple):
+    """Which words of the stream a kernel uses: ``used`` from every multiple of ``pitch``."""
+
+    used: int
+    pitch: int
+
+
+def _words_of_kernels(layer: _Layer, high_dim: int) -> _Words:
+    used = high_dim if layer.floor_std is None else math.prod(layer.kernels.shape[2:])
+    return _Words(used, 1 << (used - 1).bit_length() if used <= 16 else -(-used // 16) * 16)
+
+
+def _words_of_flat(layer: _Layer) -> _Words:
+    """For a tensor without a high band, whose elements use one word each."""
+    taps = math.prod(layer.kernels.shape[2:])
+    return _Words(taps, taps)
+
+
+def _is_selected(scores: torch.Tensor, count: int, layer: _Layer) -> torch.Tensor:
+    """Bool [C]: which of this tensor's channels are among the ``count`` highest of all."""
+    if count in (0, len(scores)):
+        return torch.full_like(layer.kernels[:, 0].flatten(1)[:, 0], count > 0, dtype=torch.bool)  # [C]
+    unknown = scores.isnan()
+    order = torch.where(unknown, 0.0, scores).argsort(descending=True, stable=True)  # [all channels]
+    order = order[unknown[order].int().argsort(descending=True, stable=True)]  # [all channels], unknown first
+    mask = torch.zeros_like(unknown).index_fill_(0, order[:count], True)  # [all channels]
+    return mask.narrow(0, layer.place.first_channel, layer.kernels.shape[0])  # [C]
+
+
+def _perturb_others(layer: _Layer, words: _Words, is_selected: torch.Tensor | None) -> None:
+    """Scale and floor for every channel that is not selected."""
+    if layer.floor_std is None and layer.scale is None:
+        return
+    channels, kernels = layer.kernels.shape[:2]
+    whole_rows = kernels == layer.place.kernels_per_channel
+    for rows, columns in _chunks(channels, kernels, words.pitch, layer.kernels.device):
+        part = layer.kernels[rows.start : rows.stop, columns.start : columns.stop]  # [R, m, *kernel_size]
+        result = layer.scaled(part)
+        if layer.floor_std is not None:
+            if whole_rows and len(columns) == kernels:  # the kernels of all these channels are one run of words
+                first = torch.full((1,), rows.start, device=part.device)  # [1]
+            else:
+                first = torch.arange(rows.start, rows.stop, device=part.device)  # [R]
+            zeta = _normals(layer, words, first, columns.start, len(rows) * len(columns) // len(first))
+            result = result + layer.floor_std * zeta.reshape(part.shape)
+        result = result.to(part.dtype)
+        if is_selected is not None:
+            result = torch.where(_like(is_selected[rows.start : rows.stop], part), part, result)
+        part.copy_(result)
+
+
+def _perturb_selected(layer: _Layer, words: _Words, is_selected: torch.Tensor, at_most: int, band: "_Band") -> None:
+    """Noise in the high band, and the floor in the rest, of the selected channels."""
+    taps = math.prod(layer.kernels.shape[2:])
+    candidates = is_selected.int().argsort(descending=True, stable=True)[:at_most]  # [n], selected channels first
+    for rows, columns in _chunks(at_most, layer.kernels.shape[1], words.pitch, layer.kernels.device):
+        channels = candidates[rows.start : rows.stop]  # [R]
+        part = layer.kernels[:, columns.start : columns.stop]  # [C, m, *kernel_size]
+        before = part.index_select(0, channels)  # [R, m, *kernel_size]
+        normals = _normals(layer, words, channels, columns.start, len(columns))  # [R, m, used]
+        coefficients = normals.new_zeros(*normals.shape[:2], taps)  # [R, m, K]
+        coefficients[..., : band.high_dim] = layer.std * normals[..., : band.high_dim]
+        if layer.floor_std is not None:
+            coefficients[..., band.high_dim :] = layer.floor_std * normals[..., band.high_dim :]
+        result = layer.scaled(before)
+        if layer.keep != 1.0:
+            result = result + (layer.keep - 1.0) * band.filter(result)
+        result = (result + band.synthesise(coefficients)).to(part.dtype)
+        part.index_copy_(0, channels, torch.where(_like(is_selected[channels], before), result, before))
+
+
+def _normals(layer: _Layer, words: _Words, channels: torch.Tensor, column: int, count: int) -> torch.Tensor:
+    """Normals of ``count`` kernels from kernel ``column`` of each channel [R] on: float64 [R, count, used]."""
+    place = layer.place
+    first = (place.first_channel + channels) * place.kernels_per_channel + place.first_kernel + column  # [R]
+    normals = layer.stream.normals(first * words.pitch, count * words.pitch, words.pitch)  # [R, count * pitch]
+    return normals.reshape(len(channels), count, words.pitch)[..., : words.used].double()  # [R, count, used]
+
+
+def _chunks(rows: int, columns: int, weight: int, device: torch.device) -> Iterator[tuple[range, range]]:
+    """Splits rows x columns kernels of ``weight`` words into pieces that fit a cache (a GPU wants large ones)."""
+    budget = 2**16 if device.type == "cpu" else 2**22
+    width = min(columns, max(1, budget // weight))
+    height = max(1, budget // (weight * width))
+    for row, column in itertools.product(range(0, rows, height), range(0, columns, width)):
+        yield range(row, min(row + height, rows)), range(column, min(column + width, columns))
+
+
+def _like(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """A mask [R] as [R, 1, ..., 1], to go with values [R, ...]."""
+    return mask.reshape(-1, *[1] * (values.dim() - 1))
+
+
+class _Band(NamedTuple):
+    """A mask and the order of the coefficients of its spectrum, on the half spectrum of ``rfftn`` (H bins)."""
+
+    kernel_size: tuple[int, ...]
+    high_dim: int
+    mask: torch.Tensor  # bool [*half]
+    real_column: torch.Tensor  # int64 [H]: which coefficient is the real part of a bin
+    imag_column: torch.Tensor  # int64 [H]
+    real_factor: torch.Tensor  # float64 [H]
+    imag_factor: torch.Tensor  # float64 [H]
+
+    def synthesise(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """The kernels [R, m, *kernel_size] of real Fourier coefficients [R, m, K]."""
+        real = coefficients[..., self.real_column] * self.real_factor  # [R, m, H]
+        imag = coefficients[..., self.imag_column] * self.imag_factor  # [R, m, H]
+        half = torch.complex(real, imag).reshape(*real.shape[:2], *self.mask.shape)  # [R, m, *half]
+        return self._inverse(half)
+
+    def filter(self, kernels: torch.Tensor) -> torch.Tensor:
+        """The high band of kernels [R, m, *kernel_size]."""
+        axes = tuple(range(2, kernels.dim()))
+        half = torch.fft.rfftn(kernels, dim=axes, norm="ortho")  # [R, m, *half]
+        return self._inverse(half * self.mask)
+
+    def _inverse(self, half: torch.Tensor) -> torch.Tensor:
+        axes = tuple(range(2, half.dim()))
+        return torch.fft.irfftn(half, s=self.kernel_size, dim=axes, norm="ortho")  # [R, m, *kernel_size]
+
+
+def _band(basis: torch.Tensor, high_dim: int, kernel_size: tuple[int, ...]) -> _Band:
+    """The mask is where the basis's first columns have their spectrum; the order follows from it."""
+    bins = _bins(kernel_size, basis.device)
+    columns = basis[:, :high_dim].t().reshape(high_dim, *kernel_size)  # [d, *kernel_size]
+    spectra = torch.fft.fftn(columns, dim=tuple(range(1, columns.dim())), norm="ortho")  # [d, *kernel_size]
+    high = (spectra.abs().amax(0) > 0.5).flatten()  # [K]: 1 or sqrt(1/2) where a column has its bin, else 0
+    high_first = torch.where(high, bins.width, 0)  # [K]
+    low_first = torch.where(high, 0, bins.width)  # [K]
+    column = torch.where(  # [K]: the first coefficient of a representative bin
+        high, high_first.cumsum(0) - high_first, high_dim + low_first.cumsum(0) - low_first
+    )
+    half_shape = (*kernel_size[:-1], kernel_size[-1] // 2 + 1)
+    real_column = column[bins.representative]  # [H]
+    return _Band(
+        kernel_size=kernel_size,
+        high_dim=high_dim,
+        mask=high[bins.half].reshape(half_shape),  # [*half]
+        real_column=real_column,
+        imag_column=torch.where(bins.imag_factor == 0, real_column, real_column + 1),  # [H]
+        real_factor=bins.real_factor,
+        imag_factor=bins.imag_factor,
+    )
+
+
+class _Bins(NamedTuple):
+    """The conjugate pairs of the DFT of a kernel size; flat row-major indices into its K bins."""
+
+    width: torch.Tensor  # int64 [K]: coefficients of a bin: 1, 2, or 0 for the second of a pair
+    half: torch.Tensor  # int64 [H]: the bins of the half spectrum
+    representative: torch.Tensor  # int64 [H]: the first of their pairs
+    real_factor: torch.Tensor  # float64 [H]
+    imag_factor: torch.Tensor  # float64 [H]: 0 for a bin that is its own conjugate
+
+
+@functools.lru_cache(maxsize=64)
+def _bins(kernel_size: tuple[int, ...], device: torch.device) -> _Bins:
+    all_bins = list(itertools.product(*map(range, kernel_size)))
+    flat = {bin_: i for i, bin_ in enumerate(all_bins)}
+    partner = [flat[tuple(-b % n for b, n in zip(bin_, kernel_size, strict=True))] for bin_ in all_bins]
+    half = [i for i, bin_ in enumerate(all_bins) if bin_[-1] <= kernel_size[-1] // 2]
+    root = math.sqrt(0.5)
+    return _Bins(
+        width=torch.tensor([(i <= p) + (i < p) for i, p in enumerate(partner)], device=device),
+        half=torch.tensor(half, device=device),
+        representative=torch.tensor([min(i, partner[i]) for i in half], device=device),
+        real_factor=torch.tensor([1.0 if partner[i] == i else root for i in half], dtype=torch.float64, device=device),
+        imag_factor=torch.tensor(
+            [root * ((partner[i] < i) - (i < partner[i])) for i in half], dtype=torch.float64, device=device
+        ),
+    )
+
+
+_ops.LIBRARY.impl("perturb_reference_", perturb_, "CompositeExplicitAutograd")
+_ops.LIBRARY.impl("channel_saliency_reference", channel_saliency, "CompositeExplicitAutograd")
+_ops.LIBRARY.impl("words_reference_", words_, "CompositeExplicitAutograd")
