@@ -1,0 +1,1 @@
+"""Speed, privacy and utility: what is measured, and the demo."""

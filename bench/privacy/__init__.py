@@ -1,0 +1,1 @@
+"""What TIP and its rivals protect and what they cost: attacks, defences, the study."""

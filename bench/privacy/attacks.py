@@ -1,0 +1,225 @@
+"""Gradient inversion: rebuilding a client's images from the gradient it sent.
+
+The attacker holds the model, its parameters and the gradient, and searches for images whose own gradient looks
+like the one it saw (Geiping et al. 2020: cosine similarity, total variation, signed Adam). What it knows of a
+defence goes into ``weights``: how far it trusts each coefficient of the gradient. Many attacks run as one batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+Gradient = list[torch.Tensor]
+"""One tensor for each of the model's parameters, in their order."""
+
+
+class Attack(NamedTuple):
+    """One gradient in an attacker's hands.
+
+    Args:
+        gradient: what the client sent, in the order of ``model.parameters()``.
+        labels: the images' classes, int64 [B]; see :func:`recover_labels`.
+        weights: for each parameter of shape ``[C, M, *kernel_size]`` the trust in its coefficients, of a shape
+            that broadcasts to ``[C, M, K]`` (M and K are 1 for a bias, K is 1 for a linear layer), or None for
+            1. Zero leaves a coefficient out. None for the whole list is the naive attacker.
+        tv: weight of the total variation beside the matching loss.
+    """
+
+    gradient: Gradient
+    labels: torch.Tensor
+    weights: Sequence[torch.Tensor | None] | None = None
+    tv: float = 1e-2
+
+
+class Search(NamedTuple):
+    """How an attacker searches: Adam's steps and first step size, random starts, and the seed of those starts."""
+
+    iterations: int = 600
+    lr: float = 0.1
+    restarts: int = 1
+    seed: int = 0
+
+
+class Reconstruction(NamedTuple):
+    """The images [A, B, channels, height, width] in [0, 1] of the starts with the lowest loss, and that loss [A]."""
+
+    images: torch.Tensor
+    losses: torch.Tensor
+
+
+Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def cosine_distance(candidate: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    """One minus the cosine similarity of the rows of two [P, D] tensors (Geiping et al. 2020, eq. 4)."""
+    return 1 - nn.functional.cosine_similarity(candidate, observed, dim=1)
+
+
+def squared_distance(candidate: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    """Squared distance of the rows of two [P, D] tensors, by the observed norm (DLG, Zhu et al. 2019, eq. 4)."""
+    return (candidate - observed).square().sum(1) / observed.square().sum(1)
+
+
+def client_gradient(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Gradient:
+    """The gradient of the mean cross-entropy by every parameter: what a FedSGD client sends undefended."""
+    loss = nn.functional.cross_entropy(model(images), labels)
+    return [g.detach() for g in torch.autograd.grad(loss, list(model.parameters()))]
+
+
+def invert(
+    model: nn.Module,
+    attacks: Sequence[Attack],
+    image_shape: Sequence[int],
+    *,
+    search: Search = Search(),  # noqa: B008 - a NamedTuple is immutable
+    objective: Objective = cosine_distance,
+    bases: Sequence[torch.Tensor | None] | None = None,
+    progress: Callable[[torch.Tensor], None] | None = None,
+) -> Reconstruction:
+    """Runs every attack from every random start as one batched optimisation.
+
+    Args:
+        model: the global model with the parameters that the client used. It must treat samples apart from
+            each other's statistics (no train-mode batch norm).
+        attacks: A attacks on gradients of this model, with B labels each.
+        image_shape: (channels, height, width).
+        search: steps, starts and seed.
+        objective: the matching loss.
+        bases: for each parameter an orthonormal [K, K] matrix whose columns are the coefficients that ``weights``
+            speak of, or None for the taps themselves.
+        progress: called after each step with the losses [A, restarts].
+
+    Returns:
+        The best start of each attack, chosen by its loss.
+    """
+    observed = _Matcher(model, attacks, search.restarts, bases)
+    labels = torch.stack([attack.labels for attack in attacks]).repeat_interleave(search.restarts, 0)
+    tv = torch.tensor([attack.tv for attack in attacks], device=labels.device).repeat_interleave(search.restarts)
+
+    def loss(images: torch.Tensor) -> torch.Tensor:  # [P, B, *image_shape] -> [P]
+        return observed.distance(objective, images, labels) + tv * total_variation(images)
+
+    starts = _random_starts(len(attacks), labels.shape[1], image_shape, search).to(labels.device)
+    images, losses = _signed_adam(loss, starts, search, progress)
+    losses = losses.view(len(attacks), search.restarts)
+    best = losses.argmin(1)
+    images = images.view(len(attacks), search.restarts, *images.shape[1:])
+    rows = torch.arange(len(attacks), device=best.device)
+    return Reconstruction(images[rows, best], losses[rows, best])
+
+
+def total_variation(images: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of neighbours, down plus across: [P, B, channels, height, width] -> [P]."""
+    down = (images[..., 1:, :] - images[..., :-1, :]).abs()
+    across = (images[..., :, 1:] - images[..., :, :-1]).abs()
+    return down.flatten(1).mean(1) + across.flatten(1).mean(1)
+
+
+def recover_labels(head_weight: torch.Tensor, head_bias: torch.Tensor | None, batch_size: int = 1) -> torch.Tensor:
+    """The classes behind a cross-entropy gradient, read off the last linear layer.
+
+    A sample adds softmax minus one-hot to the bias gradient, so only its own class is negative (iDLG, Zhao et
+    al. 2020): exact for one sample. For more, classes are taken one by one, the most negative first, each giving
+    back the 1/B it explains (LLG, Wainakh et al. 2021): a guess. Without a bias, the row of a sample's class is
+    the one that points away from the others.
+
+    Args:
+        head_weight: gradient [classes, features] of the last layer's weight.
+        head_bias: gradient [classes] of its bias, or None.
+        batch_size: B.
+
+    Returns:
+        int64 [B], ascending.
+
+    Raises:
+        ValueError: no bias and more than one sample.
+    """
+    if head_bias is None:
+        if batch_size != 1:
+            raise ValueError(f"expected a head with a bias for {batch_size} samples, got none")
+        rows = nn.functional.normalize(head_weight, dim=1)
+        return (rows @ rows.T).sum(1).argmin().view(1)
+    evidence = head_bias.detach().clone()
+    labels = []
+    for _ in range(batch_size):
+        label = int(evidence.argmin())
+        evidence[label] += 1 / batch_size
+        labels.append(label)
+    return torch.tensor(sorted(labels), device=head_weight.device)
+
+
+class _Matcher:
+    """The gradients of many candidate batches at once, beside the observed ones, as weighted coefficients."""
+
+    def __init__(self, model, attacks: Sequence[Attack], restarts: int, bases) -> None:
+        self._parameters = {name: p.detach() for name, p in model.named_parameters()}
+        self._buffers = {name: b.detach() for name, b in model.named_buffers()}
+        self._bases = bases or [None] * len(self._parameters)
+        self._weights = [
+            self._stack_weights([a.weights and a.weights[i] for a in attacks], restarts)
+            for i in range(len(self._parameters))
+        ]
+        self._observed = self._weighted(
+            [torch.stack(tensors).repeat_interleave(restarts, 0) for tensors in zip(*[a.gradient for a in attacks])]
+        )
+
+        def sample_loss(parameters, images, labels):
+            logits = functional_call(model, (parameters, self._buffers), (images,))
+            return nn.functional.cross_entropy(logits, labels)
+
+        self._gradients = vmap(grad(sample_loss), in_dims=(None, 0, 0))
+
+    def distance(self, objective: Objective, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The matching loss [P] of candidates [P, B, *image_shape]."""
+        gradients = self._gradients(self._parameters, images, labels)
+        return objective(self._weighted(list(gradients.values())), self._observed)
+
+    def _weighted(self, gradients: Gradient) -> torch.Tensor:  # P gradients of each parameter -> [P, D]
+        parts = []
+        for gradient, basis, weight in zip(gradients, self._bases, self._weights):
+            part = gradient.reshape(*gradient.shape[:2], *_kernels(gradient.shape[2:]))  # [P, C, M, K]
+            part = part if basis is None or weight is None else part @ basis.to(part)
+            parts.append((part if weight is None else part * weight).flatten(1))
+        return torch.cat(parts, 1)
+
+    @staticmethod
+    def _stack_weights(weights: Sequence[torch.Tensor | None], restarts: int) -> torch.Tensor | None:
+        if all(weight is None for weight in weights):
+            return None
+        shaped = [torch.ones(1, 1, 1) if weight is None else weight for weight in weights]
+        shape = torch.broadcast_shapes(*[weight.shape for weight in shaped])
+        return torch.stack([weight.expand(shape) for weight in shaped]).repeat_interleave(restarts, 0)
+
+
+def _kernels(shape_behind_channels: Sequence[int]) -> tuple[int, int]:
+    """(M, K) of a parameter of shape [C, *shape_behind_channels]."""
+    return (shape_behind_channels[0] if shape_behind_channels else 1), -1 if len(shape_behind_channels) > 1 else 1
+
+
+def _random_starts(count: int, batch: int, image_shape: Sequence[int], search: Search) -> torch.Tensor:
+    """Uniform images [count * restarts, batch, *image_shape]; every attack gets the same ones."""
+    generator = torch.Generator().manual_seed(search.seed)
+    starts = torch.rand(search.restarts, batch, *image_shape, generator=generator)
+    return starts.repeat(count, *[1] * (starts.dim() - 1))
+
+
+def _signed_adam(loss, images: torch.Tensor, search: Search, progress) -> tuple[torch.Tensor, torch.Tensor]:
+    """Adam on the signs of the gradient, within [0, 1], with a step size that falls as half a cosine."""
+    images = images.clone().requires_grad_()
+    optimizer = torch.optim.Adam([images], lr=search.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, search.iterations)
+    for _ in range(search.iterations):
+        losses = loss(images)
+        (images.grad,) = torch.autograd.grad(losses.sum(), images)
+        images.grad.sign_()
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            images.clamp_(0, 1)
+        if progress is not None:
+            progress(losses.detach().view(-1, search.restarts))
+    with torch.no_grad():
+        return images.detach(), loss(images)
