@@ -5,6 +5,7 @@ cache look-up and the checks that only the tensors' memory can answer.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -43,7 +44,7 @@ class Meta(NamedTuple):
 class Settings(NamedTuple):
     """What a plan knows of a call besides its tensors."""
 
-    ratio: float
+    ratio: float | tuple[float, ...]
     cutoff: float
     masks: tuple[tuple[tuple[int, ...], bytes], ...]
     shards: tuple[Shard | None, ...] | None
@@ -161,17 +162,22 @@ def _selection(
     shard = settings.shards[index] if settings.shards else None
     _check_score(score, grad, shard, where)
     basis = bases.id_of(tuple(grad.shape[2:]))
-    return basis, select_count(settings.ratio, score.shape[0]) if basis >= 0 else 0
+    ratio = settings.ratio[index] if isinstance(settings.ratio, tuple) else settings.ratio
+    return basis, select_count(ratio, score.shape[0]) if basis >= 0 else 0
 
 
 def _check_lengths(count: int, scores: tuple[Meta | None, ...], settings: Settings) -> None:
     if count > _MAX_TENSORS:
         raise ValueError(f"expected at most {_MAX_TENSORS} gradients, got {count}")
-    lists = {"scores": scores, "shards": settings.shards, "names": settings.names}
+    ratios = settings.ratio if isinstance(settings.ratio, tuple) else (settings.ratio,)
+    lists: dict[str, tuple | None] = {"scores": scores, "shards": settings.shards, "names": settings.names}
+    if ratios is settings.ratio:
+        lists["ratio"] = ratios
     for name, values in lists.items():
         if values is not None and len(values) != count:
             raise ValueError(f"expected {name} of length {count}, one per gradient, got {len(values)}")
-    _check_range("ratio", settings.ratio, 0.0, 1.0)
+    for ratio in ratios:
+        _check_range("ratio", ratio, 0.0, 1.0)
     if not 0.0 <= settings.cutoff < 1.0:
         raise ValueError(f"expected cutoff in [0, 1), got {settings.cutoff}")
 
@@ -224,9 +230,7 @@ def _flat_shards(grads: tuple[Meta | None, ...], live: tuple[int, ...], settings
 
 def _check_shard(shard: Shard, shape: tuple[int, ...], where: str) -> None:
     if min(shard) < 0 or shard.first_kernel + shape[1] > shard.kernels_per_channel:
-        raise ValueError(
-            f"expected shards{where} with room for {shape[1]} kernels a channel, got {tuple(shard)}"
-        )
+        raise ValueError(f"expected shards{where} with room for {shape[1]} kernels a channel, got {tuple(shard)}")
     elements = (shard.first_channel + shape[0]) * shard.kernels_per_channel * math.prod(shape[2:])
     if elements > _MAX_ELEMENTS:
         raise ValueError(f"expected grads{where} of at most 2**41 elements in the whole, got {elements}")
@@ -235,7 +239,7 @@ def _check_shard(shard: Shard, shape: tuple[int, ...], where: str) -> None:
 def _overlaps_itself(grad: Meta) -> bool:
     """True unless sorted strides step over one another, which every view of dense memory satisfies."""
     reach = 0
-    for stride, size in sorted(zip(grad.strides, grad.shape)):
+    for stride, size in sorted(zip(grad.strides, grad.shape, strict=True)):
         if size > 1:
             if stride <= reach:
                 return True
@@ -245,8 +249,8 @@ def _overlaps_itself(grad: Meta) -> bool:
 
 def check_disjoint(grads: Sequence[torch.Tensor], places: Sequence[int], names: Sequence[str] | None) -> None:
     """Raises ValueError if two gradients share memory. Needs real memory, so it is skipped while compiling."""
-    spans = sorted((grad.data_ptr(), _span(grad), i) for i, grad in zip(range(len(grads)), grads))
-    for (start, length, i), (next_start, _, j) in zip(spans, spans[1:]):
+    spans = sorted((grad.data_ptr(), _span(grad), i) for i, grad in enumerate(grads))
+    for (start, length, i), (next_start, _, j) in itertools.pairwise(spans):
         if next_start < start + length and _share_elements(grads[i], grads[j]):
             raise ValueError(
                 f"expected gradients without shared memory, got an overlap of grads{_where(places[i], names)} "
@@ -258,7 +262,7 @@ def _span(grad: torch.Tensor) -> int:
     """Bytes from a tensor's first to its last element."""
     if grad.is_contiguous():
         return grad.nbytes
-    return (sum((n - 1) * s for n, s in zip(grad.shape, grad.stride())) + 1) * grad.element_size()
+    return (sum((n - 1) * s for n, s in zip(grad.shape, grad.stride(), strict=True)) + 1) * grad.element_size()
 
 
 def _share_elements(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -268,7 +272,7 @@ def _share_elements(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 def _addresses(grad: torch.Tensor) -> torch.Tensor:
     address = torch.full((), grad.data_ptr(), dtype=torch.int64)
-    for size, stride in zip(grad.shape, grad.stride()):
+    for size, stride in zip(grad.shape, grad.stride(), strict=True):
         address = address.unsqueeze(-1) + torch.arange(size) * (stride * grad.element_size())
     return address.flatten()
 
@@ -277,9 +281,14 @@ def amounts(value: float | torch.Tensor, name: str, count: int, device: torch.de
     """``std`` or ``floor_std`` as the op wants it: float32 [count] on the device."""
     if isinstance(value, torch.Tensor):
         return _check_table(value, name, (count,), device)
+    check_amount(value, name)
+    return constant(float(value), (count,), device)
+
+
+def check_amount(value: float, name: str) -> None:
+    """Raises ValueError unless ``value`` can be a standard deviation."""
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"expected {name} to be finite and at least 0, got {value}")
-    return constant(float(value), (count,), device)
 
 
 def scale(value: float | torch.Tensor | None, device: torch.device) -> torch.Tensor | None:

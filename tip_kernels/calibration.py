@@ -91,8 +91,8 @@ def relative_std(grads, fraction: float):
         raise ValueError(f"expected fraction to be finite and at least 0, got {fraction}")
     if not grads:
         raise ValueError("expected at least one gradient, got none")
-    rms = [grad.detach().float().square().mean().sqrt() if grad.numel() else grad.new_zeros(()).float() for grad in grads]
-    return fraction * torch.stack(rms)
+    mean_squares = [grad.detach().float().square().sum() / max(grad.numel(), 1) for grad in grads]
+    return fraction * torch.stack(mean_squares).sqrt()
 
 
 def _gaussian_delta(epsilon: float, std: float) -> float:
@@ -106,7 +106,7 @@ def _phi(x: float) -> float:
 
 
 def _log_phi(x: float) -> float:
-    """log of the normal distribution function for x < 0, without underflow in the far tail."""
+    """Logarithm of the normal distribution function for x < 0, without underflow in the far tail."""
     if x > -20:
         return math.log(_phi(x))
     x2 = x * x  # asymptotic series, relative error below 1e-7 here

@@ -15,7 +15,7 @@ def perturb_(
     grads: Sequence[torch.Tensor | None],
     scores: Sequence[torch.Tensor | None],
     *,
-    ratio: float,
+    ratio: float | Sequence[float],
     std: float | torch.Tensor,
     rng: NoiseRNG,
     cutoff: float = 0.5,
@@ -39,7 +39,7 @@ def perturb_(
             and empty tensors are skipped but keep their place, which is part of the noise address.
         scores: for each gradient a float32 tensor ``[C]`` on its device (higher: more sensitive; NaN: highest;
             ties: lower index first), or None for a tensor that is no conv weight: it gets scale and floor only.
-        ratio: share of channels to select, in [0, 1].
+        ratio: share of channels to select, in [0, 1]; one for all, or one for each gradient.
         std: noise of one coefficient of the orthonormal high-band basis, in gradient units, at least 0. A float,
             or a float32 tensor ``[len(grads)]`` on the device, whose values are not checked.
         rng: key and step; the call uses one step.
@@ -61,9 +61,10 @@ def perturb_(
         RuntimeError: the explicit backend cannot run; the message says why.
         The message names the argument and the layer, and nothing has changed.
     """
-    perturb_op, args = _checked_call(
-        grads, scores, ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, shards, names, backend
-    )
+    perturb_op, args = checked_call(
+        grads, scores, ratio=ratio, std=std, rng=rng, cutoff=cutoff, masks=masks, keep=keep, floor_std=floor_std,
+        grad_scale=grad_scale, shards=shards, names=names, backend=backend,
+    )  # fmt: skip
     with torch.no_grad():
         perturb_op(*args)
 
@@ -101,18 +102,16 @@ def channel_saliency(activation_grad: torch.Tensor, *, backend: str | None = Non
         return _dispatch.saliency_op(backend, activation_grad.device)(activation_grad)
 
 
-def _checked_call(
-    grads, scores, ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, shards, names, backend
-):
-    """The op to call and its arguments, everything checked."""
+def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, shards, names, backend):
+    """The op that ``perturb_`` calls and its arguments, everything checked and nothing changed."""
     if not isinstance(rng, NoiseRNG):
         raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
+    if isinstance(ratio, Sequence):
+        ratio = tuple(ratio)
     settings = _arguments.Settings(
         ratio, cutoff, _arguments.mask_key(masks), shards and tuple(shards), names and tuple(names)
     )
-    plan = _arguments.make_plan(
-        _arguments.describe(grads, "grads"), _arguments.describe(scores, "scores"), settings
-    )
+    plan = _arguments.make_plan(_arguments.describe(grads, "grads"), _arguments.describe(scores, "scores"), settings)
     live = [grads[i] for i in plan.live]
     if not torch.compiler.is_compiling():
         _arguments.check_disjoint(live, plan.live, names)

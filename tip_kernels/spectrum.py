@@ -93,7 +93,7 @@ def real_basis(kernel_size: tuple[int, ...], mask: torch.Tensor) -> tuple[torch.
 
 def _columns(bin_, partner, kernel_size, taps: torch.Tensor) -> list[torch.Tensor]:
     """The one or two unit vectors [K] of a conjugate pair of bins."""
-    turns = (taps * torch.tensor([b / n for b, n in zip(bin_, kernel_size)], dtype=torch.float64)).sum(1)
+    turns = (taps * torch.tensor([b / n for b, n in zip(bin_, kernel_size, strict=True)], dtype=torch.float64)).sum(1)
     phase = 2 * math.pi * turns
     taps_total = math.prod(kernel_size)
     if partner == bin_:
@@ -103,7 +103,7 @@ def _columns(bin_, partner, kernel_size, taps: torch.Tensor) -> list[torch.Tenso
 
 
 def _conjugate(bin_: tuple[int, ...], kernel_size: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(-b % n for b, n in zip(bin_, kernel_size))
+    return tuple(-b % n for b, n in zip(bin_, kernel_size, strict=True))
 
 
 def _grid(kernel_size: tuple[int, ...]) -> torch.Tensor:

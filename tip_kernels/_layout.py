@@ -1,0 +1,160 @@
+"""A model as TIP sees it: the place of every parameter and buffer, and which of them are conv kernels."""
+
+import itertools
+import warnings
+import weakref
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+class Owned(NamedTuple):
+    """Parameters that one call perturbs: (place, the dict that holds it, its key there), and the kernels' places."""
+
+    slots: list[tuple[int, dict[str, nn.Parameter], str]]
+    convs: list[int]
+
+
+class Layout:
+    """Places: the parameters in ``named_parameters`` order, then the buffers in ``named_buffers`` order.
+
+    Parameters are looked up anew at every call, in the dicts of their modules, since loading with ``assign=True``
+    replaces them.
+
+    Attributes:
+        names: name of each place; ``parameter_names`` are the first of them.
+        kernel_sizes: kernel size by place, of the conv kernels only; ``channels`` are their output channels.
+        transposed: places of the kernels that lie as ``[C_in, C_out, *kernel_size]``.
+        layers: the conv modules with the places of their kernels.
+        all: every parameter.
+
+    Raises:
+        ValueError: a parameter is not materialised, or there is no conv kernel.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = dict(model.named_parameters())
+        tensors = {**parameters, **dict(model.named_buffers())}
+        self.parameter_names = tuple(parameters)
+        self.names = tuple(tensors)
+        self.kernel_sizes: dict[int, tuple[int, ...]] = {}
+        self.channels: dict[int, int] = {}
+        self.transposed: set[int] = set()
+        self.layers: list[tuple[nn.Module, list[int]]] = []
+        self._places = _places(model, tensors)
+        self._find_kernels(model)
+        slots = [(self._places[name], *_holder(model, name)) for name in parameters]
+        self.all = Owned(slots, sorted(self.kernel_sizes))
+        self._shapes = [tensor.shape for tensor in tensors.values()]
+        self._by_optimizer: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+    def owned_by(self, optimizer: torch.optim.Optimizer) -> Owned:
+        """The parameters of one optimizer, found again when its parameter groups have grown.
+
+        Raises:
+            ValueError: the optimizer has a parameter that is not the model's.
+        """
+        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        known = self._by_optimizer.get(optimizer)
+        if known is None or known[0] != count:
+            known = self._by_optimizer[optimizer] = (count, self._find_owned(optimizer))
+        return known[1]
+
+    def place(self, update: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor | None], list]:
+        """Puts the tensors of an update at their places, without the buffers that are not floating.
+
+        Returns:
+            (tensors by place, [(other name of a tied tensor, its place)]).
+
+        Raises:
+            TypeError, ValueError: not a tensor, a name that the model does not have, or another shape.
+        """
+        placed: list[torch.Tensor | None] = [None] * len(self.names)
+        tied = []
+        for name, tensor in update.items():
+            place = self._checked_place(name, tensor)
+            if place >= len(self.parameter_names) and not tensor.is_floating_point():
+                continue
+            if placed[place] is None:
+                placed[place] = tensor
+            else:
+                tied.append((tensor, place))
+        return placed, tied
+
+    def _checked_place(self, name: str, tensor: torch.Tensor) -> int:
+        if name not in self._places:
+            raise ValueError(f"expected update to hold the model's parameters and buffers, got {name!r}")
+        place = self._places[name]
+        if not isinstance(tensor, torch.Tensor):
+            raise TypeError(f"expected update[{name!r}] to be a tensor, got {type(tensor).__name__}")
+        if tensor.shape != self._shapes[place]:
+            raise ValueError(
+                f"expected update[{name!r}] of shape {tuple(self._shapes[place])}, got {tuple(tensor.shape)}"
+            )
+        return place
+
+    def _find_kernels(self, model: nn.Module) -> None:
+        for layer, module in model.named_modules():
+            transposed = isinstance(module, _TRANSPOSED)
+            if not (isinstance(module, _CONVS) or (transposed and module.groups == 1)):
+                continue
+            found = [self._places[_join(layer, name)] for name in _kernels(module, layer, transposed)]
+            # A kernel tied to both kinds of layer has the channels of the first: the other's scores are no use.
+            own = [p for p in found if p not in self.kernel_sizes or (p in self.transposed) == transposed]
+            self.kernel_sizes.update(dict.fromkeys(own, module.kernel_size))
+            self.channels.update(dict.fromkeys(own, module.out_channels))
+            if transposed:
+                self.transposed.update(own)
+            self.layers.append((module, own))
+        if not self.kernel_sizes:
+            raise ValueError(f"expected a model with conv layers, got {type(model).__name__} without")
+
+    def _find_owned(self, optimizer: torch.optim.Optimizer) -> Owned:
+        by_id = {id(holder[key]): (place, holder, key) for place, holder, key in self.all.slots}
+        slots = []
+        for parameter in itertools.chain(*(group["params"] for group in optimizer.param_groups)):
+            if id(parameter) not in by_id:
+                raise ValueError(
+                    f"expected an optimizer of the model's parameters, got one of shape {tuple(parameter.shape)} "
+                    "that the model does not have"
+                )
+            slots.append(by_id[id(parameter)])
+        places = {place for place, _, _ in slots}
+        return Owned(slots, [place for place in self.all.convs if place in places])
+
+
+def _places(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    """Place by name, for all names of tied tensors."""
+    places = {id(tensor): place for place, tensor in enumerate(tensors.values())}
+    every = itertools.chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    return {name: places[id(tensor)] for name, tensor in every}
+
+
+def _holder(model: nn.Module, name: str) -> tuple[dict[str, nn.Parameter], str]:
+    module, _, key = name.rpartition(".")
+    return model.get_submodule(module)._parameters, key  # type: ignore[return-value]
+
+
+def _kernels(module: nn.Module, layer: str, transposed: bool) -> list[str]:
+    """Names of the parameters of kernel shape: ``weight``, or what it is made from (weight norm, pruning)."""
+    channels = (module.in_channels, module.out_channels) if transposed else (module.out_channels, module.in_channels)
+    shape = (channels[0], channels[1] // module.groups, *module.kernel_size)  # type: ignore[operator, misc]
+    names = []
+    for name, parameter in module.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(f"expected materialised layers, got a lazy one: run a forward pass first ({layer})")
+        if tuple(parameter.shape) == shape:
+            names.append(name)
+    if not names:
+        warnings.warn(f"no parameter of conv layer {layer} has the shape of its kernels {shape}", stacklevel=2)
+    return names
+
+
+def _join(layer: str, name: str) -> str:
+    return f"{layer}.{name}" if layer else name

@@ -1,0 +1,363 @@
+"""TIP, the drop-in class: Grad-CAM by hooks, then one call over all gradients or updates of a model."""
+
+import functools
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from . import _arguments, functional, spectrum
+from ._layout import Layout, Owned
+from .rng import NoiseRNG
+from .saliency import GradCAM
+
+
+class TIP:
+    """Protects what a federated client sends of a model: Grad-CAM-targeted noise in the conv kernels' high band.
+
+    TIP (arXiv 2602.11633). Hooks score the output channels of every conv layer during the ordinary backward pass
+    (training loss) or in :meth:`measure` (class logits, the paper's way); :meth:`perturb_gradients` or
+    :meth:`perturb_update` then noises the whole model in one op, see :func:`tip_kernels.perturb_`, and starts the
+    scores anew. Scores of several forward passes, backward passes and uses of a layer add up. A conv layer with a
+    gradient but no scores has all its channels selected (unless ``ratio`` is 0), with one warning: what is unknown
+    is protected.
+
+    Conv layers are ``nn.Conv1d/2d/3d``, their subclasses, and ``nn.ConvTranspose1d/2d/3d`` with ``groups=1``. Their
+    kernels are their parameters of kernel shape, so the direction of a weight norm counts too. All other parameters
+    (biases, norms, linear layers, transposed convs with groups) get clipping and ``floor_std`` only.
+
+    A copied or unpickled ``TIP`` has hooks on its own model, a new key and no scores; the hooks in a model copied
+    without it do nothing. Build it when the layers are final.
+
+    Args:
+        model: the model, with at least one conv layer.
+        ratio, cutoff, masks, keep: see :func:`tip_kernels.perturb_`.
+        std: noise of one coefficient of the high band, in gradient units: a float, or a mapping from parameter
+            names to floats that names every conv kernel.
+        floor_std: noise on every other coordinate: a float, or a mapping that names every parameter.
+        max_grad_norm: clips the L2 norm of all tensors of a call together, as
+            ``torch.nn.utils.clip_grad_norm_`` does, in the same pass; None does not clip.
+        rng: key and step; a new key if absent.
+        backend: see :func:`tip_kernels.perturb_`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: no conv layer, a lazy layer, or an argument that
+            :func:`tip_kernels.perturb_` refuses.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        ratio: float = 0.3,
+        cutoff: float = 0.5,
+        masks: Mapping[Sequence[int], torch.Tensor] | None = None,
+        std: float | Mapping[str, float] = 0.01,
+        keep: float = 1.0,
+        floor_std: float | Mapping[str, float] = 0.0,
+        max_grad_norm: float | None = None,
+        rng: NoiseRNG | None = None,
+        backend: str | None = None,
+    ) -> None:
+        if max_grad_norm is not None and not (math.isfinite(max_grad_norm) and max_grad_norm > 0):
+            raise ValueError(f"expected max_grad_norm to be None or positive and finite, got {max_grad_norm}")
+        self.model = model
+        self.rng = NoiseRNG() if rng is None else rng
+        self._given = {"ratio": ratio, "std": std, "floor_std": floor_std, "max_grad_norm": max_grad_norm}
+        self._fixed: dict[str, Any] = {
+            "cutoff": cutoff,
+            "masks": masks,
+            "keep": keep,
+            "rng": self.rng,
+            "backend": backend,
+        }
+        self._ratio = ratio
+        self._max_grad_norm = max_grad_norm
+        self._layout = layout = Layout(model)
+        self._std = _Amount("std", std, layout.names, [layout.names[place] for place in layout.all.convs])
+        self._floor_std = _Amount("floor_std", floor_std, layout.names, layout.parameter_names)
+        self._check_settings()
+        self._cam = GradCAM(backend)
+        self._last: tuple[list[int], list, float | list[float]] = ([], [], ratio)
+        self._warned = False
+        self._handles = [self._cam.watch(module, places) for module, places in layout.layers]
+        self._remove_hooks = weakref.finalize(self, _remove, self._handles)
+        self._remove_hooks.atexit = False
+
+    def perturb_gradients(self) -> None:
+        """Clips and perturbs ``.grad`` of all the model's parameters, in place, by one call of the op.
+
+        Call it between ``loss.backward()`` and ``optimizer.step()`` (with a ``GradScaler``, after
+        ``scaler.unscale_(optimizer)``), or let :meth:`attach` do it. Parameters without a gradient are skipped.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: see :func:`tip_kernels.perturb_`; nothing has changed then.
+        """
+        self._perturb_gradients(self._layout.all)
+
+    def perturb_update(self, update: Mapping[str, torch.Tensor]) -> None:
+        """Clips and perturbs a FedAvg update, in place, by one call of the op.
+
+        Args:
+            update: tensors by the names of the model's parameters and buffers, in their shapes; not all need be
+                there, and they need not be on the model's device. Floating buffers, such as the running statistics
+                of a batch norm, count as ordinary tensors (and in the norm); others are left alone. Of tied
+                parameters the first given is perturbed and copied to the others.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: a name that the model does not have, another shape, or see
+                :func:`tip_kernels.perturb_`; nothing has changed then.
+        """
+        placed, tied = self._layout.place(update)
+        self._floor_std.require(self._layout.names[i] for i, tensor in enumerate(placed) if tensor is not None)
+        self._perturb(list(placed), self._layout.all.convs, self._layout.names)
+        for tensor, place in tied:
+            tensor.detach().copy_(placed[place])
+
+    def measure(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Scores the channels by the sum of the class logits at ``labels``, as the paper does.
+
+        TIP (arXiv 2602.11633, section 4). The model runs in evaluation mode; modes, random states, buffers and
+        ``.grad`` are left as they were, and frozen weights are scored too. The next perturb call uses these scores
+        in place of those of the backward passes; several batches add up.
+
+        Args:
+            images: what the model takes, on its device.
+            labels: class numbers, integer ``[N]``.
+
+        Raises:
+            ValueError: the model's output is not ``[N, classes]``, or the labels are not integers ``[N]``.
+            RuntimeError: the model ran no conv layer, or the TIP is closed.
+        """
+        self._check_open()
+        self._cam.measure(self.model, images, labels)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """Perturbs the gradients of this optimizer's parameters in each of its steps, before it uses them.
+
+        Each optimizer's parameters are clipped and perturbed on their own. With a closure (LBFGS) the gradients are
+        perturbed after each evaluation. A ``GradScaler`` has unscaled them by then, but not for fused optimizers:
+        there call ``scaler.unscale_(optimizer)`` first. A step that the scaler skips leaves its scores to be added
+        to the next step's; :meth:`reset` forgets them.
+
+        Returns:
+            A handle; ``handle.remove()`` undoes it.
+
+        Raises:
+            ValueError: the optimizer has a parameter that is not the model's.
+            RuntimeError: the TIP is closed; in a step, the gradients are still scaled.
+        """
+        self._check_open()
+        self._layout.owned_by(optimizer)
+        handle = optimizer.register_step_pre_hook(self._before_step)
+        self._handles.append(handle)
+        return handle
+
+    def selected(self) -> dict[str, torch.Tensor]:
+        """Which channels the last call selected: bool ``[C_out]`` by the names of its conv kernels.
+
+        Kernels with an empty high band (1x1) have none selected.
+        """
+        places, scores, ratio = self._last
+        names = self._layout.names
+        return {
+            names[place]: self._top(scores[place], ratio[place] if isinstance(ratio, list) else ratio, place)
+            for place in places
+        }
+
+    def reset(self) -> None:
+        """Forgets all scores, captured or measured."""
+        self._cam.drop(self._layout.all.convs)
+
+    def state_dict(self) -> dict[str, object]:
+        """Step and generator of the noise. Never the key, and no scores."""
+        return {"rng": self.rng.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Goes on from a saved step; see :meth:`tip_kernels.NoiseRNG.load_state_dict`."""
+        self.rng.load_state_dict(state_dict["rng"])
+
+    def close(self) -> None:
+        """Removes all hooks, also those in attached optimizers; no perturb call is possible afterwards."""
+        self._remove_hooks()
+
+    def __enter__(self) -> "TIP":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        settings = {**self._given, **self._fixed}
+        shown = ", ".join(f"{name}={value!r}" for name, value in settings.items() if value is not None)
+        return f"TIP({type(self.model).__name__}, {shown})"
+
+    def __reduce__(self):
+        return _rebuild, (self.model, {**self._given, **self._fixed})
+
+    def _perturb_gradients(self, owned: Owned) -> None:
+        grads: list[torch.Tensor | None] = [None] * len(self._layout.parameter_names)
+        for place, holder, key in owned.slots:
+            grads[place] = holder[key].grad
+        self._perturb(grads, owned.convs, self._layout.parameter_names)
+
+    def _perturb(self, tensors: list[torch.Tensor | None], convs: list[int], names: tuple[str, ...]) -> None:
+        """Clips and perturbs ``tensors``, given by place; then forgets the scores of ``convs``."""
+        self._check_open()
+        live = [tensor for tensor in tensors if tensor is not None]
+        device = live[0].device if live else self.rng.device
+        factor = _clip_factor(live, self._max_grad_norm) if live and self._max_grad_norm is not None else None
+        present = [place for place in convs if tensors[place] is not None]
+        scores, ratio = self._scores(tensors, present)
+        for place in self._layout.transposed.intersection(present):
+            tensors[place] = tensors[place].transpose(0, 1)  # type: ignore[union-attr]
+        functional.perturb_(
+            tensors, scores, ratio=ratio, std=self._std.on(device, len(names)),
+            floor_std=self._floor_std.on(device, len(names)), grad_scale=factor, names=names, **self._fixed,
+        )  # fmt: skip
+        self._cam.drop(convs)
+        self._last = present, scores, ratio
+
+    def _scores(self, tensors: list, present: list[int]) -> tuple[list[torch.Tensor | None], float | list[float]]:
+        """Scores by place, and the ratio: 1 for a kernel without scores."""
+        scores: list[torch.Tensor | None] = [None] * len(tensors)
+        unknown = []
+        for place in present:
+            score = self._cam.scores.get(place)
+            if score is None:
+                unknown.append(place)
+                score = torch.zeros(self._layout.channels[place])
+            scores[place] = score.to(tensors[place].device)
+        if not unknown or self._ratio == 0:
+            return scores, self._ratio
+        self._warn_unknown([self._layout.names[place] for place in unknown])
+        ratio = [self._ratio] * len(tensors)
+        for place in unknown:
+            ratio[place] = 1.0
+        return scores, ratio
+
+    def _top(self, score: torch.Tensor, ratio: float, place: int) -> torch.Tensor:
+        """The mask of the selected channels, by the op's rule."""
+        selected = torch.zeros(len(score), dtype=torch.bool, device=score.device)
+        kernel_size = self._layout.kernel_sizes[place]
+        masks = self._fixed["masks"] or {}
+        mask = masks.get(kernel_size, spectrum.radial_mask(kernel_size, self._fixed["cutoff"]))
+        count = _arguments.select_count(ratio, len(score)) if mask.any() else 0
+        # NaN sorts as the highest, and a stable sort keeps the lower of two equal channels first.
+        selected[score.sort(descending=True, stable=True).indices[:count]] = True
+        return selected
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Perturbs what the step will use; if that is a closure's work, returns the step's new arguments."""
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise RuntimeError(
+                "expected unscaled gradients, got those of a fused optimizer that unscales them in its step: "
+                "call scaler.unscale_(optimizer) before scaler.step(optimizer)"
+            )
+        owned = self._layout.owned_by(optimizer)
+        if kwargs.get("closure") is not None:
+            return args, {**kwargs, "closure": self._perturbing(kwargs["closure"], owned)}
+        if len(args) > 1 and args[1] is not None:  # args[0] is the optimizer
+            return (args[0], self._perturbing(args[1], owned), *args[2:]), kwargs
+        self._perturb_gradients(owned)
+        return None
+
+    def _perturbing(self, closure: Callable, owned: Owned) -> Callable:
+        """``closure``, then perturbing the gradients that it leaves."""
+
+        @functools.wraps(closure)
+        def evaluate():
+            loss = closure()
+            self._perturb_gradients(owned)
+            return loss
+
+        return evaluate
+
+    def _check_settings(self) -> None:
+        """Has ``perturb_`` check every setting on a call for the kernels themselves, which is not made."""
+        layout = self._layout
+        kernels: list[torch.Tensor | None] = [None] * len(layout.parameter_names)
+        scores: list[torch.Tensor | None] = [None] * len(layout.parameter_names)
+        for place, holder, key in layout.all.slots:
+            if place in layout.kernel_sizes:
+                kernels[place] = holder[key].transpose(0, 1) if place in layout.transposed else holder[key]
+                scores[place] = torch.empty(layout.channels[place], device=holder[key].device)
+                device = holder[key].device
+        count = len(kernels)
+        functional.checked_call(
+            kernels, scores, ratio=self._ratio, std=self._std.on(device, count), grad_scale=None, shards=None,
+            floor_std=self._floor_std.on(device, count), names=layout.parameter_names, **self._fixed,
+        )  # fmt: skip
+
+    def _check_open(self) -> None:
+        if not self._remove_hooks.alive:
+            raise RuntimeError("expected an open TIP, got a closed one")
+
+    def _warn_unknown(self, names: list[str]) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        warnings.warn(
+            f"no Grad-CAM scores since the last call for {', '.join(names[:3])}{more}: all channels are perturbed",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+class _Amount:
+    """``std`` or ``floor_std``, as a float or as a float32 tensor [places] on each device it was asked for."""
+
+    def __init__(
+        self, name: str, value: float | Mapping[str, float], names: tuple[str, ...], required: Iterable[str]
+    ) -> None:
+        self._name = name
+        self._value = value
+        self._tables: dict[torch.device, torch.Tensor] = {}
+        if isinstance(value, torch.Tensor):
+            raise TypeError(f"expected {name} to be a float or a mapping by parameter name, got a tensor")
+        if isinstance(value, Mapping):
+            self.require(required)
+            unknown = sorted(set(value) - set(names))
+            if unknown:
+                raise ValueError(f"expected {name} to name the model's parameters, got {unknown[0]!r}")
+            for key, amount in value.items():
+                _arguments.check_amount(amount, f"{name}[{key!r}]")
+            self._table = torch.tensor([float(value.get(key, 0.0)) for key in names], dtype=torch.float32)
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raises ValueError if a mapping lacks one of these names."""
+        if isinstance(self._value, Mapping):
+            for name in names:
+                if name not in self._value:
+                    raise ValueError(f"expected {self._name} to have an entry for {name!r}, got none")
+
+    def on(self, device: torch.device, count: int) -> float | torch.Tensor:
+        """For the first ``count`` places."""
+        if not isinstance(self._value, Mapping):
+            return self._value
+        if device not in self._tables:
+            self._tables[device] = self._table.to(device)
+        return self._tables[device][:count]
+
+
+def _clip_factor(tensors: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+    """``min(1, max_norm / norm)``, float32 on the device, as ``torch.nn.utils.clip_grad_norm_`` computes it."""
+    with torch.no_grad():
+        norms = torch._foreach_norm(tensors, 2)
+        total = torch.linalg.vector_norm(torch.stack(norms).float())
+        return (max_norm / (total + 1e-6)).clamp(max=1.0)
+
+
+def _rebuild(model: nn.Module, settings: dict) -> TIP:
+    return TIP(model, **settings)
+
+
+def _remove(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()

@@ -1,0 +1,130 @@
+"""Grad-CAM capture: channel scores of conv layers, from the ordinary backward or from class logits."""
+
+import contextlib
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from .functional import channel_saliency
+
+
+class GradCAM:
+    """Channel scores by place, added up over samples, backward passes and uses of a layer.
+
+    A *place* is the caller's number for a weight; layers that share a weight share its place and its score. The
+    hooks see an activation's gradient when the backward pass has it anyway, reduce it to ``[C_out]`` float32 on
+    its device and keep nothing else alive: no activation, no graph, no module.
+    """
+
+    def __init__(self, backend: str | None = None) -> None:
+        self.scores: dict[int, torch.Tensor] = {}
+        self._backend = backend
+        self._measured = False
+        self._edges: list[tuple[_Layer, torch.autograd.graph.GradientEdge]] | None = None
+
+    def watch(self, module: nn.Module, places: Sequence[int]) -> RemovableHandle:
+        """Scores the output channels of a conv layer, for the weights at ``places``; undone by the handle."""
+        return module.register_forward_hook(_Layer(self, tuple(places), len(module.kernel_size)))  # type: ignore[arg-type]
+
+    def drop(self, places: Iterable[int]) -> None:
+        """Forgets the scores of these places and goes back from measured scores to those of the backward pass."""
+        self._measured = False
+        for place in places:
+            self.scores.pop(place, None)
+
+    def measure(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Scores from the sum of the class logits at ``labels``; see :meth:`tip_kernels.TIP.measure`."""
+        with _undisturbed(model):
+            edges = self._forward(model, images, labels)
+        if not self._measured:
+            self.scores.clear()
+        self._measured = True
+        for (layer, _), grad in zip(*edges, strict=True):
+            if grad is not None:
+                self._add(layer, grad)
+
+    def _forward(self, model, images, labels):
+        self._edges = []
+        try:
+            logits = model(images)
+        finally:
+            edges, self._edges = self._edges, None
+        if not edges:
+            raise RuntimeError("expected model(images) to run a conv layer with gradients enabled, got none")
+        total = _class_logits(logits, labels).sum()
+        return edges, torch.autograd.grad(total, [edge for _, edge in edges], allow_unused=True)
+
+    def _on_output(self, layer: "_Layer", output: torch.Tensor) -> torch.Tensor | None:
+        if self._edges is None:
+            if output.requires_grad:
+                output.register_hook(functools.partial(self._on_grad, layer))
+            return None
+        if not output.requires_grad:  # frozen so far: the graph starts here; a copy, as the next layer may write to it
+            output = output.detach().requires_grad_().clone()
+        # The edge, unlike the tensor, still means this output after an in-place activation.
+        self._edges.append((layer, torch.autograd.graph.get_gradient_edge(output)))
+        return output
+
+    def _on_grad(self, layer: "_Layer", grad: torch.Tensor) -> None:
+        if not self._measured:
+            self._add(layer, grad)
+
+    def _add(self, layer: "_Layer", grad: torch.Tensor) -> None:
+        batch = grad if grad.dim() > layer.axes + 1 else grad.unsqueeze(0)
+        score = channel_saliency(batch, backend=self._backend)
+        for place in layer.places:
+            before = self.scores.get(place)
+            self.scores[place] = score if before is None else before + score
+
+
+class _Layer:
+    """The forward hook of one conv layer. In a copied or unpickled model it does nothing."""
+
+    def __init__(self, cam: GradCAM, places: tuple[int, ...], axes: int) -> None:
+        self.places = places
+        self.axes = axes
+        self._cam = cam
+
+    def __call__(self, module: nn.Module, _args: object, output: object) -> torch.Tensor | None:
+        if torch.compiler.is_compiling() or not isinstance(output, torch.Tensor):
+            return None
+        return self._cam._on_output(self, output)
+
+    def __reduce__(self):
+        return _inert_hook, ()
+
+
+def _no_hook(_module: nn.Module, _args: object, _output: object) -> None:
+    return None
+
+
+def _inert_hook():
+    return _no_hook
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with gradients; modes and random states are put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    cuda = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _class_logits(logits: object, labels: torch.Tensor) -> torch.Tensor:
+    """The logit of each sample's label, [N]."""
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"expected model(images) to be class logits of shape [N, classes], got {got}")
+    if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or tuple(labels.shape) != (len(logits),):
+        got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
+        raise ValueError(f"expected labels to be class numbers of shape ({len(logits)},), got {got}")
+    return logits.gather(1, labels.long().unsqueeze(1))
