@@ -64,6 +64,7 @@ def _define(name: str, schema: str, fake) -> None:
 _define("perturb_", _PERTURB, _fake_in_place)
 _define("channel_saliency", _SALIENCY, _fake_channel_saliency)
 _define("words_", _WORDS, _fake_in_place)
+LIBRARY.define("cpu_variant() -> str")  # the instruction set of the compiled CPU kernels
 for _backend in PYTHON_BACKENDS:
     _define(f"perturb_{_backend}_", _PERTURB, _fake_in_place)
     _define(f"channel_saliency_{_backend}", _SALIENCY, _fake_channel_saliency)

@@ -1,0 +1,33 @@
+// Philox4x32-10 (Salmon et al. 2011): reproducible and not secure.
+#pragma once
+
+#include "core/address.h"
+#include "core/lanes.h"
+
+TIP_BEGIN_NAMESPACE
+
+// One block of 4 words per lane.
+template <class U>
+TIP_HD void philox(const Stream& stream, Counter<U> counter, U out[4]) {
+  const U zero = counter.low ^ counter.low;
+  U c0 = counter.low, c1 = counter.high;
+  U c2 = zero + static_cast<uint32_t>(stream.step), c3 = zero + static_cast<uint32_t>(stream.step >> 32);
+  uint32_t k0 = stream.key[0], k1 = stream.key[1];
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+  for (int round = 0; round < 10; ++round) {
+    U high0, low0, high1, low1;
+    multiply_wide(c0, 0xD2511F53u, high0, low0);
+    multiply_wide(c2, 0xCD9E8D57u, high1, low1);
+    c0 = high1 ^ c1 ^ k0;
+    c2 = high0 ^ c3 ^ k1;
+    c1 = low1;
+    c3 = low0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+}
+
+TIP_END_NAMESPACE

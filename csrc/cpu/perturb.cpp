@@ -1,0 +1,220 @@
+// The kernel, compiled once per instruction set (see setup.py): draws noise for a tile of units and applies it.
+//
+// A lane of a vector is one group of 16 words, so a tile is kLanes groups: many small kernels, or a part of one
+// run, or the ends of several runs of one tensor. Noise goes from lanes to memory order by in-register
+// transposition, so that gradients are read and written as streams.
+#include "cpu/perturb.h"
+
+#include "cpu/simd.h"  // before core/, which uses its overloads
+
+#include "core/generate.h"
+#include "core/normals.h"
+#include "cpu/apply.h"
+#include "cpu/project.h"
+#include "cpu/scratch.h"
+
+TIP_BEGIN_NAMESPACE
+
+namespace {
+
+// Part of a run in a tile.
+struct Segment {
+  const Run* run;
+  int64_t unit;   // first unit, counted from the run's first
+  int64_t units;
+  int64_t row;    // of the tile's rows, one for each unit
+};
+
+template <int kRounds>
+class Tile {
+ public:
+  Tile(const Work& work, const Scratch& scratch) : work_(work), scratch_(scratch) {
+    memcpy(stream_.key, work.key, sizeof stream_.key);
+    stream_.step = work.step;
+  }
+
+  // Adds lanes [begin, end) of a run, counted from its first lane.
+  void add(const Run& run, int64_t begin, int64_t end) {
+    if (segment_count_ > 0 && (run.tensor != tensor_ || run.noise != noise_)) flush();
+    tensor_ = run.tensor;
+    noise_ = run.noise;
+    packing_ = run.packing;
+    const int64_t first_lane = run.first_lane();
+    while (begin < end) {
+      const int64_t take = end - begin < kLanes - lanes_ ? end - begin : kLanes - lanes_;
+      add_segment(run, first_lane + begin, take);
+      begin += take;
+      if (lanes_ == kLanes) flush();
+    }
+  }
+
+  void flush() {
+    if (segment_count_ == 0) return;
+    const int64_t used = segments_[0].run->used();
+    const bool bare = by_unit();
+    if (noise_ != Noise::none) draw(used, bare);
+    for (int i = 0; i < segment_count_; ++i) apply(segments_[i], used, bare);
+    lanes_ = segment_count_ = 0;
+  }
+
+ private:
+  void add_segment(const Run& run, int64_t lane, int64_t count) {
+    const int64_t groups = packing_.groups;
+    for (int64_t i = 0; i < count; ++i) {
+      const uint64_t group = static_cast<uint64_t>((lane + i) * groups);
+      low_[lanes_ + i] = static_cast<uint32_t>(group);
+      high_[lanes_ + i] = static_cast<uint32_t>(group >> 32) | tensor_->id << 8;
+    }
+    const int64_t end_unit = run.first + run.units, lane_end = (lane + count) * packing_.units;
+    const int64_t unit = lane * packing_.units > run.first ? lane * packing_.units : run.first;
+    const int64_t units = (lane_end < end_unit ? lane_end : end_unit) - unit;
+    const int64_t row = lanes_ * packing_.units + unit - lane * packing_.units;
+    segments_[segment_count_++] = {&run, unit - run.first, units, row};
+    lanes_ += static_cast<int>(count);
+  }
+
+  // float64 gradients, and keep != 1, take a unit at a time from its bare normals.
+  bool by_unit() const {
+    return noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0f && noise_ != Noise::white));
+  }
+
+  Counter<U> groups() const {
+    Counter<U> group;
+    memcpy(&group.low, low_, sizeof group.low);
+    memcpy(&group.high, high_, sizeof group.high);
+    return group;
+  }
+
+  // Noise of every unit to scratch_.rows: their K taps, or, `bare`, the normals they are made of.
+  void draw(int64_t used, bool bare) {
+    const bool spatial = bare || noise_ == Noise::white;
+    const int64_t values = bare ? used : tensor_->taps;
+    if (packing_.groups > 1) {
+      F* z = draw_several(used, bare);
+      if (!spatial) project_any(*tensor_->basis, used, z, scratch_.columns);
+      return to_rows(spatial ? z : scratch_.columns, values, scratch_.rows);
+    }
+    F z[kGroup];
+    const int64_t pitch = kGroup / packing_.units;
+    draw_group(groups(), pitch, used, 0, bare, z);
+    for (int64_t unit = 0; unit < packing_.units; ++unit) {
+      F* y = scratch_.columns + unit * values;
+      if (spatial) {
+        memcpy(y, z + unit * pitch, values * sizeof(F));
+      } else {
+        project_any(*tensor_->basis, used, z + unit * pitch, y);
+      }
+    }
+    to_rows(scratch_.columns, packing_.units * values, scratch_.rows);
+  }
+
+  // Units of several groups: one after the other.
+  F* draw_several(int64_t used, bool bare) {
+    Counter<U> group = groups();
+    for (int64_t first = 0; first < used; first += kGroup) {
+      draw_group(group, kGroup, used - first < kGroup ? used - first : kGroup, first, bare, scratch_.normals + first);
+      group.low += 1u;
+      group.high -= as_uint(group.low == 0u);  // a true lane is -1
+    }
+    return scratch_.normals;
+  }
+
+  // The normals of one group: `used` of every `pitch`; the first is value `first` of its unit.
+  void draw_group(Counter<U> group, int64_t pitch, int64_t used, int64_t first, bool bare, F* z) const {
+    U words[kGroup];
+    generate<kRounds>(stream_, group, words);
+    const float both = bare || noise_ == Noise::full ? 1.0f : noise_ == Noise::band ? tensor_->std : tensor_->floor_std;
+    for (int64_t w = 0; w < kGroup; w += 2)
+      if ((w & (pitch - 1)) < used) box_muller<U, F>(words[w], words[w + 1], both, z[w], z[w + 1]);
+    if (bare || noise_ != Noise::full) return;
+    for (int64_t w = 0; w < kGroup; ++w) {
+      const int64_t value = first + (w & (pitch - 1));
+      z[w] *= value < tensor_->basis->high_dim ? tensor_->std : tensor_->floor_std;
+    }
+  }
+
+  void apply(const Segment& part, int64_t used, bool bare) {
+    const int64_t values = bare ? used : tensor_->taps;
+    const float* rows = scratch_.rows + part.row * values;
+    switch (tensor_->dtype) {
+      case DType::f32: return apply_as<float, float>(part, rows, bare);
+      case DType::f64: return apply_as<double, double>(part, rows, bare);
+      case DType::bf16: return apply_as<BFloat16, float>(part, rows, bare);
+      case DType::f16: return apply_as<Half, float>(part, rows, bare);
+    }
+  }
+
+  template <class T, class A>
+  void apply_as(const Segment& part, const float* rows, bool bare) {
+    Destination<T> to(*part.run, part.unit, part.units);
+    if (noise_ == Noise::none) return scale_units(to, static_cast<A>(work_.grad_scale));
+    if (bare) return perturb_units<T, A>(to, work_, *part.run, rows, reinterpret_cast<A*>(scratch_.unit));
+    if constexpr (sizeof(T) <= sizeof(float)) add_rows(to, work_.grad_scale, rows);  // float64 is always bare
+  }
+
+  const Work& work_;
+  const Scratch& scratch_;
+  Stream stream_;
+  const TensorWork* tensor_ = nullptr;
+  Noise noise_ = Noise::none;
+  Packing packing_ = {};
+  alignas(64) uint32_t low_[kLanes];
+  alignas(64) uint32_t high_[kLanes];
+  int lanes_ = 0;
+  Segment segments_[kLanes];
+  int segment_count_ = 0;
+};
+
+template <int kRounds>
+void perturb_groups(const Work& work, const Scratch& scratch, int64_t begin, int64_t end) {
+  Tile<kRounds> tile(work, scratch);
+  int64_t run_begin = 0;
+  for (int64_t r = 0; r < work.run_count && run_begin < end; ++r) {
+    const Run& run = work.runs[r];
+    if (run.end > begin) {
+      // A lane belongs to the thread in whose range its first group lies.
+      const int64_t groups = run.packing.groups;
+      const int64_t from = begin > run_begin ? begin - run_begin : 0;
+      const int64_t to = end < run.end ? end - run_begin : run.end - run_begin;
+      tile.add(run, (from + groups - 1) / groups, (to + groups - 1) / groups);
+    }
+    run_begin = run.end;
+  }
+  tile.flush();
+}
+
+}  // namespace
+
+void perturb_range(const Work& work, int64_t begin, int64_t end) {
+  const Scratch scratch(work);
+  switch (work.rounds) {
+    case 8: return perturb_groups<8>(work, scratch, begin, end);
+    case 12: return perturb_groups<12>(work, scratch, begin, end);
+    case 20: return perturb_groups<20>(work, scratch, begin, end);
+    default: return perturb_groups<kPhiloxRounds>(work, scratch, begin, end);
+  }
+}
+
+void draw_words(const Work& work, uint32_t tensor, int64_t first, int64_t count, int32_t* out) {
+  Stream stream;
+  memcpy(stream.key, work.key, sizeof stream.key);
+  stream.step = work.step;
+  for (int64_t group = first / kGroup; group * kGroup < first + count; group += kLanes) {
+    uint32_t lane_words[kGroup][kLanes];
+    U low, high;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const Counter<uint32_t> counter_of_lane = counter(tensor, static_cast<uint64_t>(group + lane));
+      low[lane] = counter_of_lane.low;
+      high[lane] = counter_of_lane.high;
+    }
+    U words[kGroup];
+    generate(work.rounds, stream, Counter<U>{low, high}, words);
+    memcpy(lane_words, words, sizeof words);
+    for (int64_t i = 0; i < kLanes * kGroup; ++i) {
+      const int64_t place = group * kGroup + i - first;
+      if (place >= 0 && place < count) out[place] = static_cast<int32_t>(lane_words[i % kGroup][i / kGroup]);
+    }
+  }
+}
+
+TIP_END_NAMESPACE

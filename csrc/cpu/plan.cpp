@@ -1,0 +1,175 @@
+#include "cpu/plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+
+#include "core/address.h"
+
+
+namespace tip {
+
+namespace {
+
+// Size of a dimension, 1 for those that a tensor of few dimensions lacks.
+int64_t size_of(const Tensor& grad, int64_t dim) { return dim < grad.dim() ? grad.size(dim) : 1; }
+int64_t stride_of(const Tensor& grad, int64_t dim) { return dim < grad.dim() ? grad.stride(dim) : 1; }
+
+bool counts_up(const std::vector<int64_t>& offsets) {
+  for (size_t i = 0; i < offsets.size(); ++i)
+    if (offsets[i] != static_cast<int64_t>(i)) return false;
+  return true;
+}
+
+// Orders like the score, with NaN on top and both zeros equal.
+uint32_t rank_key(float score) {
+  if (score != score) return UINT32_MAX;
+  uint32_t bits;
+  score += 0.0f;
+  std::memcpy(&bits, &score, sizeof bits);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+Packing packing_of(const TensorWork& tensor, Noise noise) {
+  constexpr int64_t kSilentElements = 256;  // cost about as much time as a group of words and its noise
+  if (noise == Noise::none) return {(kSilentElements + tensor.taps - 1) / tensor.taps, 1};
+  const int64_t words = pitch(noise == Noise::band ? tensor.basis->high_dim : tensor.taps);
+  return words <= kGroup ? Packing{kGroup / words, 1} : Packing{1, words / kGroup};
+}
+
+}  // namespace
+
+std::vector<char> select_channels(const float* scores, int64_t stride, int64_t channels, int64_t count) {
+  std::vector<char> selected(channels, count >= channels);
+  if (count <= 0 || count >= channels) return selected;
+  std::vector<uint32_t> keys(channels);
+  for (int64_t c = 0; c < channels; ++c) keys[c] = rank_key(scores[c * stride]);
+  std::vector<uint32_t> order = keys;
+  std::nth_element(order.begin(), order.begin() + (count - 1), order.end(), std::greater<>());
+  const uint32_t last = order[count - 1];
+  int64_t ties = count - std::count_if(keys.begin(), keys.end(), [=](uint32_t key) { return key > last; });
+  for (int64_t c = 0; c < channels; ++c) selected[c] = keys[c] > last || (keys[c] == last && ties-- > 0);
+  return selected;
+}
+
+Plan::Plan(const Arguments& arguments) : floor_(arguments.floor_std.has_value()), scaled_(arguments.scaled) {
+  add_bases(arguments);
+  for (size_t i = 0; i < arguments.grads.size(); ++i) add_tensor(arguments, i);
+}
+
+void Plan::add_bases(const Arguments& arguments) {
+  for (size_t b = 0; b < arguments.bases.size(); ++b) {
+    const int64_t taps = arguments.bases[b].size(0);
+    const double* exact = arguments.bases[b].const_data_ptr<double>();
+    rounded_.emplace_back(exact, exact + taps * taps);
+    bases_.push_back({taps, arguments.high_dims[b], exact, rounded_.back().data()});
+  }
+}
+
+void Plan::add_tensor(const Arguments& arguments, size_t i) {
+  const Tensor& grad = arguments.grads[i];
+  const int64_t id = arguments.tensor_ids[i], basis = arguments.basis_ids[i];
+  const bool channels_differ = basis >= 0 && arguments.selected[i] > 0;
+  if (!channels_differ && !floor_ && !scaled_) return;
+
+  TensorWork& tensor = tensors_.emplace_back();
+  tensor.dtype = dtype_of(grad);
+  tensor.id = static_cast<uint32_t>(id);
+  tensor.basis = basis >= 0 ? &bases_[basis] : nullptr;
+  tensor.std = arguments.std.const_data_ptr<float>()[id];
+  tensor.floor_std = floor_ ? arguments.floor_std->const_data_ptr<float>()[id] : 0.0f;
+  tap_offsets_.push_back(tensor.basis ? spatial_offsets(grad) : std::vector<int64_t>{0});
+  tensor.tap_offsets = tap_offsets_.back().data();
+  tensor.taps = static_cast<int64_t>(tap_offsets_.back().size());
+  tensor.taps_dense = counts_up(tap_offsets_.back());
+
+  Shard shard = {0, 0, size_of(grad, 1)};
+  if (arguments.shards) {
+    const int64_t* given = arguments.shards->data() + 3 * i;
+    shard = {given[0], given[1], given[2]};
+  }
+  if (!tensor.basis) return add_elements(tensor, grad, shard);
+  const Tensor& scores = arguments.scores[i];
+  const int64_t count = arguments.selected[i];
+  const bool ranked = count > 0 && count < scores.size(0);
+  const int64_t channels = ranked ? scores.size(0) : shard.first_channel + grad.size(0);
+  add_channels(tensor, grad, shard,
+               select_channels(ranked ? scores.const_data_ptr<float>() : nullptr, ranked ? scores.stride(0) : 0,
+                               channels, count > 0 && !ranked ? channels : count));
+}
+
+void Plan::add_channels(const TensorWork& tensor, const Tensor& grad, Shard shard,
+                        const std::vector<char>& selected) {
+  const int64_t channel_bytes = stride_of(grad, 0) * bytes_of(tensor.dtype);
+  const int64_t kernels = grad.size(1), stride = kernels > 1 ? grad.stride(1) : grad.stride(0);
+  char* data = static_cast<char*>(grad.mutable_data_ptr());
+  const Noise hit = floor_ ? Noise::full : Noise::band, other = floor_ ? Noise::white : Noise::none;
+  for (int64_t c = 0; c < grad.size(0); ++c) {
+    const int64_t channel = shard.first_channel + c;
+    const bool is_hit = selected[channel];
+    if (!is_hit && !floor_ && !scaled_) continue;
+    const int64_t first = channel * shard.kernels_per_channel + shard.first_kernel;
+    add_run(tensor, is_hit ? hit : other, data + c * channel_bytes, stride, first, kernels);
+  }
+}
+
+void Plan::add_elements(const TensorWork& tensor, const Tensor& grad, Shard shard) {
+  struct Dimension {
+    int64_t size, stride, index_stride;
+  };
+  std::vector<Dimension> dims;  // innermost first; neighbours that continue one another are merged
+  int64_t taps = 1;
+  for (int64_t dim = 2; dim < grad.dim(); ++dim) taps *= grad.size(dim);
+  int64_t index_stride = 1;
+  for (int64_t dim = std::max<int64_t>(grad.dim(), 2) - 1; dim >= 0; --dim) {
+    if (dim == 1) index_stride = taps;
+    if (dim == 0) index_stride = taps * shard.kernels_per_channel;
+    const Dimension next = {size_of(grad, dim), stride_of(grad, dim), index_stride};
+    index_stride *= next.size;
+    if (next.size == 1) continue;
+    if (!dims.empty() && dims.back().stride * dims.back().size == next.stride &&
+        dims.back().index_stride * dims.back().size == next.index_stride) {
+      dims.back().size *= next.size;
+    } else {
+      dims.push_back(next);
+    }
+  }
+  if (dims.empty() || dims[0].index_stride != 1) dims.insert(dims.begin(), {1, 1, 1});
+
+  const Noise noise = floor_ ? Noise::white : Noise::none;
+  const int64_t base = (shard.first_channel * shard.kernels_per_channel + shard.first_kernel) * taps;
+  std::vector<int64_t> place(dims.size(), 0);
+  for (bool more = true; more;) {
+    int64_t offset = 0, index = base;
+    for (size_t d = 1; d < dims.size(); ++d) {
+      offset += place[d] * dims[d].stride;
+      index += place[d] * dims[d].index_stride;
+    }
+    add_run(tensor, noise, static_cast<char*>(grad.mutable_data_ptr()) + offset * bytes_of(tensor.dtype),
+            dims[0].stride, index, dims[0].size);
+    more = false;
+    for (size_t d = 1; d < dims.size() && !more; ++d) {
+      more = ++place[d] < dims[d].size;
+      if (!more) place[d] = 0;
+    }
+  }
+}
+
+void Plan::add_run(const TensorWork& tensor, Noise noise, char* data, int64_t stride, int64_t first, int64_t units) {
+  const int64_t done = runs_.empty() ? 0 : runs_.back().end;
+  if (!runs_.empty()) {
+    Run& last = runs_.back();
+    const char* next = last.data + last.units * last.unit_stride * bytes_of(tensor.dtype);
+    if (last.tensor == &tensor && last.noise == noise && next == data && last.first + last.units == first) {
+      const int64_t before = last.end - last.lanes() * last.packing.groups;
+      last.units += units;
+      last.end = before + last.lanes() * last.packing.groups;
+      return;
+    }
+  }
+  Run run = {&tensor, noise, packing_of(tensor, noise), data, stride, first, units, 0};
+  run.end = done + run.lanes() * run.packing.groups;
+  runs_.push_back(run);
+}
+
+}  // namespace tip
