@@ -1,0 +1,70 @@
+"""One fixture, ``backend``: every backend on a device where it can run, with helpers to make gradients for it."""
+
+import pytest
+import torch
+
+import tip_kernels as tip
+from tip_kernels import _dispatch
+
+LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")
+
+
+class BackendUnderTest:
+    """A backend, the device it is tested on, and the ops and tensors of both."""
+
+    def __init__(self, name: str) -> None:
+        on_gpu = name in ("cuda", "triton") and torch.cuda.is_available()
+        self.name = name
+        self.device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+
+    def perturb_(self, grads, scores, **options) -> None:
+        tip.perturb_(grads, scores, backend=self.name, **options)
+
+    def channel_saliency(self, activation_grad: torch.Tensor) -> torch.Tensor:
+        return tip.channel_saliency(activation_grad, backend=self.name)
+
+    def words(self, state: torch.Tensor, tensor_id: int, first: int, count: int, rounds: int) -> torch.Tensor:
+        """Words of one stream as int64 values below 2^32, on the CPU."""
+        out = torch.empty(count, dtype=torch.int32, device=self.device)
+        _dispatch.words_op(self.name, self.device)(out, state.to(self.device), tensor_id, first, rounds)
+        return out.cpu().long() & 0xFFFFFFFF
+
+    def gradient(
+        self, *shape: int, dtype: torch.dtype = torch.float32, layout: str = "contiguous", seed: int = 0
+    ) -> torch.Tensor:
+        """Standard normal values in one of ``LAYOUTS``; the same values for every layout."""
+        values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        return _laid_out(values.to(dtype).to(self.device), layout)
+
+    def zeros(self, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def scores(self, channels: int, seed: int = 0) -> torch.Tensor:
+        """Distinct random scores in random order."""
+        return torch.randperm(channels, generator=torch.Generator().manual_seed(seed)).float().to(self.device)
+
+
+def _laid_out(values: torch.Tensor, layout: str) -> torch.Tensor:
+    axes = list(range(values.dim()))
+    if layout == "channels_last":  # memory order 0, 2, ..., 1
+        order = [axes[0], *axes[2:], *axes[1:2]] if len(axes) > 1 else axes
+    elif layout == "transposed":  # memory order reversed
+        order = axes[::-1]
+    else:
+        order = axes
+    if layout == "sliced":  # every second element of the last axis of something larger
+        room = values.new_zeros(*values.shape[:-1], 2 * values.shape[-1]) if axes else values.new_zeros(())
+        result = room[..., ::2] if axes else room
+        return result.copy_(values)
+    back = [order.index(axis) for axis in axes]
+    return values.permute(order).contiguous().permute(back)
+
+
+@pytest.fixture(params=[backend.name for backend in _dispatch.BACKENDS])
+def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
+    under_test = BackendUnderTest(request.param)
+    row = next(row for row in _dispatch.BACKENDS if row.name == request.param)
+    reason = row.why_not(under_test.device)
+    if reason is not None:
+        pytest.skip(f"{request.param}: {reason}")
+    return under_test
