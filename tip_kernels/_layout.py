@@ -14,24 +14,29 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-class Owned(NamedTuple):
-    """Parameters that one call perturbs: (place, the dict that holds it, its key there), and the kernels' places."""
+class Slot(NamedTuple):
+    """Where a parameter is found at every call, since loading with ``assign=True`` replaces it."""
 
-    slots: list[tuple[int, dict[str, nn.Parameter], str]]
+    place: int
+    holder: dict[str, nn.Parameter]
+    key: str
+
+
+class Owned(NamedTuple):
+    """The parameters that one call perturbs, and the places of the conv kernels among them."""
+
+    slots: list[Slot]
     convs: list[int]
 
 
 class Layout:
     """Places: the parameters in ``named_parameters`` order, then the buffers in ``named_buffers`` order.
 
-    Parameters are looked up anew at every call, in the dicts of their modules, since loading with ``assign=True``
-    replaces them.
-
     Attributes:
         names: name of each place; ``parameter_names`` are the first of them.
         kernel_sizes: kernel size by place, of the conv kernels only; ``channels`` are their output channels.
         transposed: places of the kernels that lie as ``[C_in, C_out, *kernel_size]``.
-        layers: the conv modules with the places of their kernels.
+        layers: the conv modules with the slots of their kernels.
         all: every parameter.
 
     Raises:
@@ -46,11 +51,10 @@ class Layout:
         self.kernel_sizes: dict[int, tuple[int, ...]] = {}
         self.channels: dict[int, int] = {}
         self.transposed: set[int] = set()
-        self.layers: list[tuple[nn.Module, list[int]]] = []
+        self.layers: list[tuple[nn.Module, list[Slot]]] = []
         self._places = _places(model, tensors)
         self._find_kernels(model)
-        slots = [(self._places[name], *_holder(model, name)) for name in parameters]
-        self.all = Owned(slots, sorted(self.kernel_sizes))
+        self.all = Owned([self._slot(model, name) for name in parameters], sorted(self.kernel_sizes))
         self._shapes = [tensor.shape for tensor in tensors.values()]
         self._by_optimizer: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
@@ -99,24 +103,29 @@ class Layout:
             )
         return place
 
+    def _slot(self, model: nn.Module, name: str) -> Slot:
+        module, _, key = name.rpartition(".")
+        return Slot(self._places[name], model.get_submodule(module)._parameters, key)  # type: ignore[arg-type]
+
     def _find_kernels(self, model: nn.Module) -> None:
         for layer, module in model.named_modules():
             transposed = isinstance(module, _TRANSPOSED)
             if not (isinstance(module, _CONVS) or (transposed and module.groups == 1)):
                 continue
-            found = [self._places[_join(layer, name)] for name in _kernels(module, layer, transposed)]
+            slots = [self._slot(model, f"{layer}.{name}".lstrip(".")) for name in _kernels(module, layer, transposed)]
             # A kernel tied to both kinds of layer has the channels of the first: the other's scores are no use.
-            own = [p for p in found if p not in self.kernel_sizes or (p in self.transposed) == transposed]
-            self.kernel_sizes.update(dict.fromkeys(own, module.kernel_size))
-            self.channels.update(dict.fromkeys(own, module.out_channels))
+            slots = [s for s in slots if s.place not in self.channels or (s.place in self.transposed) == transposed]
+            self.layers.append((module, slots))
+            places = [slot.place for slot in slots]
+            self.kernel_sizes.update(dict.fromkeys(places, module.kernel_size))
+            self.channels.update(dict.fromkeys(places, module.out_channels))
             if transposed:
-                self.transposed.update(own)
-            self.layers.append((module, own))
+                self.transposed.update(places)
         if not self.kernel_sizes:
             raise ValueError(f"expected a model with conv layers, got {type(model).__name__} without")
 
     def _find_owned(self, optimizer: torch.optim.Optimizer) -> Owned:
-        by_id = {id(holder[key]): (place, holder, key) for place, holder, key in self.all.slots}
+        by_id = {id(slot.holder[slot.key]): slot for slot in self.all.slots}
         slots = []
         for parameter in itertools.chain(*(group["params"] for group in optimizer.param_groups)):
             if id(parameter) not in by_id:
@@ -125,7 +134,7 @@ class Layout:
                     "that the model does not have"
                 )
             slots.append(by_id[id(parameter)])
-        places = {place for place, _, _ in slots}
+        places = {slot.place for slot in slots}
         return Owned(slots, [place for place in self.all.convs if place in places])
 
 
@@ -134,11 +143,6 @@ def _places(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, int
     places = {id(tensor): place for place, tensor in enumerate(tensors.values())}
     every = itertools.chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
     return {name: places[id(tensor)] for name, tensor in every}
-
-
-def _holder(model: nn.Module, name: str) -> tuple[dict[str, nn.Parameter], str]:
-    module, _, key = name.rpartition(".")
-    return model.get_submodule(module)._parameters, key  # type: ignore[return-value]
 
 
 def _kernels(module: nn.Module, layer: str, transposed: bool) -> list[str]:
@@ -154,7 +158,3 @@ def _kernels(module: nn.Module, layer: str, transposed: bool) -> list[str]:
     if not names:
         warnings.warn(f"no parameter of conv layer {layer} has the shape of its kernels {shape}", stacklevel=2)
     return names
-
-
-def _join(layer: str, name: str) -> str:
-    return f"{layer}.{name}" if layer else name

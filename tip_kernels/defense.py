@@ -85,7 +85,7 @@ class TIP:
         self._cam = GradCAM(backend)
         self._last: tuple[list[int], list, float | list[float]] = ([], [], ratio)
         self._warned = False
-        self._handles = [self._cam.watch(module, places) for module, places in layout.layers]
+        self._handles = [self._cam.watch(module, slots) for module, slots in layout.layers]
         self._remove_hooks = weakref.finalize(self, _remove, self._handles)
         self._remove_hooks.atexit = False
 
@@ -209,17 +209,15 @@ class TIP:
     def _perturb(self, tensors: list[torch.Tensor | None], convs: list[int], names: tuple[str, ...]) -> None:
         """Clips and perturbs ``tensors``, given by place; then forgets the scores of ``convs``."""
         self._check_open()
-        live = [tensor for tensor in tensors if tensor is not None]
-        device = live[0].device if live else self.rng.device
-        factor = _clip_factor(live, self._max_grad_norm) if live and self._max_grad_norm is not None else None
+        device = next((tensor.device for tensor in tensors if tensor is not None), self.rng.device)
         present = [place for place in convs if tensors[place] is not None]
         scores, ratio = self._scores(tensors, present)
         for place in self._layout.transposed.intersection(present):
             tensors[place] = tensors[place].transpose(0, 1)  # type: ignore[union-attr]
-        functional.perturb_(
-            tensors, scores, ratio=ratio, std=self._std.on(device, len(names)),
-            floor_std=self._floor_std.on(device, len(names)), grad_scale=factor, names=names, **self._fixed,
-        )  # fmt: skip
+        call = self._checked_call(tensors, scores, ratio, device, names)
+        if self._max_grad_norm is not None and call.grads:
+            call = call._replace(grad_scale=_clip_factor(call.grads, self._max_grad_norm))
+        call.run()
         self._cam.drop(convs)
         self._last = present, scores, ratio
 
@@ -288,11 +286,20 @@ class TIP:
                 kernels[place] = holder[key].transpose(0, 1) if place in layout.transposed else holder[key]
                 scores[place] = torch.empty(layout.channels[place], device=holder[key].device)
                 device = holder[key].device
-        count = len(kernels)
-        functional.checked_call(
-            kernels, scores, ratio=self._ratio, std=self._std.on(device, count), grad_scale=None, shards=None,
-            floor_std=self._floor_std.on(device, count), names=layout.parameter_names, **self._fixed,
-        )  # fmt: skip
+        self._checked_call(kernels, scores, self._ratio, device, layout.parameter_names)
+
+    def _checked_call(self, tensors, scores, ratio, device: torch.device, names: tuple[str, ...]) -> functional.Call:
+        return functional.checked_call(
+            tensors,
+            scores,
+            ratio=ratio,
+            std=self._std.on(device, len(names)),
+            floor_std=self._floor_std.on(device, len(names)),
+            grad_scale=None,
+            shards=None,
+            names=names,
+            **self._fixed,
+        )
 
     def _check_open(self) -> None:
         if not self._remove_hooks.alive:
@@ -348,10 +355,10 @@ class _Amount:
 
 def _clip_factor(tensors: list[torch.Tensor], max_norm: float) -> torch.Tensor:
     """``min(1, max_norm / norm)``, float32 on the device, as ``torch.nn.utils.clip_grad_norm_`` computes it."""
+    dtype = torch.float64 if any(tensor.dtype is torch.float64 for tensor in tensors) else torch.float32
     with torch.no_grad():
-        norms = torch._foreach_norm(tensors, 2)
-        total = torch.linalg.vector_norm(torch.stack(norms).float())
-        return (max_norm / (total + 1e-6)).clamp(max=1.0)
+        norms = torch._foreach_norm(tensors, 2, dtype)
+        return (max_norm / (torch.stack(norms).norm() + 1e-6)).clamp(max=1.0).float()
 
 
 def _rebuild(model: nn.Module, settings: dict) -> TIP:

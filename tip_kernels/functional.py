@@ -1,6 +1,7 @@
 """The public functions: what they compute and accept, documented and checked; the work is done by the ops."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -61,12 +62,11 @@ def perturb_(
         RuntimeError: the explicit backend cannot run; the message says why.
         The message names the argument and the layer, and nothing has changed.
     """
-    perturb_op, args = checked_call(
+    call = checked_call(
         grads, scores, ratio=ratio, std=std, rng=rng, cutoff=cutoff, masks=masks, keep=keep, floor_std=floor_std,
         grad_scale=grad_scale, shards=shards, names=names, backend=backend,
     )  # fmt: skip
-    with torch.no_grad():
-        perturb_op(*args)
+    call.run()
 
 
 def perturb(
@@ -102,8 +102,33 @@ def channel_saliency(activation_grad: torch.Tensor, *, backend: str | None = Non
         return _dispatch.saliency_op(backend, activation_grad.device)(activation_grad)
 
 
+class Call(NamedTuple):
+    """An op and its checked arguments, in the order of its schema in ``_ops.py``."""
+
+    op: Callable[..., None]
+    grads: list[torch.Tensor]
+    scores: list[torch.Tensor]
+    selected: list[int]
+    tensor_ids: list[int]
+    basis_ids: list[int]
+    bases: list[torch.Tensor]
+    high_dims: list[int]
+    std: torch.Tensor
+    floor_std: torch.Tensor | None
+    grad_scale: torch.Tensor | None
+    state: torch.Tensor
+    keep: float
+    rounds: int
+    shards: list[int] | None
+
+    def run(self) -> None:
+        """Calls the op."""
+        with torch.no_grad():
+            self.op(*self[1:])
+
+
 def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, shards, names, backend):
-    """The op that ``perturb_`` calls and its arguments, everything checked and nothing changed."""
+    """What ``perturb_`` runs, everything checked and nothing changed."""
     if not isinstance(rng, NoiseRNG):
         raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
     if isinstance(ratio, Sequence):
@@ -124,7 +149,7 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
     keep = _arguments.keep_factor(keep)
     op = _dispatch.perturb_op(backend, device)
     live_scores = [std if scores[i] is None else scores[i] for i in plan.live]
-    return op, (
-        live, live_scores, plan.selected, plan.tensor_ids, plan.basis_ids, plan.bases, plan.high_dims,
+    return Call(
+        op, live, live_scores, plan.selected, plan.tensor_ids, plan.basis_ids, plan.bases, plan.high_dims,
         std, floor, factor, rng.state(device), keep, rng.rounds, plan.shards,
     )  # fmt: skip

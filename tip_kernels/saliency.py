@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from ._layout import Slot
 from .functional import channel_saliency
 
 
@@ -25,9 +26,9 @@ class GradCAM:
         self._measured = False
         self._edges: list[tuple[_Layer, torch.autograd.graph.GradientEdge]] | None = None
 
-    def watch(self, module: nn.Module, places: Sequence[int]) -> RemovableHandle:
-        """Scores the output channels of a conv layer, for the weights at ``places``; undone by the handle."""
-        return module.register_forward_hook(_Layer(self, tuple(places), len(module.kernel_size)))  # type: ignore[arg-type]
+    def watch(self, module: nn.Module, kernels: Sequence[Slot]) -> RemovableHandle:
+        """Scores the output channels of a conv layer for these kernels of it; undone by the handle."""
+        return module.register_forward_hook(_Layer(self, kernels, len(module.kernel_size)))  # type: ignore[arg-type]
 
     def drop(self, places: Iterable[int]) -> None:
         """Forgets the scores of these places and goes back from measured scores to those of the backward pass."""
@@ -58,14 +59,18 @@ class GradCAM:
         return edges, torch.autograd.grad(total, [edge for _, edge in edges], allow_unused=True)
 
     def _on_output(self, layer: "_Layer", output: torch.Tensor) -> torch.Tensor | None:
-        if self._edges is None:
-            if output.requires_grad:
-                output.register_hook(functools.partial(self._on_grad, layer))
+        measuring = self._edges is not None
+        if not (measuring or (output.requires_grad and layer.learns())):
             return None
-        if not output.requires_grad:  # frozen so far: the graph starts here; a copy, as the next layer may write to it
+        if output._is_view():  # an activation in place would cut a view's node out of the graph, and its hook with it
+            output = output.clone()
+        if not measuring:
+            output.register_hook(functools.partial(self._on_grad, layer))
+            return output
+        if not output.requires_grad:  # frozen so far: the graph starts here; a copy, since a leaf cannot be written to
             output = output.detach().requires_grad_().clone()
-        # The edge, unlike the tensor, still means this output after an in-place activation.
-        self._edges.append((layer, torch.autograd.graph.get_gradient_edge(output)))
+        # The edge, unlike the tensor, still means this output after an activation in place.
+        self._edges.append((layer, torch.autograd.graph.get_gradient_edge(output)))  # type: ignore[union-attr]
         return output
 
     def _on_grad(self, layer: "_Layer", grad: torch.Tensor) -> None:
@@ -75,18 +80,22 @@ class GradCAM:
     def _add(self, layer: "_Layer", grad: torch.Tensor) -> None:
         batch = grad if grad.dim() > layer.axes + 1 else grad.unsqueeze(0)
         score = channel_saliency(batch, backend=self._backend)
-        for place in layer.places:
-            before = self.scores.get(place)
-            self.scores[place] = score if before is None else before + score
+        for kernel in layer.kernels:
+            before = self.scores.get(kernel.place)
+            self.scores[kernel.place] = score if before is None else before + score
 
 
 class _Layer:
     """The forward hook of one conv layer. In a copied or unpickled model it does nothing."""
 
-    def __init__(self, cam: GradCAM, places: tuple[int, ...], axes: int) -> None:
-        self.places = places
+    def __init__(self, cam: GradCAM, kernels: Sequence[Slot], axes: int) -> None:
+        self.kernels = kernels
         self.axes = axes
         self._cam = cam
+
+    def learns(self) -> bool:
+        """Whether the layer's kernels will have a gradient."""
+        return any(kernel.holder[kernel.key].requires_grad for kernel in self.kernels)
 
     def __call__(self, module: nn.Module, _args: object, output: object) -> torch.Tensor | None:
         if torch.compiler.is_compiling() or not isinstance(output, torch.Tensor):
