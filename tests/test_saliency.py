@@ -17,6 +17,12 @@ from tip_kernels.saliency import GradCAM
 EPS = 2.0**-24  # float32 unit roundoff
 
 
+@pytest.fixture(autouse=True)
+def on_device(backend):
+    with backend.device:
+        yield
+
+
 def watch(model, backend):
     cam = GradCAM(backend)
     for module, kernels in Layout(model).layers:
@@ -89,7 +95,7 @@ def test_hooks_match_gradients_by_hand(name, backend):
     torch.manual_seed(0)
     make, shape = STACKS[name]
     model, x = make(), torch.randn(shape)
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     grad = output_grad(model, 0, x, squares)
     squares(model(x)).backward()
     assert list(cam.scores) == [0]
@@ -100,7 +106,7 @@ def test_scores_behind_batch_norm_are_not_rounding_noise(backend):
     torch.manual_seed(0)
     make, shape = STACKS["batch norm"]
     model, x = make(), torch.randn(shape)
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     grad = output_grad(model, 0, x, squares)
     squares(model(x)).backward()
     batch_sum = grad.double().sum(dim=(0, 2, 3)).abs()
@@ -111,7 +117,7 @@ def test_passes_and_micro_batches_add_up(backend):
     torch.manual_seed(0)
     make, shape = STACKS["plain"]
     model = make()
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     xs = [torch.randn(shape) for _ in range(3)]
     grads = [output_grad(model, 0, x, squares) for x in xs]
     squares(model(xs[0])).backward()
@@ -130,7 +136,7 @@ def test_a_layer_used_twice_adds_up(backend):
 
     torch.manual_seed(0)
     model, x = Twice(), torch.randn(2, 3, 5, 5)
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     first = model.conv(x)
     second = model.conv(torch.tanh(first))
     squares(second).backward(retain_graph=True)
@@ -143,7 +149,7 @@ def test_tied_weights_share_a_score(backend):
     model[2].weight = model[0].weight
     x = torch.randn(2, 3, 6, 6)
     grads = [output_grad(model, i, x, squares).flatten(2) for i in (0, 2)]
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     squares(model(x)).backward()
     assert list(cam.scores) == [0]
     want = sum(by_hand(grad, 1)[0] for grad in grads)
@@ -156,7 +162,7 @@ def test_checkpointed_layers_count_once(reentrant, backend):
     torch.manual_seed(0)
     make, shape = STACKS["relu in place"]
     model, x = make(), torch.randn(shape, requires_grad=True)
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     grad = output_grad(model, 0, x, squares)
     squares(checkpoint(model, x, use_reentrant=reentrant)).backward()
     assert_score(cam.scores[0], grad)
@@ -166,10 +172,10 @@ def test_autocast_gradients_are_accepted(backend):
     torch.manual_seed(0)
     make, shape = STACKS["plain"]
     model, x = make(), torch.randn(shape)
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     seen = []
     model[0].register_forward_hook(lambda _module, _args, output: output.register_hook(seen.append) and None)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(backend.device.type, dtype=torch.bfloat16):
         loss = squares(model(x))
     loss.backward()
     assert seen[0].dtype == torch.bfloat16
@@ -179,7 +185,7 @@ def test_autocast_gradients_are_accepted(backend):
 def test_passes_without_gradients_add_nothing(backend):
     make, shape = STACKS["plain"]
     model = make()
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     with torch.no_grad():
         model(torch.randn(shape))
     with torch.inference_mode():
@@ -194,7 +200,7 @@ def test_nothing_is_kept_alive(backend):
     make, shape = STACKS["relu in place"]
     model = make()
     outputs = []
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     model[0].register_forward_hook(lambda _module, _args, output: outputs.append(weakref.ref(output)))
     gc.disable()
     try:
@@ -216,7 +222,7 @@ def test_copies_of_the_model_leave_its_scores_alone(clone, backend):
     torch.manual_seed(0)
     make, shape = STACKS["plain"]
     model = make()
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     other = clone(model)
     squares(other(torch.randn(shape))).backward()
     assert cam.scores == {}
@@ -243,7 +249,7 @@ class Classifier(nn.Module):
 
 
 @pytest.fixture
-def batch():
+def batch(on_device):
     torch.manual_seed(1)
     return torch.randn(3, 3, 6, 6), torch.tensor([0, 5, 2])
 
@@ -261,7 +267,7 @@ def logit_scores(model, images, labels):
 def test_measure_matches_logit_gradients_by_hand(frozen, batch, backend):
     torch.manual_seed(0)
     model = Classifier().requires_grad_(not frozen)
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     cam.measure(model, *batch)
     first, second = logit_scores(model.requires_grad_(True), *batch)
     places = [Layout(model).names.index(name) for name in ("conv1.weight", "conv2.weight")]
@@ -277,7 +283,7 @@ def test_measure_leaves_no_trace(batch, backend):
     model.norm.eval()  # a mixture of modes must survive
     model.conv1.weight.requires_grad_(False)
     model.head.weight.grad = torch.ones_like(model.head.weight)
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     modes = [module.training for module in model.modules()]
     random_state = torch.get_rng_state()
@@ -297,7 +303,7 @@ def test_measure_leaves_no_trace(batch, backend):
 def test_measured_scores_go_first(batch, backend):
     torch.manual_seed(0)
     model = Classifier().eval()
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     squares(model(batch[0])).backward()
     waiting = squares(model(batch[0]))
     cam.measure(model, *batch)
@@ -323,7 +329,7 @@ def test_measured_scores_go_first(batch, backend):
 )
 def test_measure_refuses_bad_labels(labels, message, batch, backend):
     model = Classifier()
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     with pytest.raises(ValueError, match=message):
         cam.measure(model, batch[0], labels)
     assert model.training
@@ -334,18 +340,18 @@ def test_measure_refuses_bad_labels(labels, message, batch, backend):
 
 def test_measure_refuses_what_is_no_classifier(batch, backend):
     model = nn.Conv2d(3, 4, 3)
-    cam = watch(model, backend)
+    cam = watch(model, backend.name)
     with pytest.raises(ValueError, match=r"class logits of shape \[N, classes\], got \(3, 4, 4, 4\)"):
         cam.measure(model, *batch)
     with pytest.raises(RuntimeError, match="run a conv layer"):
         cam.measure(nn.Sequential(nn.Flatten(), nn.Linear(108, 3)), *batch)
 
 
-def test_tip_removes_its_hooks():
+def test_tip_removes_its_hooks(backend):
     model = Classifier()
-    defense = TIP(model, backend="reference")
+    defense = TIP(model, backend=backend.name)
     assert len(model.conv1._forward_hooks) == 1
     defense.close()
     assert len(model.conv1._forward_hooks) == 0
-    TIP(model, backend="reference")  # not kept: its hooks go with it
+    TIP(model, backend=backend.name)  # not kept: its hooks go with it
     assert len(model.conv1._forward_hooks) == 0
