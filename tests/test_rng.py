@@ -1,0 +1,273 @@
+"""A (key, step) pair makes its noise once, for the whole or for its parts, and the key stays hidden."""
+
+import copy
+import io
+import itertools
+import multiprocessing
+import os
+import pickle
+import struct
+
+import pytest
+import torch
+
+import tip_kernels as tip
+from tip_kernels.rng import GENERATORS
+
+KEY = b"this secret has just 32 letters!"
+CPU = torch.device("cpu")
+
+
+def _key(rng: tip.NoiseRNG) -> bytes:
+    return struct.pack("<4q", *rng.state(CPU)[:4].tolist())
+
+
+def _noise(backend, rng, count: int = 64) -> torch.Tensor:
+    values = backend.zeros(count)
+    backend.perturb_([values], [None], ratio=0, std=0.0, floor_std=1.0, rng=rng)
+    return values
+
+
+def test_every_object_has_its_own_key():
+    keys = [_key(tip.NoiseRNG()) for _ in range(8)]
+    assert len(set(keys)) == 8
+
+
+def test_a_step_is_used_once(backend):
+    rng = tip.NoiseRNG(KEY)
+    noises = [_noise(backend, rng) for _ in range(4)]
+    assert rng.step == 4
+    for a, b in itertools.combinations(noises, 2):
+        assert not torch.isin(a, b).any()
+
+
+def test_a_call_without_gradients_uses_a_step_too(backend):
+    rng = tip.NoiseRNG(KEY)
+    backend.perturb_([], [], ratio=0.5, std=1.0, rng=rng)
+    backend.perturb_([None, backend.zeros(0)], [None, None], ratio=0.5, std=1.0, rng=rng)
+    assert rng.step == 2
+
+
+def test_a_call_that_fails_uses_none(backend):
+    rng = tip.NoiseRNG(KEY)
+    values = backend.gradient(4, 3, 3, 3)
+    before = values.clone()
+    with pytest.raises(ValueError, match="expected scores"):
+        backend.perturb_([values], [backend.scores(5)], ratio=0.5, std=1.0, rng=rng)
+    assert rng.step == 0
+    assert torch.equal(values, before)
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_the_same_key_and_step_repeat_the_noise(backend, generator):
+    rng = tip.NoiseRNG(KEY, generator)
+    noises = [_noise(backend, rng) for _ in range(3)]
+    again = tip.NoiseRNG(KEY, generator, step=2)
+    assert torch.equal(_noise(backend, again), noises[2])
+    assert not torch.equal(_noise(backend, again), noises[2])
+
+
+@pytest.mark.parametrize("step", [2**32 - 1, 2**62, 2**63 - 3])
+def test_the_step_has_64_bits(backend, step):
+    rng = tip.NoiseRNG(KEY, step=step)
+    first, second = _noise(backend, rng), _noise(backend, rng)
+    assert rng.step == step + 2
+    assert torch.equal(first, _noise(backend, tip.NoiseRNG(KEY, step=step)))
+    assert torch.equal(second, _noise(backend, tip.NoiseRNG(KEY, step=step + 1)))
+    assert not torch.equal(second, _noise(backend, tip.NoiseRNG(KEY, step=(step + 1) % 2**32)))
+
+
+def test_seeds_are_reproducible(backend):
+    assert torch.equal(_noise(backend, tip.NoiseRNG.from_seed(5)), _noise(backend, tip.NoiseRNG.from_seed(5)))
+    assert _key(tip.NoiseRNG.from_seed(5)) != _key(tip.NoiseRNG.from_seed(6))
+
+
+def test_generators_differ(backend):
+    noises = [_noise(backend, tip.NoiseRNG(KEY, generator)) for generator in GENERATORS]
+    for a, b in itertools.combinations(noises, 2):
+        assert not torch.isin(a, b).any()
+
+
+def _through_torch_save(rng: tip.NoiseRNG) -> tip.NoiseRNG:
+    file = io.BytesIO()
+    torch.save(rng, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    **{f"pickle{p}": lambda rng, p=p: pickle.loads(pickle.dumps(rng, p)) for p in range(pickle.HIGHEST_PROTOCOL + 1)},
+    "torch.save": _through_torch_save,
+}
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_copies_take_new_keys(duplicate):
+    rng = tip.NoiseRNG(KEY, "chacha20", step=3)
+    other = duplicate(rng)
+    assert other.generator == "chacha20"
+    assert _key(other) not in (KEY, bytes(32))
+    assert _key(duplicate(rng)) != _key(other)
+    assert (_key(rng), rng.step) == (KEY, 3)
+
+
+# Newer Pythons warn of any fork beside threads; these children use one thread and leave at once.
+forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+def _key_in_a_fork(rng: tip.NoiseRNG) -> bytes:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, _key(rng))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        return pipe.read()
+
+
+@forks
+@can_fork
+def test_a_forked_process_takes_a_new_key():
+    rng, other = tip.NoiseRNG(KEY), tip.NoiseRNG(KEY)
+    state = rng.state(CPU)
+    keys = [_key_in_a_fork(rng), _key_in_a_fork(rng), _key_in_a_fork(other)]
+    assert {len(key) for key in keys} == {32}
+    assert len({KEY, *keys}) == 4
+    assert _key(rng) == KEY
+    assert rng.state(CPU) is state
+
+
+def _noise_in_a_child(rng: tip.NoiseRNG, queue) -> None:
+    torch.set_num_threads(1)  # the parent's pool of threads does not survive a fork
+    values = torch.zeros(64)
+    tip.perturb_([values], [None], ratio=0, std=0.0, floor_std=1.0, rng=rng, backend="reference")
+    queue.put(values.tolist())
+
+
+@forks
+@can_fork
+def test_processes_of_multiprocessing_draw_other_noise():
+    """Those that fork; the others are sent a pickle, see above."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    rng = tip.NoiseRNG(KEY)
+    children = [context.Process(target=_noise_in_a_child, args=(rng, queue)) for _ in range(2)]
+    for child in children:
+        child.start()
+    noises = [torch.tensor(queue.get(timeout=120)) for _ in children]
+    for child in children:
+        child.join()
+    own = torch.zeros(64)
+    tip.perturb_([own], [None], ratio=0, std=0.0, floor_std=1.0, rng=rng, backend="reference")
+    for a, b in itertools.combinations([own, *noises], 2):
+        assert not torch.isin(a, b).any()
+
+
+def _assert_hidden(text: str) -> None:
+    words = [*struct.unpack("<4q", KEY), *struct.unpack("<8I", KEY)]
+    forms = [KEY.decode(), KEY.hex(), *map(str, words), *map(hex, words), str(list(KEY))[1:-1]]
+    assert not [form for form in forms if form in text]
+
+
+def test_the_key_is_not_shown():
+    rng = tip.NoiseRNG(KEY)
+    _assert_hidden(repr(rng))
+    _assert_hidden(f"{rng} {[rng]}")
+    _assert_hidden(repr(rng.state_dict()))
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert KEY not in pickle.dumps(rng, protocol)
+        _assert_hidden(pickle.dumps(rng, protocol).decode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"key": KEY.decode()}, TypeError),
+        ({"key": bytearray(KEY)}, TypeError),
+        ({"key": KEY + b"!"}, ValueError),
+        ({"key": KEY, "generator": "mt19937"}, ValueError),
+        ({"key": KEY, "step": -1}, ValueError),
+        ({"key": KEY, "step": 2**63 - 1}, ValueError),
+    ],
+)
+def test_errors_name_the_argument_and_hide_the_key(arguments, error):
+    with pytest.raises(error, match=r"expected (a )?(key|generator|step)") as caught:
+        tip.NoiseRNG(**arguments)
+    _assert_hidden(str(caught.value))
+
+
+def test_the_unknown_generator_error_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"chacha8, chacha12, chacha20, philox, got 'mt19937'"):
+        tip.NoiseRNG(generator="mt19937")
+
+
+def test_loading_goes_forward_only():
+    rng = tip.NoiseRNG(KEY, step=10)
+    rng.load_state_dict({"generator": "chacha12", "step": 4})
+    assert rng.step == 10
+    rng.load_state_dict(tip.NoiseRNG(step=12).state_dict())
+    assert rng.step == 12
+    assert _key(rng) == KEY
+    with pytest.raises(ValueError, match="expected a state of generator chacha12, got 'philox'"):
+        rng.load_state_dict({"generator": "philox", "step": 20})
+    assert rng.step == 12
+
+
+CALLS = {
+    "plain": {"std": 0.5},
+    "floor": {"std": 0.5, "floor_std": 0.25},
+    "replace and scale": {"std": 0.5, "keep": 0.0, "grad_scale": 0.7},
+    "everything": {"std": 0.5, "floor_std": 0.25, "keep": 0.5, "grad_scale": 0.7},
+}
+
+
+@pytest.mark.parametrize("options", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("generator", ["chacha12", "philox"])
+@pytest.mark.parametrize("kernel_size", [(3, 3), (1, 1), (5,), (3, 3, 3)], ids=str)
+def test_parts_get_the_noise_of_the_whole(backend, kernel_size, generator, options):
+    """Bit for bit, for cuts at odd places in channels and in kernels; a part may hold no selected channel."""
+    channels, kernels = 13, 11
+    scores = backend.scores(channels, seed=3)
+    whole = backend.gradient(channels, kernels, *kernel_size, seed=1)
+    parts = whole.clone()
+
+    def run(tensor, shard):
+        shards = [None, shard] if shard else None
+        rng = tip.NoiseRNG(KEY, generator, step=5)
+        backend.perturb_([None, tensor], [None, scores], ratio=0.3, shards=shards, rng=rng, **options)
+
+    run(whole, None)
+    for first_channel, last_channel in itertools.pairwise([0, 1, 2, 7, 13]):
+        for first_kernel, last_kernel in itertools.pairwise([0, 3, 4, 11]):
+            part = parts[first_channel:last_channel, first_kernel:last_kernel]
+            run(part, tip.Shard(first_channel, first_kernel, kernels))
+    assert torch.equal(parts, whole)
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+@pytest.mark.parametrize("shape", [(101,), (29, 7), (13, 5, 1, 1), (7, 5, 3)], ids=str)
+def test_parts_of_tensors_without_scores_get_the_noise_of_the_whole(backend, generator, shape):
+    """Their words are not padded, so that a part starts inside blocks and inside Box-Muller pairs."""
+    whole = backend.zeros(*shape)
+    parts = whole.clone()
+
+    def run(tensor, shard):
+        rng = tip.NoiseRNG(KEY, generator)
+        backend.perturb_([tensor], [None], ratio=0, std=0.0, floor_std=1.0, rng=rng, shards=[shard] if shard else None)
+
+    run(whole, None)
+    kernels = shape[1] if len(shape) > 1 else 1
+    columns = [0, 1, kernels - 1, kernels] if kernels > 1 else [0, 1]
+    for first_channel, last_channel in itertools.pairwise([0, 1, 4, shape[0]]):
+        for first_kernel, last_kernel in itertools.pairwise(columns):
+            part = parts[first_channel:last_channel]
+            part = part[:, first_kernel:last_kernel] if len(shape) > 1 else part
+            run(part, tip.Shard(first_channel, first_kernel, kernels))
+    assert torch.equal(parts, whole)
