@@ -24,6 +24,7 @@ FLAGS = [
     "-fno-math-errno",
     "-fvisibility=hidden",
     "-Wall",
+    "-Wno-uninitialized",
     "-Wno-maybe-uninitialized",  # GCC 12 warns about its own AVX-512 header
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]

@@ -124,13 +124,22 @@ class Tile {
     U words[kGroup];
     generate<kRounds>(stream_, group, words);
     const float both = bare || noise_ == Noise::full ? 1.0f : noise_ == Noise::band ? tensor_->std : tensor_->floor_std;
-    for (int64_t w = 0; w < kGroup; w += 2)
-      if ((w & (pitch - 1)) < used) box_muller<U, F>(words[w], words[w + 1], both, z[w], z[w + 1]);
+    constexpr int64_t kStep = 2 * Pack<U>::kSize;
+    for (int64_t w = 0; w < kGroup; w += kStep)
+      if ((w & (pitch - 1)) < used) draw_pairs(words + w, both, z + w);
     if (bare || noise_ != Noise::full) return;
     for (int64_t w = 0; w < kGroup; ++w) {
       const int64_t value = first + (w & (pitch - 1));
       z[w] *= value < tensor_->basis->high_dim ? tensor_->std : tensor_->floor_std;
     }
+  }
+
+  static TIP_HD void draw_pairs(const U* words, float amplitude, F* z) {
+    Pack<U> first, second;
+    Pack<F> even, odd;
+    for (int i = 0; i < Pack<U>::kSize; ++i) first.v[i] = words[2 * i], second.v[i] = words[2 * i + 1];
+    box_muller(first, second, amplitude, even, odd);
+    for (int i = 0; i < Pack<U>::kSize; ++i) z[2 * i] = even.v[i], z[2 * i + 1] = odd.v[i];
   }
 
   void apply(const Segment& part, int64_t used, bool bare) {
