@@ -28,6 +28,9 @@ TIP_HD float bits_float(uint32_t bits) {
   return x;
 }
 
+// Philox multiplies 32 by 32 to 64 bits. Vectors of 32-bit lanes keep its state in another form for that.
+TIP_HD uint32_t to_factors(uint32_t x) { return x; }
+TIP_HD uint32_t from_factors(uint32_t x) { return x; }
 TIP_HD void multiply_wide(uint32_t a, uint32_t b, uint32_t& high, uint32_t& low) {
   const uint64_t product = static_cast<uint64_t>(a) * b;
   high = static_cast<uint32_t>(product >> 32);

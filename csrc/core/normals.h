@@ -1,7 +1,7 @@
 // Box-Muller (1958) on full 32-bit words, in float32 and without fast-math. docs/design.md, section 3.
 //
 // U is the uint32 lane type and F the float one, see core/lanes.h.
-// Polynomial coefficients are minimax fits of the relative error; tests/test_normals.py bounds the whole.
+// Polynomial coefficients are minimax fits of relative error (cosine: absolute); tests/test_normals.py bounds the sum.
 #pragma once
 
 #include "core/lanes.h"
@@ -15,44 +15,42 @@ TIP_HD F minus_two_log(F u) {
   const U bits = float_bits(u);
   const auto e = as_int(bits - 0x3F3504F3u) >> 23;
   const F f = bits_float(bits - (as_uint(e) << 23)) - 1.0f;
-  // ln(1 + f) = f + f^2 p(f)
-  F p = f * 0.08734841f + -0.14307521f;
-  p = p * f + 0.14917974f;
-  p = p * f + -0.16570508f;
-  p = p * f + 0.19962072f;
-  p = p * f + -0.25001755f;
-  p = p * f + 0.33333951f;
-  p = p * f + -0.49999991f;
-  const F exponent = to_float(e);
-  // ln 2 in two parts: the first has 12 trailing zero bits, so exponent * first is exact.
-  const F small = f * f * p + exponent * -2.1219444e-4f;
-  return (exponent * 0.693359375f + (f + small)) * -2.0f;
+  F p = f * -0.17469682f + 0.28615043f;  // -2 ln(1 + f) = f (-2 + f p)
+  p = p * f + -0.29835948f;
+  p = p * f + 0.33141017f;
+  p = p * f + -0.39924145f;
+  p = p * f + 0.50003511f;
+  p = p * f + -0.66667902f;
+  p = p * f + 0.99999982f;
+  return to_float(e) * -1.3862944f + f * (p * f + -2.0f);
 }
 
-// Cosine and sine of 2 pi turns / 2^32.
+// radius * cos and radius * sin of the angle 2 pi turns / 2^32.
 template <class U, class F>
-TIP_HD void cos_sin_of_turns(U turns, F& cosine, F& sine) {
-  const U quadrant = (turns + 0x20000000u) >> 30;
-  const F x = to_float(as_int(turns - (quadrant << 30))) * 1.4629180792671596e-9f;  // in [-pi/4, pi/4]
-  const F x2 = x * x;
-  const F s = ((x2 * -0.0001951730f + 0.008332178f) * x2 + -0.16666655f) * x2 * x + x;
-  const F c = ((x2 * 2.4433156e-5f + -0.0013887316f) * x2 + 0.041666646f) * (x2 * x2) + (x2 * -0.5f + 1.0f);
-  const auto swapped = (quadrant & 1u) != 0u;
-  const U cosine_sign = (quadrant + 1u) << 30 & 0x80000000u;  // negative in quadrants 1 and 2
-  const U sine_sign = quadrant << 30 & 0x80000000u;           // negative in quadrants 2 and 3
-  cosine = bits_float(float_bits(choose(swapped, s, c)) ^ cosine_sign);
-  sine = bits_float(float_bits(choose(swapped, c, s)) ^ sine_sign);
+TIP_HD void on_circle(F radius, U turns, F& cosine, F& sine) {
+  // Half a turn changes both signs, so it goes into the radius and leaves an angle in [-pi/2, pi/2).
+  const U half = (turns + 0x40000000u) & 0x80000000u;
+  const F r = bits_float(float_bits(radius) ^ half);
+  const F x = to_float(as_int(turns - half)) * 1.4629180792671596e-9f;
+  const F z = x * x;
+  F s = z * 2.6019031e-6f + -1.9807419e-4f;
+  s = s * z + 0.008333026f;
+  s = s * z + -0.16666657f;
+  s = s * z + 1.0f;
+  F c = z * -2.6051495e-7f + 2.476016e-5f;
+  c = c * z + -0.0013888362f;
+  c = c * z + 0.041666638f;
+  c = c * z + -0.5f;
+  c = c * z + 1.0f;
+  cosine = r * c;
+  sine = r * x * s;
 }
 
 // Two normals, times `scale`, from two consecutive words.
 template <class U, class F, class Scale>
 TIP_HD void box_muller(U first, U second, Scale scale, F& even, F& odd) {
   const F u = to_float(first) * 0x1p-32f + 0x1p-33f;
-  const F radius = square_root(minus_two_log<U, F>(u)) * scale;
-  F cosine, sine;
-  cos_sin_of_turns<U, F>(second, cosine, sine);
-  even = radius * cosine;
-  odd = radius * sine;
+  on_circle<U, F>(square_root(minus_two_log<U, F>(u)) * scale, second, even, odd);
 }
 
 TIP_END_NAMESPACE

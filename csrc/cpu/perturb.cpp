@@ -89,34 +89,31 @@ class Tile {
   void draw(int64_t used, bool bare) {
     const bool spatial = bare || noise_ == Noise::white;
     const int64_t values = bare ? used : tensor_->taps;
+    F shared[kGroup];
+    F* z = packing_.groups > 1 ? scratch_.normals : shared;
+    const int64_t units = packing_.units, pitch = kGroup / units;
     if (packing_.groups > 1) {
-      F* z = draw_several(used, bare);
-      if (!spatial) project_any(*tensor_->basis, used, z, scratch_.columns);
-      return to_rows(spatial ? z : scratch_.columns, values, scratch_.rows);
+      draw_several(used, bare, z);
+    } else {
+      draw_group(groups(), pitch, used, 0, bare, z);
     }
-    F z[kGroup];
-    const int64_t pitch = kGroup / packing_.units;
-    draw_group(groups(), pitch, used, 0, bare, z);
-    for (int64_t unit = 0; unit < packing_.units; ++unit) {
-      F* y = scratch_.columns + unit * values;
-      if (spatial) {
-        memcpy(y, z + unit * pitch, values * sizeof(F));
-      } else {
-        project_any(*tensor_->basis, used, z + unit * pitch, y);
-      }
+    F* y = scratch_.columns;
+    if (spatial) {
+      for (int64_t unit = 0; unit < units; ++unit) memcpy(y + unit * values, z + unit * pitch, values * sizeof(F));
+    } else {
+      project_units(*tensor_->basis, units, used, z, pitch, y);
     }
-    to_rows(scratch_.columns, packing_.units * values, scratch_.rows);
+    to_rows(y, units * values, scratch_.rows);
   }
 
   // Units of several groups: one after the other.
-  F* draw_several(int64_t used, bool bare) {
+  void draw_several(int64_t used, bool bare, F* z) const {
     Counter<U> group = groups();
     for (int64_t first = 0; first < used; first += kGroup) {
-      draw_group(group, kGroup, used - first < kGroup ? used - first : kGroup, first, bare, scratch_.normals + first);
+      draw_group(group, kGroup, used - first < kGroup ? used - first : kGroup, first, bare, z + first);
       group.low += 1u;
       group.high -= as_uint(group.low == 0u);  // a true lane is -1
     }
-    return scratch_.normals;
   }
 
   // The normals of one group: `used` of every `pitch`; the first is value `first` of its unit.

@@ -6,16 +6,20 @@
 
 TIP_BEGIN_NAMESPACE
 
-// y[k] = sum_j matrix[k][j] * z[j] for K rows and D columns, known at compile time unless 0.
-template <int kTaps, int kDims>
-TIP_HD void project(const float* matrix, int64_t taps, int64_t dims, const F* z, F* y) {
-  const int64_t rows = kTaps ? kTaps : taps, columns = kDims ? kDims : dims;
+// y[k] = sum_j matrix[k][j] * z[j] for several units, so that each matrix element is read once for all of them.
+template <int kTaps, int kDims, int kUnits>
+TIP_HD void project(const float* matrix, const F* z, int64_t pitch, F* y) {
 #pragma GCC unroll 9
-  for (int64_t k = 0; k < rows; ++k) {
-    F sum = matrix[k * rows] * z[0];
+  for (int k = 0; k < kTaps; ++k) {
+    F sum[kUnits];
 #pragma GCC unroll 9
-    for (int64_t j = 1; j < columns; ++j) sum += matrix[k * rows + j] * z[j];
-    y[k] = sum;
+    for (int j = 0; j < kDims; ++j) {
+      const F factor = matrix[k * kTaps + j] - F{};
+#pragma GCC unroll 4
+      for (int u = 0; u < kUnits; ++u) sum[u] = j == 0 ? factor * z[u * pitch] : sum[u] + factor * z[u * pitch + j];
+    }
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnits; ++u) y[u * kTaps + k] = sum[u];
   }
 }
 
@@ -36,19 +40,27 @@ inline void project_large(const float* matrix, int64_t taps, int64_t dims, const
   }
 }
 
-inline void project_any(const Basis& basis, int64_t dims, const F* z, F* y) {
-  if (basis.taps == 9 && dims == 8) return project<9, 8>(basis.rounded, 9, 8, z, y);
-  if (basis.taps == 9 && dims == 4) return project<9, 4>(basis.rounded, 9, 4, z, y);
-  if (basis.taps == 9 && dims == 9) return project<9, 9>(basis.rounded, 9, 9, z, y);
-  project_large(basis.rounded, basis.taps, dims, z, y);
+// The kernels of nearly all models are 3x3, with the bands of cutoff 0.5 and 0.75 or with a floor.
+inline void project_units(const Basis& basis, int64_t units, int64_t dims, const F* z, int64_t pitch, F* y) {
+  if (basis.taps == 9 && dims == 8) return project<9, 8, 2>(basis.rounded, z, pitch, y);
+  if (basis.taps == 9 && dims == 4) return project<9, 4, 4>(basis.rounded, z, pitch, y);
+  if (basis.taps == 9 && dims == 9) return project<9, 9, 1>(basis.rounded, z, pitch, y);
+  for (int64_t u = 0; u < units; ++u)
+    project_large(basis.rounded, basis.taps, dims, z + u * pitch, y + u * basis.taps);
 }
 
 // columns[c] holds value c of every lane; writes them as rows, lane by lane. Destroys columns.
 inline void to_rows(F* columns, int64_t count, float* rows) {
-  for (int64_t c = 0; c < count; c += kLanes) transpose(columns + c);
-  // In row order, since the last store of a row runs over into the next one.
-  for (int lane = 0; lane < kLanes; ++lane)
-    for (int64_t c = 0; c < count; c += kLanes) store(rows + lane * count + c, columns[c + lane]);
+  constexpr int64_t kWorthTransposing = kLanes / 4;
+  int64_t c = 0;
+  for (; c + kWorthTransposing < count; c += kLanes) transpose(columns + c);
+  // In row order, since the last vector of a row may run over into the next one.
+  const float* rest = reinterpret_cast<const float*>(columns + c);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    float* row = rows + lane * count;
+    for (int64_t i = 0; i < c; i += kLanes) store(row + i, columns[i + lane]);
+    for (int64_t i = c; i < count; ++i) row[i] = rest[(i - c) * kLanes + lane];
+  }
 }
 
 TIP_END_NAMESPACE

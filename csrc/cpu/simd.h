@@ -5,7 +5,7 @@
 
 #include "core/lanes.h"
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
@@ -46,24 +46,32 @@ TIP_HD F square_root(F x) {
 #endif
 }
 
-TIP_HD void multiply_wide(U a, uint32_t b, U& high, U& low) {
+// 32-bit values in 64-bit lanes, whose upper halves are ignored: what vector multiplications to 64 bits read.
+typedef uint64_t W __attribute__((vector_size(4 * kLanes)));
+struct Factors {
+  W even, odd;
+};
+
+TIP_HD W multiply_lower_halves(W a, uint32_t b) {
 #if defined(__AVX512F__)
-  const __m512i x = reinterpret_cast<__m512i>(a), factor = _mm512_set1_epi64(b);
-  const __m512i even = _mm512_mul_epu32(x, factor), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), factor);
-  high = reinterpret_cast<U>(_mm512_mask_mov_epi32(_mm512_srli_epi64(even, 32), 0xAAAA, odd));
-  low = reinterpret_cast<U>(_mm512_mask_mov_epi32(even, 0xAAAA, _mm512_slli_epi64(odd, 32)));
+  return reinterpret_cast<W>(_mm512_mul_epu32(reinterpret_cast<__m512i>(a), _mm512_set1_epi32(b)));
 #elif defined(__AVX2__)
-  const __m256i x = reinterpret_cast<__m256i>(a), factor = _mm256_set1_epi64x(b);
-  const __m256i even = _mm256_mul_epu32(x, factor), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), factor);
-  high = reinterpret_cast<U>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA));
-  low = reinterpret_cast<U>(_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA));
+  return reinterpret_cast<W>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), _mm256_set1_epi32(b)));
+#elif defined(__SSE2__)
+  return reinterpret_cast<W>(_mm_mul_epu32(reinterpret_cast<__m128i>(a), _mm_set1_epi32(b)));
 #else
-  for (int i = 0; i < kLanes; ++i) {
-    const uint64_t product = static_cast<uint64_t>(a[i]) * b;
-    high[i] = static_cast<uint32_t>(product >> 32);
-    low[i] = static_cast<uint32_t>(product);
-  }
+  return (a & 0xFFFFFFFFu) * b;
 #endif
+}
+
+TIP_HD Factors to_factors(U x) { return {reinterpret_cast<W>(x), reinterpret_cast<W>(x) >> 32}; }
+TIP_HD U from_factors(Factors x) { return reinterpret_cast<U>((x.even & 0xFFFFFFFFu) | x.odd << 32); }
+TIP_HD Factors operator^(Factors a, Factors b) { return {a.even ^ b.even, a.odd ^ b.odd}; }
+TIP_HD Factors operator^(Factors a, uint32_t b) { return {a.even ^ b, a.odd ^ b}; }
+
+TIP_HD void multiply_wide(Factors a, uint32_t b, Factors& high, Factors& low) {
+  low = {multiply_lower_halves(a.even, b), multiply_lower_halves(a.odd, b)};
+  high = {low.even >> 32, low.odd >> 32};
 }
 
 // Several vectors that go through one computation side by side: the long dependency chains of log and sqrt then
