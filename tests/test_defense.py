@@ -99,12 +99,13 @@ def test_gradients_as_by_hand(name, batch, backend):
     other = twin(model)
     defense = TIP(model, rng=NoiseRNG.from_seed(1), backend=backend.name, **OPTIONS[name])
     rng = NoiseRNG.from_seed(1)
-    for passes in (1, 2):  # the second step accumulates two backward passes
+    for passes in (1, 2):  # the second step accumulates two backward passes, of other images
         model.zero_grad()
         other.zero_grad()
+        images = batch[0] * torch.randn_like(batch[0])
         for _ in range(passes):
-            loss(model, batch).backward()
-        scores = backward_with_scores(other, batch, backend, passes)
+            loss(model, (images, batch[1])).backward()
+        scores = backward_with_scores(other, (images, batch[1]), backend, passes)
         clean = grads(other)
         defense.perturb_gradients()
         perturb_by_hand(other, scores, backend, rng=rng, **OPTIONS[name])
@@ -210,13 +211,23 @@ def test_kernels_without_scores_are_protected_whole(batch, backend):
     model = net()
     defense = TIP(model, ratio=0.2, std=0.1, backend=backend.name)
     loss(model, batch).backward()
-    defense.reset()
-    with pytest.warns(RuntimeWarning, match=r"no Grad-CAM scores .* conv1.weight, conv2.weight, conv3.weight"):
-        defense.perturb_gradients()
-    assert defense.selected()["conv1.weight"].all()
+    defense.perturb_gradients()
+    assert not defense.selected()["conv1.weight"].all()
     before = grads(model)
-    defense.perturb_gradients()  # scores are used once, and the warning comes once
+    with pytest.warns(RuntimeWarning, match=r"no Grad-CAM scores .* conv1.weight, conv2.weight, conv3.weight"):
+        defense.perturb_gradients()  # scores are used once
+    assert defense.selected()["conv1.weight"].all()
     assert (grads(model)["conv2.weight"] != before["conv2.weight"]).flatten(1).any(1).all()
+    defense.perturb_gradients()  # the warning comes once
+
+
+def test_reset_forgets_scores(batch, backend):
+    model = net()
+    defense = TIP(model, std=0.1, backend=backend.name)
+    loss(model, batch).backward()
+    defense.reset()
+    with pytest.warns(RuntimeWarning, match="no Grad-CAM scores"):
+        defense.perturb_gradients()
 
 
 def test_ratio_zero_selects_nothing(batch, backend):

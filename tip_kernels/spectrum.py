@@ -79,27 +79,29 @@ def real_basis(kernel_size: tuple[int, ...], mask: torch.Tensor) -> tuple[torch.
     """
     kernel_size = tuple(kernel_size)
     check_mask(mask, kernel_size)
-    taps = _grid(kernel_size)
-    high: list[torch.Tensor] = []
-    low: list[torch.Tensor] = []
+    high: list[tuple[int, ...]] = []
+    low: list[tuple[int, ...]] = []
     for bin_ in itertools.product(*map(range, kernel_size)):
         partner = _conjugate(bin_, kernel_size)
-        if partner < bin_:
-            continue
-        stored = bin_ if bin_[-1] < mask.shape[-1] else partner
-        (high if mask[stored] else low).extend(_columns(bin_, partner, kernel_size, taps))
-    return torch.stack(high + low, dim=1), len(high)
+        if bin_ <= partner:
+            stored = bin_ if bin_[-1] < mask.shape[-1] else partner
+            (high if mask[stored] else low).append(bin_)
+    columns = [_columns(bins, kernel_size) for bins in (high, low)]
+    return torch.cat(columns, dim=1), columns[0].shape[1]
 
 
-def _columns(bin_, partner, kernel_size, taps: torch.Tensor) -> list[torch.Tensor]:
-    """The one or two unit vectors [K] of a conjugate pair of bins."""
-    turns = (taps * torch.tensor([b / n for b, n in zip(bin_, kernel_size, strict=True)], dtype=torch.float64)).sum(1)
+def _columns(bins: list[tuple[int, ...]], kernel_size: tuple[int, ...]) -> torch.Tensor:
+    """The one or two unit vectors of each bin and its conjugate, [K, columns]."""
+    taps = _grid(kernel_size)  # [K, axes]
+    lengths = torch.tensor(kernel_size, dtype=torch.float64, device="cpu")
+    frequencies = torch.tensor(bins, dtype=torch.float64, device="cpu").reshape(-1, len(kernel_size))  # [bins, axes]
+    turns = (taps.unsqueeze(1) * frequencies % lengths / lengths).sum(2)  # [K, bins]
     phase = 2 * math.pi * turns
-    taps_total = math.prod(kernel_size)
-    if partner == bin_:
-        return [torch.cos(phase) / math.sqrt(taps_total)]
-    amplitude = math.sqrt(2 / taps_total)
-    return [amplitude * torch.cos(phase), amplitude * torch.sin(phase)]
+    pairs = math.sqrt(2 / len(taps)) * torch.stack([phase.cos(), phase.sin()], dim=2)  # [K, bins, 2]
+    alone = torch.tensor([bin_ == _conjugate(bin_, kernel_size) for bin_ in bins], dtype=torch.bool, device="cpu")
+    pairs[:, alone] /= math.sqrt(2)  # their sine is zero, and left out
+    kept = torch.stack([torch.ones_like(alone), ~alone], dim=1).flatten()
+    return pairs.flatten(1)[:, kept]
 
 
 def _conjugate(bin_: tuple[int, ...], kernel_size: tuple[int, ...]) -> tuple[int, ...]:
@@ -108,19 +110,15 @@ def _conjugate(bin_: tuple[int, ...], kernel_size: tuple[int, ...]) -> tuple[int
 
 def _grid(kernel_size: tuple[int, ...]) -> torch.Tensor:
     """Tap coordinates [K, axes], row-major, float64."""
-    axes = [torch.arange(n, dtype=torch.float64) for n in kernel_size]
+    axes = [torch.arange(n, dtype=torch.float64, device="cpu") for n in kernel_size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, len(axes))
 
 
 @functools.lru_cache(maxsize=256)
 def _radii(kernel_size: tuple[int, ...]) -> torch.Tensor:
     """Normalised radius of every bin of the full DFT, [*kernel_size], float64."""
-    radius2 = torch.zeros(kernel_size, dtype=torch.float64)
-    long_axes = [axis for axis, n in enumerate(kernel_size) if n > 1]
-    for axis in long_axes:
-        n = kernel_size[axis]
-        f = torch.fft.fftfreq(n, dtype=torch.float64).abs() * n
-        shape = [1] * len(kernel_size)
-        shape[axis] = n
-        radius2 = radius2 + (f / f.max()).square().reshape(shape)
-    return (radius2 / max(len(long_axes), 1)).sqrt()
+    frequencies = _grid(kernel_size)  # of the bins, which are counted as the taps are
+    lengths = torch.tensor(kernel_size, dtype=torch.float64, device="cpu")
+    frequencies = torch.minimum(frequencies, lengths - frequencies) / (lengths / 2).floor().clamp(min=1)
+    axes = max(sum(n > 1 for n in kernel_size), 1)
+    return (frequencies.square().sum(1) / axes).sqrt().reshape(kernel_size)
