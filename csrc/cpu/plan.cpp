@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "core/address.h"
-
+#include "core/rank.h"
 
 namespace tip {
 
@@ -19,15 +19,6 @@ bool counts_up(const std::vector<int64_t>& offsets) {
   for (size_t i = 0; i < offsets.size(); ++i)
     if (offsets[i] != static_cast<int64_t>(i)) return false;
   return true;
-}
-
-// Orders like the score, with NaN on top and both zeros equal.
-uint32_t rank_key(float score) {
-  if (score != score) return UINT32_MAX;
-  uint32_t bits;
-  score += 0.0f;
-  std::memcpy(&bits, &score, sizeof bits);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
 Packing packing_of(const TensorWork& tensor, Noise noise) {

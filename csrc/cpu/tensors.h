@@ -20,8 +20,6 @@ inline DType dtype_of(const Tensor& tensor) {
   }
 }
 
-inline int64_t bytes_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
-
 // Offsets, in row-major order, of the elements spanned by the dimensions from 2 on: taps, or pixels.
 inline std::vector<int64_t> spatial_offsets(const Tensor& tensor) {
   std::vector<int64_t> offsets = {0};

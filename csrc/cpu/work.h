@@ -5,11 +5,9 @@
 
 #include <cstdint>
 
-#include "core/macros.h"
+#include "core/dtype.h"
 
 namespace tip {
-
-enum class DType { f32, f64, bf16, f16 };
 
 enum class Noise {
   none,   // grad_scale only
