@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from . import spectrum
+from ._tracing import constant_when_traced, fixed
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -63,17 +64,20 @@ class Plan(NamedTuple):
     shards: list[int] | None
 
 
-def describe(tensors: Sequence[torch.Tensor | None], what: str) -> tuple[Meta | None, ...]:
-    """What a plan needs to know of each tensor; raises TypeError for what is no tensor."""
-    return tuple(None if tensor is None else _meta(tensor, what, i) for i, tensor in enumerate(tensors))
+def describe(tensors: Sequence[torch.Tensor | None], what: str) -> tuple[tuple | None, ...]:
+    """The fields of each tensor's Meta; raises TypeError for what is no tensor."""
+    return tuple([None if tensor is None else _fields(tensor, what, i) for i, tensor in enumerate(tensors)])
 
 
-def _meta(tensor: torch.Tensor, what: str, index: int) -> Meta:
+def _fields(tensor: torch.Tensor, what: str, index: int) -> tuple:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"expected {what}[{index}] to be a tensor or None, got {type(tensor).__name__}")
     layout = tensor.layout
+    shape: tuple[int, ...] = tensor.shape
     strides = tensor.stride() if layout is torch.strided else ()
-    return Meta(tensor.shape, strides, tensor.dtype, tensor.device, layout)
+    if torch.compiler.is_compiling():
+        shape, strides = tuple(map(fixed, shape)), tuple(map(fixed, strides))
+    return shape, strides, tensor.dtype, tensor.device, layout
 
 
 def mask_key(masks: Mapping[Sequence[int], torch.Tensor] | None) -> tuple[tuple[tuple[int, ...], bytes], ...]:
@@ -87,13 +91,42 @@ def mask_key(masks: Mapping[Sequence[int], torch.Tensor] | None) -> tuple[tuple[
     return tuple((tuple(size), mask.cpu().numpy().tobytes()) for size, mask in masks.items())
 
 
-@functools.lru_cache(maxsize=64)
-def make_plan(grads: tuple[Meta | None, ...], scores: tuple[Meta | None, ...], settings: Settings) -> Plan:
+def settings(ratio, cutoff, masks, shards, names) -> tuple:
+    """The fields of Settings from the user's arguments, hashable."""
+    return (
+        tuple(map(fixed, ratio)) if isinstance(ratio, Sequence) else fixed(ratio),
+        fixed(cutoff),
+        mask_key(masks),
+        None if shards is None else tuple(shards),
+        None if names is None else tuple(names),
+    )
+
+
+@constant_when_traced
+def plan_for(grads: tuple[tuple | None, ...], scores: tuple[tuple | None, ...], settings: tuple) -> Plan:
     """Checks everything that shapes and settings decide, and lays out the op's static arguments.
+
+    Args:
+        grads: from :func:`describe`.
+        scores: likewise.
+        settings: from :func:`settings`.
 
     Raises:
         TypeError, ValueError: see :func:`tip_kernels.perturb_`.
     """
+    return _cached_plan(grads, scores, settings)
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_plan(grads: tuple[tuple | None, ...], scores: tuple[tuple | None, ...], settings: tuple) -> Plan:
+    return _make_plan(_metas(grads), _metas(scores), Settings(*settings))
+
+
+def _metas(fields: tuple[tuple | None, ...]) -> tuple[Meta | None, ...]:
+    return tuple(None if values is None else Meta(*values) for values in fields)
+
+
+def _make_plan(grads: tuple[Meta | None, ...], scores: tuple[Meta | None, ...], settings: Settings) -> Plan:
     _check_lengths(len(grads), scores, settings)
     live = tuple(i for i, grad in enumerate(grads) if grad is not None and 0 not in grad.shape)
     layouts: list[tuple[int, int]] = []
@@ -287,7 +320,7 @@ def amounts(value: float | torch.Tensor, name: str, count: int, device: torch.de
 
 def check_amount(value: float, name: str) -> None:
     """Raises ValueError unless ``value`` can be a standard deviation."""
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value < math.inf:
         raise ValueError(f"expected {name} to be finite and at least 0, got {value}")
 
 
@@ -297,7 +330,7 @@ def scale(value: float | torch.Tensor | None, device: torch.device) -> torch.Ten
         return None
     if isinstance(value, torch.Tensor):
         return _check_table(value, "grad_scale", (), device)
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:
         raise ValueError(f"expected grad_scale to be finite, got {value}")
     return None if value == 1.0 else constant(float(value), (), device)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from . import _ops
+from ._tracing import constant_when_traced
 from .backends import native, reference
 
 logger = logging.getLogger("tip_kernels")
@@ -63,10 +64,13 @@ def words_op(name: str | None, device: torch.device):
     return _op("words{}_", name, device)
 
 
-@functools.lru_cache(maxsize=64)
 def _op(pattern: str, name: str | None, device: torch.device):
-    suffix = _fastest(device.type).suffix if name is None else _named(name, device).suffix
-    return getattr(torch.ops.tip_kernels, pattern.format(suffix)).default
+    return getattr(torch.ops.tip_kernels, pattern.format(_suffix(name, device))).default
+
+
+@constant_when_traced
+def _suffix(name: str | None, device: torch.device) -> str:
+    return _fastest(device.type).suffix if name is None else _named(name, device).suffix
 
 
 def _named(name: str, device: torch.device) -> Backend:

@@ -131,12 +131,11 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
     """What ``perturb_`` runs, everything checked and nothing changed."""
     if not isinstance(rng, NoiseRNG):
         raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
-    if isinstance(ratio, Sequence):
-        ratio = tuple(ratio)
-    settings = _arguments.Settings(
-        ratio, cutoff, _arguments.mask_key(masks), shards and tuple(shards), names and tuple(names)
+    plan = _arguments.plan_for(
+        _arguments.describe(grads, "grads"),
+        _arguments.describe(scores, "scores"),
+        _arguments.settings(ratio, cutoff, masks, shards, names),
     )
-    plan = _arguments.make_plan(_arguments.describe(grads, "grads"), _arguments.describe(scores, "scores"), settings)
     live = [grads[i] for i in plan.live]
     if not torch.compiler.is_compiling():
         _arguments.check_disjoint(live, plan.live, names)
