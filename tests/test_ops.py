@@ -30,10 +30,11 @@ def op_and_arguments(backend, **given) -> tuple:
     arguments = {"floor_std": 0.2, "grad_scale": 1.5, "shards": [tip.Shard(1, 0, 8), *[None] * 5], **given}
     if arguments["shards"]:
         scores[0] = backend.scores(9)
-    return functional.checked_call(
+    call = functional.checked_call(
         grads, scores, ratio=0.3, std=0.7, rng=tip.NoiseRNG(KEY), cutoff=0.5, masks=None, keep=0.5, names=None,
         backend=backend.name, **arguments,
     )  # fmt: skip
+    return call.op, call[1:]
 
 
 @pytest.mark.parametrize(

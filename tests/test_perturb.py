@@ -219,51 +219,6 @@ def test_equals_the_reference(case, backend):
     assert (memory == 5.0).all(), "wrote outside of the gradient"
 
 
-def stream_of_normals(count: int, generator: str, backend) -> torch.Tensor:
-    """The first normals of the stream at PLACE: a bias with floor noise 1 takes them in order. Float64, CPU."""
-    zeros = backend.zeros(count)
-    absent: list[None] = [None] * PLACE
-    rng = tip.NoiseRNG(KEY, generator, STEP)
-    backend.perturb_([*absent, zeros], [*absent, None], ratio=0, std=0, floor_std=1.0, rng=rng)
-    return zeros.double().cpu()
-
-
-@pytest.mark.parametrize("generator", FACTORS["generator"])
-@pytest.mark.parametrize("floor", [0.0, FLOOR])
-@pytest.mark.parametrize("kernel_size", [(3, 3), (5, 5), (1, 7)])
-def test_equals_the_formula(kernel_size, floor, generator, backend):
-    """Section 2 of docs/design.md, written as it stands there, on the stream that section 3 addresses."""
-    channels, kernels, taps, keep = 4, 3, math.prod(kernel_size), 0.5
-    mask = tip.spectrum.radial_mask(kernel_size, 0.75)
-    basis, high_dim = tip.spectrum.real_basis(kernel_size, mask)
-    words = taps if floor else high_dim
-    pitch = 2 ** math.ceil(math.log2(words)) if words <= 16 else 16 * math.ceil(words / 16)
-    stream = stream_of_normals(channels * kernels * pitch, generator, backend)
-    xi = stream.reshape(channels, kernels, pitch)
-    draw = torch.Generator().manual_seed(3)
-    x = torch.randn(channels, kernels, *kernel_size, generator=draw)
-    scores = torch.tensor([0.0, 2.0, 1.0, 3.0])  # ratio 0.5 selects channels 1 and 3
-
-    flat = SCALE * x.double().reshape(channels, kernels, taps)
-    high, low = basis[:, :high_dim], basis[:, high_dim:]
-    want = flat + floor * xi[..., :taps] if floor else flat.clone()
-    for c in (1, 3):
-        inner = (keep - 1) * flat[c] @ high + STD * xi[c, :, :high_dim]
-        want[c] = flat[c] + inner @ high.T
-        if floor:
-            want[c] += floor * xi[c, :, high_dim:taps] @ low.T
-
-    absent: list[None] = [None] * PLACE
-    got = x.to(backend.device, copy=True)
-    backend.perturb_(
-        [*absent, got], [*absent, scores.to(backend.device)], ratio=0.5, cutoff=0.75, std=STD, keep=keep,
-        floor_std=floor, grad_scale=SCALE, rng=tip.NoiseRNG(KEY, generator, STEP),
-    )  # fmt: skip
-    case = Case("3x3", floor=floor, scale=SCALE)
-    tolerance = float_tolerance(case, x) * taps / 9 * math.sqrt(taps / 9)  # grows as K sqrt(K)
-    assert_close(got, want.reshape(x.shape).float(), torch.float32, tolerance)
-
-
 def perturbed(grad: torch.Tensor, scores: torch.Tensor | None, backend, **given) -> torch.Tensor:
     """One tensor, perturbed on the backend's device, back on the CPU."""
     copy = grad.to(backend.device, copy=True)
