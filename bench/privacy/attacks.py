@@ -163,7 +163,7 @@ class _Matcher:
             for i in range(len(self._parameters))
         ]
         self._observed = self._weighted(
-            [torch.stack(tensors).repeat_interleave(restarts, 0) for tensors in zip(*[a.gradient for a in attacks])]
+            [torch.stack(tensors).repeat_interleave(restarts, 0) for tensors in zip(*[a.gradient for a in attacks], strict=True)]
         )
 
         def sample_loss(parameters, images, labels):
@@ -179,7 +179,7 @@ class _Matcher:
 
     def _weighted(self, gradients: Gradient) -> torch.Tensor:  # P gradients of each parameter -> [P, D]
         parts = []
-        for gradient, basis, weight in zip(gradients, self._bases, self._weights):
+        for gradient, basis, weight in zip(gradients, self._bases, self._weights, strict=True):
             part = gradient.reshape(*gradient.shape[:2], *_kernels(gradient.shape[2:]))  # [P, C, M, K]
             part = part if basis is None or weight is None else part @ basis.to(part)
             parts.append((part if weight is None else part * weight).flatten(1))
