@@ -18,7 +18,9 @@ def _here(backend: _dispatch.Backend) -> str:
     """Whether the backend can run on a device of this machine, and if not, why."""
     reasons = {device: backend.why_not(torch.device(device)) for device in _devices()}
     able = [device for device, reason in reasons.items() if reason is None]
-    return "yes, on " + " and ".join(able) if able else "no: " + "; ".join(dict.fromkeys(filter(None, reasons.values())))
+    if able:
+        return "yes, on " + " and ".join(able)
+    return "no: " + "; ".join(dict.fromkeys(reason for reason in reasons.values() if reason))
 
 
 def _devices() -> list[str]:

@@ -163,7 +163,10 @@ class _Matcher:
             for i in range(len(self._parameters))
         ]
         self._observed = self._weighted(
-            [torch.stack(tensors).repeat_interleave(restarts, 0) for tensors in zip(*[a.gradient for a in attacks], strict=True)]
+            [
+                torch.stack(tensors).repeat_interleave(restarts, 0)
+                for tensors in zip(*[a.gradient for a in attacks], strict=True)
+            ]
         )
 
         def sample_loss(parameters, images, labels):
