@@ -1,8 +1,9 @@
 // The kernel, compiled once per instruction set (see setup.py): draws noise for a tile of units and applies it.
 //
-// A lane of a vector is one group of 16 words, so a tile is kLanes groups: many small kernels, or a part of one
-// run, or the ends of several runs of one tensor. Noise goes from lanes to memory order by in-register
-// transposition, so that gradients are read and written as streams.
+// A lane of a vector draws one group of 16 words. A tile is some vectors of lanes: a part of one run, or short runs
+// of one tensor together. Noise goes from lanes to memory order by transposition in registers, so that gradients
+// are read and written as streams; it is added only when the whole tile is drawn, because noise just stored in
+// other pieces than it is loaded in would stall the loads.
 #include "cpu/perturb.h"
 
 #include "cpu/simd.h"  // before core/, which uses its overloads
@@ -35,29 +36,39 @@ class Tile {
 
   // Adds lanes [begin, end) of a run, counted from its first lane.
   void add(const Run& run, int64_t begin, int64_t end) {
-    if (segment_count_ > 0 && (run.tensor != tensor_ || run.noise != noise_)) flush();
-    tensor_ = run.tensor;
-    noise_ = run.noise;
-    packing_ = run.packing;
+    if (run.tensor != tensor_ || run.noise != noise_) start(run);
     const int64_t first_lane = run.first_lane();
     while (begin < end) {
-      const int64_t take = end - begin < kLanes - lanes_ ? end - begin : kLanes - lanes_;
+      const int64_t take = end - begin < capacity_ - lanes_ ? end - begin : capacity_ - lanes_;
       add_segment(run, first_lane + begin, take);
       begin += take;
-      if (lanes_ == kLanes) flush();
+      if (lanes_ == capacity_) flush();
     }
   }
 
   void flush() {
     if (segment_count_ == 0) return;
-    const int64_t used = segments_[0].run->used();
-    const bool bare = by_unit();
-    if (noise_ != Noise::none) draw(used, bare);
-    for (int i = 0; i < segment_count_; ++i) apply(segments_[i], used, bare);
+    if (noise_ != Noise::none)
+      for (int lane = 0; lane < lanes_; lane += kLanes) draw(lane);
+    for (int i = 0; i < segment_count_; ++i) apply(segments_[i]);
     lanes_ = segment_count_ = 0;
   }
 
  private:
+  // Goes over to runs of another kind.
+  void start(const Run& run) {
+    flush();
+    tensor_ = run.tensor;
+    noise_ = run.noise;
+    packing_ = run.packing;
+    pitch_ = kGroup / packing_.units;
+    used_ = run.used();
+    // float64 gradients, and keep != 1, take a unit at a time from its bare normals.
+    bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0f && noise_ != Noise::white));
+    values_ = bare_ ? used_ : tensor_->taps;
+    capacity_ = lanes_of_tile(run);
+  }
+
   void add_segment(const Run& run, int64_t lane, int64_t count) {
     const int64_t groups = packing_.groups;
     for (int64_t i = 0; i < count; ++i) {
@@ -73,60 +84,53 @@ class Tile {
     lanes_ += static_cast<int>(count);
   }
 
-  // float64 gradients, and keep != 1, take a unit at a time from its bare normals.
-  bool by_unit() const {
-    return noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0f && noise_ != Noise::white));
-  }
-
-  Counter<U> groups() const {
+  Counter<U> groups(int lane) const {
     Counter<U> group;
-    memcpy(&group.low, low_, sizeof group.low);
-    memcpy(&group.high, high_, sizeof group.high);
+    memcpy(&group.low, low_ + lane, sizeof group.low);
+    memcpy(&group.high, high_ + lane, sizeof group.high);
     return group;
   }
 
-  // Noise of every unit to scratch_.rows: their K taps, or, `bare`, the normals they are made of.
-  void draw(int64_t used, bool bare) {
-    const bool spatial = bare || noise_ == Noise::white;
-    const int64_t values = bare ? used : tensor_->taps;
+  // Noise of the units of kLanes lanes to scratch_.rows: their K taps or, bare, the normals they are made of.
+  void draw(int lane) {
     F shared[kGroup];
     F* z = packing_.groups > 1 ? scratch_.normals : shared;
-    const int64_t units = packing_.units, pitch = kGroup / units;
     if (packing_.groups > 1) {
-      draw_several(used, bare, z);
+      draw_several(groups(lane), z);
     } else {
-      draw_group(groups(), pitch, used, 0, bare, z);
+      draw_group(groups(lane), 0, used_, z);
     }
     F* y = scratch_.columns;
-    if (spatial) {
-      for (int64_t unit = 0; unit < units; ++unit) memcpy(y + unit * values, z + unit * pitch, values * sizeof(F));
+    if (bare_ || noise_ == Noise::white) {
+      for (int64_t u = 0; u < packing_.units; ++u) memcpy(y + u * values_, z + u * pitch_, values_ * sizeof(F));
     } else {
-      project_units(*tensor_->basis, units, used, z, pitch, y);
+      project_units(*tensor_->basis, packing_.units, used_, z, pitch_, y);
     }
-    to_rows(y, units * values, scratch_.rows);
+    const int64_t count = packing_.units * values_;
+    to_rows(y, count, scratch_.rows + lane * count);
   }
 
   // Units of several groups: one after the other.
-  void draw_several(int64_t used, bool bare, F* z) const {
-    Counter<U> group = groups();
-    for (int64_t first = 0; first < used; first += kGroup) {
-      draw_group(group, kGroup, used - first < kGroup ? used - first : kGroup, first, bare, z + first);
+  void draw_several(Counter<U> group, F* z) const {
+    for (int64_t first = 0; first < used_; first += kGroup) {
+      draw_group(group, first, used_ - first < kGroup ? used_ - first : kGroup, z + first);
       group.low += 1u;
       group.high -= as_uint(group.low == 0u);  // a true lane is -1
     }
   }
 
-  // The normals of one group: `used` of every `pitch`; the first is value `first` of its unit.
-  void draw_group(Counter<U> group, int64_t pitch, int64_t used, int64_t first, bool bare, F* z) const {
+  // The normals of one group: `used` of every pitch_; the first is value `first` of its unit.
+  void draw_group(Counter<U> group, int64_t first, int64_t used, F* z) const {
     U words[kGroup];
     generate<kRounds>(stream_, group, words);
-    const float both = bare || noise_ == Noise::full ? 1.0f : noise_ == Noise::band ? tensor_->std : tensor_->floor_std;
+    const bool mixed = noise_ == Noise::full;
+    const float amplitude = bare_ || mixed ? 1.0f : noise_ == Noise::band ? tensor_->std : tensor_->floor_std;
     constexpr int64_t kStep = 2 * Pack<U>::kSize;
     for (int64_t w = 0; w < kGroup; w += kStep)
-      if ((w & (pitch - 1)) < used) draw_pairs(words + w, both, z + w);
-    if (bare || noise_ != Noise::full) return;
+      if ((w & (pitch_ - 1)) < used) draw_pairs(words + w, amplitude, z + w);
+    if (bare_ || !mixed) return;
     for (int64_t w = 0; w < kGroup; ++w) {
-      const int64_t value = first + (w & (pitch - 1));
+      const int64_t value = first + (w & (pitch_ - 1));
       z[w] *= value < tensor_->basis->high_dim ? tensor_->std : tensor_->floor_std;
     }
   }
@@ -139,36 +143,40 @@ class Tile {
     for (int i = 0; i < Pack<U>::kSize; ++i) z[2 * i] = even.v[i], z[2 * i + 1] = odd.v[i];
   }
 
-  void apply(const Segment& part, int64_t used, bool bare) {
-    const int64_t values = bare ? used : tensor_->taps;
-    const float* rows = scratch_.rows + part.row * values;
+  void apply(const Segment& part) {
+    const float* rows = scratch_.rows + part.row * values_;
     switch (tensor_->dtype) {
-      case DType::f32: return apply_as<float, float>(part, rows, bare);
-      case DType::f64: return apply_as<double, double>(part, rows, bare);
-      case DType::bf16: return apply_as<BFloat16, float>(part, rows, bare);
-      case DType::f16: return apply_as<Half, float>(part, rows, bare);
+      case DType::f32: return apply_as<float, float>(part, rows);
+      case DType::f64: return apply_as<double, double>(part, rows);
+      case DType::bf16: return apply_as<BFloat16, float>(part, rows);
+      case DType::f16: return apply_as<Half, float>(part, rows);
     }
   }
 
   template <class T, class A>
-  void apply_as(const Segment& part, const float* rows, bool bare) {
-    Destination<T> to(*part.run, part.unit, part.units);
+  void apply_as(const Segment& part, const float* rows) {
+    const Destination<T> to(*part.run, part.unit, part.units);
     if (noise_ == Noise::none) return scale_units(to, static_cast<A>(work_.grad_scale));
-    if (bare) return perturb_units<T, A>(to, work_, *part.run, rows, reinterpret_cast<A*>(scratch_.unit));
+    if (bare_) return perturb_units<T, A>(to, work_, *part.run, rows, reinterpret_cast<A*>(scratch_.unit));
     if constexpr (sizeof(T) <= sizeof(float)) add_rows(to, work_.grad_scale, rows);  // float64 is always bare
   }
 
   const Work& work_;
   const Scratch& scratch_;
   Stream stream_;
+
+  // Of the runs in the tile.
   const TensorWork* tensor_ = nullptr;
   Noise noise_ = Noise::none;
   Packing packing_ = {};
-  alignas(64) uint32_t low_[kLanes];
-  alignas(64) uint32_t high_[kLanes];
-  int lanes_ = 0;
-  Segment segments_[kLanes];
-  int segment_count_ = 0;
+  int64_t pitch_ = 0, used_ = 0, values_ = 0;
+  bool bare_ = false;
+  int64_t capacity_ = 0;
+
+  alignas(64) uint32_t low_[kMostLanes] = {};
+  alignas(64) uint32_t high_[kMostLanes] = {};
+  Segment segments_[kMostLanes];
+  int lanes_ = 0, segment_count_ = 0;
 };
 
 template <int kRounds>
