@@ -5,9 +5,10 @@ cache look-up and the checks that only the tensors' memory can answer.
 """
 
 import functools
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+import numbers
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from ._tracing import constant_when_traced, fixed
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 _MAX_TENSORS = 2**23
 _MAX_ELEMENTS = 2**41  # at most two words each, at least four words a block: 2^40 blocks
 
@@ -42,20 +44,32 @@ class Meta(NamedTuple):
     layout: torch.layout
 
 
+class Mask(NamedTuple):
+    """A user's mask as a hashable value."""
+
+    kernel_size: tuple[int, ...]
+    shape: torch.Size
+    values: bytes
+
+
 class Settings(NamedTuple):
     """What a plan knows of a call besides its tensors."""
 
     ratio: float | tuple[float, ...]
     cutoff: float
-    masks: tuple[tuple[tuple[int, ...], bytes], ...]
+    masks: tuple[Mask, ...]
     shards: tuple[Shard | None, ...] | None
     names: tuple[str, ...] | None
 
 
 class Plan(NamedTuple):
-    """The static arguments of the op, for the tensors that have data (``live``)."""
+    """The static arguments of the op, for the tensors that have data (``live``).
+
+    ``scattered`` lists the positions in ``live`` of scores that the op cannot take as they lie.
+    """
 
     live: tuple[int, ...]
+    scattered: tuple[int, ...]
     selected: list[int]
     tensor_ids: list[int]
     basis_ids: list[int]
@@ -64,14 +78,19 @@ class Plan(NamedTuple):
     shards: list[int] | None
 
 
-def describe(tensors: Sequence[torch.Tensor | None], what: str) -> tuple[tuple | None, ...]:
+def describe(
+    tensors: Sequence[torch.Tensor | None], what: str, names: Sequence[str] | None
+) -> tuple[tuple | None, ...]:
     """The fields of each tensor's Meta; raises TypeError for what is no tensor."""
-    return tuple([None if tensor is None else _fields(tensor, what, i) for i, tensor in enumerate(tensors)])
+    if not isinstance(tensors, Sequence):
+        raise TypeError(f"expected {what} to be a sequence of tensors, got {type(tensors).__name__}")
+    return tuple([None if tensor is None else _fields(tensor, what, i, names) for i, tensor in enumerate(tensors)])
 
 
-def _fields(tensor: torch.Tensor, what: str, index: int) -> tuple:
+def _fields(tensor: torch.Tensor, what: str, index: int, names: Sequence[str] | None) -> tuple:
     if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"expected {what}[{index}] to be a tensor or None, got {type(tensor).__name__}")
+        got = type(tensor).__name__
+        raise TypeError(f"expected {what}{_where(index, names)} to be a tensor or None, got {got}")
     layout = tensor.layout
     shape: tuple[int, ...] = tensor.shape
     strides = tensor.stride() if layout is torch.strided else ()
@@ -80,26 +99,40 @@ def _fields(tensor: torch.Tensor, what: str, index: int) -> tuple:
     return shape, strides, tensor.dtype, tensor.device, layout
 
 
-def mask_key(masks: Mapping[Sequence[int], torch.Tensor] | None) -> tuple[tuple[tuple[int, ...], bytes], ...]:
-    """The user's masks by kernel size, checked, as a hashable value."""
-    if masks is None:
-        return ()
-    if not isinstance(masks, Mapping):
-        raise TypeError(f"expected masks to map kernel sizes to bool tensors, got {type(masks).__name__}")
-    for kernel_size, mask in masks.items():
-        spectrum.check_mask(mask, tuple(kernel_size))
-    return tuple((tuple(size), mask.cpu().numpy().tobytes()) for size, mask in masks.items())
-
-
-def settings(ratio, cutoff, masks, shards, names) -> tuple:
+def settings(ratio, cutoff, masks, shards, names: tuple[str, ...] | None) -> tuple:
     """The fields of Settings from the user's arguments, hashable."""
     return (
         tuple(map(fixed, ratio)) if isinstance(ratio, Sequence) else fixed(ratio),
         fixed(cutoff),
-        mask_key(masks),
-        None if shards is None else tuple(shards),
-        None if names is None else tuple(names),
+        () if masks is None else _hashable_masks(masks),
+        None if shards is None else tuple([_as_shard(shard, i, names) for i, shard in enumerate(shards)]),
+        names,
     )
+
+
+def _hashable_masks(masks: Mapping[Sequence[int], torch.Tensor]) -> tuple[Mask, ...]:
+    if not isinstance(masks, Mapping):
+        raise TypeError(f"expected masks to map kernel sizes to bool tensors, got {type(masks).__name__}")
+    return tuple(_hashable_mask(kernel_size, mask) for kernel_size, mask in masks.items())
+
+
+def _hashable_mask(kernel_size: Sequence[int], mask: torch.Tensor) -> Mask:
+    if not isinstance(kernel_size, Sequence):
+        raise TypeError(f"expected masks to have kernel sizes such as (3, 3) for keys, got {kernel_size!r}")
+    if not isinstance(mask, torch.Tensor) or mask.dtype is not torch.bool or mask.device.type != "cpu":
+        got = f"{mask.dtype} on {mask.device}" if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise TypeError(f"expected masks[{kernel_size}] to be a bool tensor on the CPU, got {got}")
+    return Mask(tuple(kernel_size), mask.shape, mask.numpy().tobytes())
+
+
+def _as_shard(value: Sequence[int] | None, index: int, names: tuple[str, ...] | None) -> Shard | None:
+    if value is None:
+        return None
+    try:
+        return Shard(*map(operator.index, value))
+    except TypeError:
+        where = _where(index, names)
+        raise TypeError(f"expected shards{where} to be a Shard of three integers or None, got {value}") from None
 
 
 @constant_when_traced
@@ -130,16 +163,20 @@ def _make_plan(grads: tuple[Meta | None, ...], scores: tuple[Meta | None, ...], 
     _check_lengths(len(grads), scores, settings)
     live = tuple(i for i, grad in enumerate(grads) if grad is not None and 0 not in grad.shape)
     layouts: list[tuple[int, int]] = []
+    scattered: list[int] = []
     bases = _Bases(settings)
-    for i in live:
-        grad = grads[i]
+    for position, i in enumerate(live):
+        grad, score = grads[i], scores[i]
         assert grad is not None
         where = _where(i, settings.names)
         _check_grad(grad, grads[live[0]], where)
-        layouts.append(_selection(grad, scores[i], i, bases, settings, where))
+        layouts.append(_selection(grad, score, i, bases, settings, where))
+        if score is not None and score.strides != (1,):
+            scattered.append(position)
     device = grads[live[0]].device if live else torch.device("cpu")  # type: ignore[union-attr]
     return Plan(
         live=live,
+        scattered=tuple(scattered),
         selected=[selected for _, selected in layouts],
         tensor_ids=list(live),
         basis_ids=[basis for basis, _ in layouts],
@@ -161,24 +198,28 @@ class _Bases:
         self.tensors: list[torch.Tensor] = []
         self.high_dims: list[int] = []
         self._cutoff = settings.cutoff
-        self._masks = dict(settings.masks)
+        self._masks = {mask.kernel_size: _rebuilt(mask) for mask in settings.masks}
         self._ids: dict[tuple[int, ...], int] = {}
 
     def id_of(self, kernel_size: tuple[int, ...]) -> int:
         """Index of the basis of this kernel size; -1 if its high band is empty."""
         if kernel_size not in self._ids:
-            basis, high_dim = spectrum.real_basis(kernel_size, self._mask(kernel_size))
+            mask = self._masks.get(kernel_size)
+            if mask is None:
+                mask = spectrum.radial_mask(kernel_size, self._cutoff)
+            basis, high_dim = spectrum.real_basis(kernel_size, mask)
             self._ids[kernel_size] = len(self.tensors) if high_dim else -1
             if high_dim:
                 self.tensors.append(basis)
                 self.high_dims.append(high_dim)
         return self._ids[kernel_size]
 
-    def _mask(self, kernel_size: tuple[int, ...]) -> torch.Tensor:
-        if kernel_size not in self._masks:
-            return spectrum.radial_mask(kernel_size, self._cutoff)
-        flat = torch.frombuffer(bytearray(self._masks[kernel_size]), dtype=torch.bool)
-        return flat.reshape(*kernel_size[:-1], kernel_size[-1] // 2 + 1)
+
+def _rebuilt(mask: Mask) -> torch.Tensor:
+    """The user's mask again; raises unless it is one that a real kernel can have."""
+    tensor = torch.tensor(list(mask.values), dtype=torch.bool, device="cpu").reshape(mask.shape)
+    spectrum.check_mask(tensor, mask.kernel_size)
+    return tensor
 
 
 def _selection(
@@ -211,6 +252,7 @@ def _check_lengths(count: int, scores: tuple[Meta | None, ...], settings: Settin
             raise ValueError(f"expected {name} of length {count}, one per gradient, got {len(values)}")
     for ratio in ratios:
         _check_range("ratio", ratio, 0.0, 1.0)
+    _check_number("cutoff", settings.cutoff)
     if not 0.0 <= settings.cutoff < 1.0:
         raise ValueError(f"expected cutoff in [0, 1), got {settings.cutoff}")
 
@@ -232,6 +274,8 @@ def _check_grad(grad: Meta, first: Meta | None, where: str) -> None:
 
 
 def _check_score(score: Meta, grad: Meta, shard: Shard | None, where: str) -> None:
+    if score.layout is not torch.strided:
+        raise TypeError(f"expected scores{where} to be strided, got layout {score.layout}")
     if score.dtype is not torch.float32:
         raise TypeError(f"expected scores{where} of dtype float32, got {str(score.dtype).removeprefix('torch.')}")
     if score.device != grad.device:
@@ -255,7 +299,7 @@ def _flat_shards(grads: tuple[Meta | None, ...], live: tuple[int, ...], settings
         shape = (*grad.shape, 1, 1)
         shard = settings.shards[i] if settings.shards else None
         whole = Shard(0, 0, shape[1])
-        shard = whole if shard is None else Shard(*shard)
+        shard = whole if shard is None else shard
         _check_shard(shard, shape, _where(i, settings.names))
         flat.extend(shard)
     return flat if settings.shards else None
@@ -282,13 +326,23 @@ def _overlaps_itself(grad: Meta) -> bool:
 
 def check_disjoint(grads: Sequence[torch.Tensor], places: Sequence[int], names: Sequence[str] | None) -> None:
     """Raises ValueError if two gradients share memory. Needs real memory, so it is skipped while compiling."""
-    spans = sorted((grad.data_ptr(), _span(grad), i) for i, grad in enumerate(grads))
-    for (start, length, i), (next_start, _, j) in itertools.pairwise(spans):
-        if next_start < start + length and _share_elements(grads[i], grads[j]):
+    spans = [(grad.data_ptr(), grad.data_ptr() + _span(grad), i) for i, grad in enumerate(grads)]
+    for i, j in _interleaved(sorted(spans)):
+        if _share_elements(grads[i], grads[j]):
             raise ValueError(
                 f"expected gradients without shared memory, got an overlap of grads{_where(places[i], names)} "
                 f"and grads{_where(places[j], names)}"
             )
+
+
+def _interleaved(spans: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+    """The pairs whose spans (start, end, index), sorted, meet."""
+    open_spans: list[tuple[int, int]] = []  # (end, index) of those that reach past the start at hand
+    for start, end, i in spans:
+        open_spans = [span for span in open_spans if span[0] > start]
+        for _, j in open_spans:
+            yield j, i
+        open_spans.append((end, i))
 
 
 def _span(grad: torch.Tensor) -> int:
@@ -320,7 +374,8 @@ def amounts(value: float | torch.Tensor, name: str, count: int, device: torch.de
 
 def check_amount(value: float, name: str) -> None:
     """Raises ValueError unless ``value`` can be a standard deviation."""
-    if not 0 <= value < math.inf:
+    _check_number(name, value)
+    if not 0 <= value <= _FLOAT32_MAX:
         raise ValueError(f"expected {name} to be finite and at least 0, got {value}")
 
 
@@ -330,7 +385,8 @@ def scale(value: float | torch.Tensor | None, device: torch.device) -> torch.Ten
         return None
     if isinstance(value, torch.Tensor):
         return _check_table(value, "grad_scale", (), device)
-    if not -math.inf < value < math.inf:
+    _check_number("grad_scale", value)
+    if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
         raise ValueError(f"expected grad_scale to be finite, got {value}")
     return None if value == 1.0 else constant(float(value), (), device)
 
@@ -363,13 +419,19 @@ def constant(value: float, shape: tuple[int, ...], device: torch.device) -> torc
     return _cached_constant(value, shape, device)
 
 
+def _check_number(name: str, value: object) -> None:
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"expected {name} to be a number, got {type(value).__name__}")
+
+
 def _check_range(name: str, value: float, low: float, high: float) -> None:
+    _check_number(name, value)
     if not low <= value <= high:
         raise ValueError(f"expected {name} in [{low:g}, {high:g}], got {value}")
 
 
 def _where(index: int, names: Sequence[str] | None) -> str:
-    return f"[{index}] ({names[index]})" if names else f"[{index}]"
+    return f"[{index}] ({names[index]})" if names and index < len(names) else f"[{index}]"
 
 
 def check_activation_grad(grad: object) -> None:

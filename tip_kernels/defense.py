@@ -229,7 +229,7 @@ class TIP:
             score = self._cam.scores.get(place)
             if score is None:
                 unknown.append(place)
-                score = torch.zeros(self._layout.channels[place])
+                score = torch.zeros(self._layout.channels[place], dtype=torch.float32, device=tensors[place].device)
             scores[place] = score.to(tensors[place].device)
         if not unknown or self._ratio == 0:
             return scores, self._ratio
@@ -284,7 +284,7 @@ class TIP:
         for place, holder, key in layout.all.slots:
             if place in layout.kernel_sizes:
                 kernels[place] = holder[key].transpose(0, 1) if place in layout.transposed else holder[key]
-                scores[place] = torch.empty(layout.channels[place], device=holder[key].device)
+                scores[place] = torch.empty(layout.channels[place], dtype=torch.float32, device=holder[key].device)
                 device = holder[key].device
         self._checked_call(kernels, scores, self._ratio, device, layout.parameter_names)
 
@@ -335,7 +335,7 @@ class _Amount:
                 raise ValueError(f"expected {name} to name the model's parameters, got {unknown[0]!r}")
             for key, amount in value.items():
                 _arguments.check_amount(amount, f"{name}[{key!r}]")
-            self._table = torch.tensor([float(value.get(key, 0.0)) for key in names], dtype=torch.float32)
+            self._table = torch.tensor([float(value.get(key, 0.0)) for key in names], dtype=torch.float32, device="cpu")
 
     def require(self, names: Iterable[str]) -> None:
         """Raises ValueError if a mapping lacks one of these names."""

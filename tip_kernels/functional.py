@@ -46,7 +46,8 @@ def perturb_(
         rng: key and step; the call uses one step.
         cutoff: bins of normalised radius above it are the high band, in [0, 1). Kernels with an empty high band
             (1x1) get no ``std`` noise.
-        masks: high bands by kernel size, ``{(3, 3): mask}``, bool in ``rfftn`` layout, instead of ``cutoff``.
+        masks: high bands by kernel size, ``{(3, 3): mask}``, bool in ``rfftn`` layout on the CPU, instead of
+            ``cutoff``. Not under ``torch.compile``.
         keep: what is left of the high band under the noise, in [0, 1]: 1 adds noise (the paper), 0 replaces.
         floor_std: noise on every coordinate that ``std`` does not cover; given like ``std``.
         grad_scale: multiplies every gradient first (clipping, AMP unscaling). A finite float, or a float32 tensor
@@ -131,9 +132,10 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
     """What ``perturb_`` runs, everything checked and nothing changed."""
     if not isinstance(rng, NoiseRNG):
         raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
+    names = None if names is None else tuple(names)
     plan = _arguments.plan_for(
-        _arguments.describe(grads, "grads"),
-        _arguments.describe(scores, "scores"),
+        _arguments.describe(grads, "grads", names),
+        _arguments.describe(scores, "scores", names),
         _arguments.settings(ratio, cutoff, masks, shards, names),
     )
     live = [grads[i] for i in plan.live]
@@ -148,6 +150,8 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
     keep = _arguments.keep_factor(keep)
     op = _dispatch.perturb_op(backend, device)
     live_scores = [std if scores[i] is None else scores[i] for i in plan.live]
+    for position in plan.scattered:
+        live_scores[position] = live_scores[position].contiguous()
     return Call(
         op, live, live_scores, plan.selected, plan.tensor_ids, plan.basis_ids, plan.bases, plan.high_dims,
         std, floor, factor, rng.state(device), keep, rng.rounds, plan.shards,

@@ -33,15 +33,14 @@ class NoiseRNG:
         step: the first step, at least 0; to go on after a restart with the same key.
 
     Raises:
-        TypeError: the key is not bytes.
+        TypeError: the key is not bytes, or the step is not an integer.
         ValueError: the key is not 32 bytes long, the generator is unknown or the step is out of range.
     """
 
     def __init__(self, key: bytes | None = None, generator: str = "chacha12", step: int = 0) -> None:
         if generator not in GENERATORS:
             raise ValueError(f"expected generator to be one of {', '.join(GENERATORS)}, got {generator!r}")
-        if not 0 <= step < _MAX_STEP:
-            raise ValueError(f"expected step in [0, 2**63 - 1), got {step}")
+        _check_step(step)
         if key is not None and not isinstance(key, bytes):
             raise TypeError(f"expected key to be bytes, got {type(key).__name__}")
         if key is not None and len(key) != KEY_BYTES:
@@ -84,11 +83,12 @@ class NoiseRNG:
         """Goes on from a saved step; never back, so that no (key, step) pair is used again.
 
         Raises:
-            ValueError: the state was saved with another generator.
+            ValueError: the state was saved with another generator, or its step is out of range.
         """
         if state_dict["generator"] != self.generator:
             raise ValueError(f"expected a state of generator {self.generator}, got {state_dict['generator']!r}")
-        self._state[4] = max(self.step, int(state_dict["step"]))
+        _check_step(state_dict["step"])
+        self._state[4] = max(self.step, state_dict["step"])
 
     def __repr__(self) -> str:
         return f"NoiseRNG(generator={self.generator!r}, key=<hidden>)"
@@ -107,8 +107,16 @@ class NoiseRNG:
             self._state = fresh  # a forked process cannot touch the parent's device memory
 
 
+def _check_step(step: int) -> None:
+    if not isinstance(step, int):
+        raise TypeError(f"expected step to be an integer, got {type(step).__name__}")
+    if not 0 <= step < _MAX_STEP:
+        raise ValueError(f"expected step in [0, 2**63 - 1), got {step}")
+
+
 def _new_state(key: bytes, step: int) -> torch.Tensor:
-    return torch.frombuffer(bytearray(key + step.to_bytes(8, "little")), dtype=torch.int64).clone()
+    with torch.inference_mode(False):  # the op could not advance an inference tensor outside that mode
+        return torch.frombuffer(bytearray(key + step.to_bytes(8, "little")), dtype=torch.int64).clone()
 
 
 _LIVE: "weakref.WeakSet[NoiseRNG]" = weakref.WeakSet()
