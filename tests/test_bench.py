@@ -1,0 +1,79 @@
+"""The benchmarks compare like with like: known models, and baselines with the noise that we have."""
+
+import math
+
+import pytest
+import torch
+
+import tip_kernels as tip
+from bench import baselines, models
+
+STD, RATIO = 0.5, 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "convolutions"),
+    [("resnet18", 11_689_512, 20), ("resnet50", 25_557_032, 53)],  # as published with the pretrained weights
+)
+def test_parameters_of_known_models(name, parameters, convolutions):
+    table = models.MODELS[name]()
+    assert models.count(table) == parameters
+    assert sum(parameter.conv for parameter in table) == convolutions
+    assert len({parameter.name for parameter in table}) == len(table)
+
+
+def test_unet_has_a_billion_parameters():
+    table = models.unet()
+    assert models.count([parameter for parameter in table if parameter.conv]) == pytest.approx(1e9, rel=0.1)
+
+
+def test_one_channel_keeps_what_kernels_are():
+    tiny = models.one_channel(models.resnet50())
+    assert len(tiny) == 161
+    assert tiny[0].shape == (1, 1, 7, 7)
+    assert models.count(tiny) == 49 + 16 * 9 + 36 + 2 * 53 + 2  # 7x7, 3x3, 1x1, norms, classifier
+
+
+def ours(gradients: models.Gradients, ratio: float, cutoff: float, std: float) -> None:
+    tip.perturb_(*gradients, ratio=ratio, cutoff=cutoff, std=std, rng=tip.NoiseRNG.from_seed(1))
+
+
+@pytest.mark.parametrize("cutoff", [0.5, 0.75])
+@pytest.mark.parametrize("kernel_size", [(3, 3), (4, 4), (5, 3), (1, 1)])
+@pytest.mark.parametrize("perturb", [ours, baselines.paper_eager, baselines.rfft2], ids=lambda f: f.__name__)
+def test_noise_of_the_baselines_is_ours(perturb, kernel_size, cutoff):
+    """Covariance std^2 B B' over the taps of selected kernels, and nothing elsewhere."""
+    torch.manual_seed(0)
+    kernels, taps = 20_000, math.prod(kernel_size)
+    before = torch.randn(4, kernels, *kernel_size)
+    gradients = models.Gradients([before.clone(), torch.ones(4)], [torch.tensor([0.1, 0.9, 0.3, 0.7]), None])
+    perturb(gradients, RATIO, cutoff, STD)  # ceil(0.3 * 4) = 2 channels: 1 and 3
+    noise = (gradients.tensors[0] - before).double().flatten(2)
+    # An FFT there and back leaves some rounding, of numbers around 5 and far below the noise.
+    assert noise[[0, 2]].abs().max() == 0
+    basis, high_dim = tip.spectrum.real_basis(kernel_size, tip.spectrum.radial_mask(kernel_size, cutoff))
+    high = basis[:, :high_dim]
+    sample = noise[[1, 3]].reshape(-1, taps)
+    covariance = sample.T @ sample / len(sample)
+    # An entry of a covariance of n samples has a standard error of at most std^2 sqrt(2 / n); 5 of them.
+    assert (covariance - STD**2 * high @ high.T).abs().max() <= 5 * STD**2 * math.sqrt(2 / len(sample)) + 1e-10
+    assert torch.equal(gradients.tensors[1], torch.ones(4))
+
+
+def test_opacus_style_noise_has_the_same_std():
+    torch.manual_seed(0)
+    gradients = models.Gradients([torch.zeros(100_000)], [None])
+    baselines.opacus_style(gradients, STD)
+    assert gradients.tensors[0].std() == pytest.approx(STD, rel=5 / math.sqrt(2 * 100_000))
+
+
+def test_selected_bytes_are_those_that_ours_touches():
+    gradients = models.gradients(models.resnet18())
+    before = [tensor.clone() for tensor in gradients.tensors]
+    ours(gradients, RATIO, 0.5, STD)
+    changed = sum(
+        (a != b).flatten(1).any(1).sum().item() * a[0].numel()
+        for a, b, score in zip(before, gradients.tensors, gradients.scores, strict=True)
+        if score is not None
+    )
+    assert sum(view.numel() for view in baselines.selected_bytes(gradients, RATIO, 0.5)) == changed
