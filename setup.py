@@ -34,8 +34,17 @@ CPU_VARIANTS = {
     "x86_64": {
         "generic": [],
         "avx2": ["-mavx2", "-mfma", "-mf16c"],
-        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c", "-mprefer-vector-width=512"],
+        "avx512": [
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512dq",
+            "-mavx512vl",
+            "-mfma",
+            "-mf16c",
+            "-mprefer-vector-width=512",
+        ],
     },
+    "aarch64": {"neon": []},
 }.get(platform.machine(), {"generic": []})
 
 

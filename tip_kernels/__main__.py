@@ -19,7 +19,8 @@ def _here(backend: _dispatch.Backend) -> str:
     reasons = {device: backend.why_not(torch.device(device)) for device in _devices()}
     able = [device for device, reason in reasons.items() if reason is None]
     if able:
-        return "yes, on " + " and ".join(able)
+        variant = f" ({torch.ops.tip_kernels.cpu_variant()})" if backend.name == "cpu" else ""
+        return "yes, on " + " and ".join(able) + variant
     return "no: " + "; ".join(dict.fromkeys(reason for reason in reasons.values() if reason))
 
 

@@ -27,7 +27,10 @@ struct Variant {
 };
 
 namespace runs_here {
-bool generic() { return true; }
+[[maybe_unused]] bool generic() { return true; }
+#if defined(__aarch64__)
+bool neon() { return true; }
+#endif
 #if defined(__x86_64__)
 bool avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
 bool avx512() {
