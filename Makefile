@@ -1,37 +1,33 @@
-# make demo    train with and without TIP, attack both, save demo.png   (a fresh machine is enough)
+# make demo    train and attack a small net without and with TIP, save demo.png
 # make test    lint, types and every test
 # make bench   the speed tables
+# A fresh machine with Python 3.10+ is enough; a C++17 compiler gives the fast path.
 PYTHON ?= python3
+TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test bench clean
 
-demo: $(VENV)/bench
+demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
 
-test: $(VENV)/bench $(VENV)/test
+test: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/bench
+bench: $(VENV)/ready
 	$(BIN)/python -m bench.ratios
 	$(BIN)/python -m pytest bench --benchmark-only
 
-# One stamp file for each set of packages; sources rebuild the library.
-SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
-
-$(VENV)/built: $(SOURCES)
+# Without build isolation, because the library is built against the torch that is installed here.
+$(VENV)/ready: setup.py pyproject.toml $(shell find csrc -type f)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip setuptools wheel
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --no-build-isolation --editable .
-	touch $@
-
-$(VENV)/bench $(VENV)/test: $(VENV)/built
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[$(@F)]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[bench,test]'
 	touch $@
 
 clean:
