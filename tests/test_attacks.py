@@ -7,20 +7,10 @@ from torch import nn
 pytest.importorskip("sklearn")
 metrics = pytest.importorskip("torchmetrics.functional.image")
 
-import tip_kernels as tip  # noqa: E402
 from bench import demo  # noqa: E402
-from bench.privacy import attackers, attacks, tasks  # noqa: E402
+from bench.privacy import attackers, attacks, defenses, tasks  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:tip_kernels runs on its slow reference backend")
-
-
-def released(model: nn.Module, image: torch.Tensor, ratio: float) -> tuple[attacks.Gradient, dict[str, torch.Tensor]]:
-    """One image's gradient behind TIP, and which channels were perturbed."""
-    model.zero_grad()
-    with tip.TIP(model, ratio=ratio, std=0.02, max_grad_norm=1.0, rng=tip.NoiseRNG.from_seed(0)) as defense:
-        nn.functional.cross_entropy(model(image[None]), torch.tensor([3])).backward()
-        defense.perturb_gradients()
-        return [p.grad.clone() for p in model.parameters()], defense.selected()
 
 
 def psnr(images: torch.Tensor, originals: torch.Tensor) -> list[float]:
@@ -45,29 +35,68 @@ def test_knowing_the_noised_channels_helps():
     torch.manual_seed(0)
     model = tasks.small_conv_net(channels=3, size=32)
     photo = tasks.photo_crop("flower")
-    gradient, selected = released(model, photo, ratio=1.0)
     label = torch.tensor([3])
-    known = attackers.oracle_mask(model, selected)
+    release = defenses.targeted(ratio=1.0, std=0.02)(model, photo[None], label, seed=0)
     # The naive attacker smooths more: with the other's little smoothing it would do worse still.
-    tries = [attacks.Attack(gradient, label, None, tv=1.0), attacks.Attack(gradient, label, known)]
+    tries = [
+        attacks.Attack(release.gradient, label, attackers.naive(release), tv=1.0),
+        attacks.Attack(release.gradient, label, attackers.oracle_mask(release)),
+    ]
     found = attacks.invert(model, tries, photo.shape, search=attacks.Search(iterations=300))
     naive, informed = psnr(found.images[:, 0], [photo, photo])
     assert informed > naive + 3  # dB: less than half the gap that make demo shows
 
 
-def test_oracle_leaves_out_what_was_perturbed():
+def digit_release(defence: defenses.Defence) -> tuple[defenses.Release, defenses.Release]:
+    """What the defence and what clipping alone sends for the same image of 8x8 pixels."""
     torch.manual_seed(0)
-    model = tasks.small_conv_net(channels=1, size=8)
-    image = torch.rand(1, 8, 8)
-    clean = attacks.client_gradient(model, image[None], torch.tensor([3]))
-    gradient, selected = released(model, image, ratio=0.5)
-    weights = attackers.oracle_mask(model, selected)
-    factor = (gradient[1] / clean[1]).mean()  # the clipping, read off an exact bias
-    for sent, exact, weight in zip(gradient, clean, weights, strict=True):
-        kept = sent if weight is None else sent.flatten(2) * weight
-        expected = exact if weight is None else exact.flatten(2) * weight
-        torch.testing.assert_close(kept, factor * expected)
-    assert sum(weight is not None for weight in weights) == 2
+    model, image, label = tasks.small_conv_net(channels=1, size=8), torch.rand(1, 1, 8, 8), torch.tensor([3])
+    return defence(model, image, label, 0), defenses.none(model, image, label, 0)
+
+
+@pytest.mark.parametrize("attacker", [attackers.oracle_mask, attackers.spectral])
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_informed_attackers_keep_only_what_is_exact(attacker, ratio):
+    release, clean = digit_release(defenses.targeted(ratio=ratio, std=0.02))
+    kept = 0
+    for sent, exact, basis, weight in zip(
+        release.gradient, clean.gradient, release.bases, attacker(release), strict=True
+    ):
+        as_kernels = [t.flatten(2) @ basis if basis is not None else t.view(len(t), -1, 1) for t in (sent, exact)]
+        # The low band went through one float32 round trip of 25 taps below 1: 25 * 2^-24 < 2e-6.
+        torch.testing.assert_close(as_kernels[0] * weight, as_kernels[1] * weight, rtol=0, atol=2e-6)
+        kept += weight.expand_as(as_kernels[0]).count_nonzero().item() if basis is not None else 0
+    low_band, taps = 9, 25  # of a 5x5 kernel at cutoff 0.5
+    kernels = 16 + 16 * 16
+    spared = round(kernels * (1 - ratio))
+    expected = {attackers.oracle_mask: taps * spared, attackers.spectral: taps * spared + low_band * (kernels - spared)}
+    assert kept == expected[attacker]
+
+
+def test_channels_are_inferred_from_the_noise_alone():
+    release, _ = digit_release(defenses.targeted(ratio=0.5, std=0.05))
+    inferred, known = attackers.inferred_mask(release, ratio=0.5), attackers.oracle_mask(release)
+    for guess, truth, basis in zip(inferred, known, release.bases, strict=True):
+        assert guess is None if basis is None else guess.equal(truth)
+
+
+def test_whitening_prefers_the_quiet():
+    release, _ = digit_release(defenses.targeted(ratio=0.5, std=0.05, floor_std=0.01))
+    for weight, std in zip(attackers.whitened(release), release.noise_std, strict=True):
+        assert weight.isfinite().all()
+        assert weight[std == std.min()].min() >= weight[std == std.max()].max()
+
+
+@pytest.mark.parametrize("by_magnitude", [True, False])
+def test_pruning_removes_its_share(by_magnitude):
+    release, clean = digit_release(defenses.pruning(0.9, by_magnitude))
+    for sent, exact, std in zip(release.gradient, clean.gradient, release.noise_std, strict=True):
+        gone = std.isinf().view_as(sent)
+        assert gone.sum() == round(0.9 * sent.numel())
+        assert (sent[gone] == 0).all()
+        assert sent[~gone].equal(exact[~gone])
+        if by_magnitude:
+            assert exact[gone].abs().max() <= exact[~gone].abs().min()
 
 
 @pytest.mark.parametrize("bias", [True, False])

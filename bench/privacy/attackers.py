@@ -1,20 +1,63 @@
 """What an attacker knows of a defence, as trust in the coefficients of what it saw (``Attack.weights``)."""
 
-from collections.abc import Mapping
+import math
 
 import torch
-from torch import nn
+
+from bench.privacy.defenses import Release
 
 Weights = list[torch.Tensor | None]
 
 
-def oracle_mask(model: nn.Module, selected: Mapping[str, torch.Tensor]) -> Weights:
-    """Leaves the perturbed channels out, knowing which they are.
+def naive(release: Release) -> None:
+    """Trusts everything alike: knows of no defence."""
 
-    Args:
-        model: whose gradient it is.
-        selected: bool [C] by parameter name, as ``TIP.selected()`` gives it.
+
+def oracle_mask(release: Release) -> Weights:
+    """Leaves out every channel that has more noise than the quietest, knowing which they are."""
+    quietest = _quietest(release)
+    return [(std.amax((1, 2), keepdim=True) <= quietest).float() for std in release.noise_std]
+
+
+def spectral(release: Release) -> Weights:
+    """Leaves out every coefficient that has more noise than the quietest: keeps the noised channels' low band."""
+    quietest = _quietest(release)
+    return [(std <= quietest).float() for std in release.noise_std]
+
+
+def whitened(release: Release) -> Weights:
+    """Trusts each coefficient by its noise: one over the standard deviation, with a tenth of the signal beside it.
+
+    The weighted match of the maximum a posteriori estimate under Gaussian noise. The signal's share keeps the
+    weight of exact coefficients finite; it is read off the quietest coefficients.
     """
-    return [
-        (~selected[name]).float().view(-1, 1, 1) if name in selected else None for name, _ in model.named_parameters()
-    ]
+    scale = 0.1 * _root_mean_square(release)
+    return [1 / torch.sqrt(std.square() + scale**2) for std in release.noise_std]
+
+
+def inferred_mask(release: Release, ratio: float) -> Weights:
+    """Leaves out the channels that look perturbed, knowing only the settings: the loudest in the high band.
+
+    Of each tensor that has a frequency basis, the ``ceil(ratio * C)`` channels with the largest mean square of the
+    coefficients that carry more noise than the quietest anywhere; which channels carry it is not looked at.
+    """
+    quietest = _quietest(release)
+    weights: Weights = []
+    for sent, std, basis in zip(release.gradient, release.noise_std, release.bases, strict=True):
+        high = None if basis is None else (std > quietest).flatten(0, 1).any(0)
+        if basis is None or not high.any():
+            weights.append(None)
+            continue
+        loudness = (sent.flatten(2) @ basis)[..., high].square().mean((1, 2))
+        weight = torch.ones(len(sent), 1, 1)
+        weight[loudness.argsort(descending=True)[: math.ceil(round(ratio * len(sent), 9))]] = 0
+        weights.append(weight)
+    return weights
+
+
+def _quietest(release: Release) -> float:
+    return min(float(std.min()) for std in release.noise_std)
+
+
+def _root_mean_square(release: Release) -> float:
+    return torch.cat([g.flatten() for g in release.gradient]).square().mean().sqrt().item()
