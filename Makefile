@@ -1,13 +1,14 @@
 # make demo    train and attack a small net without and with TIP, save demo.png
 # make test    lint, types and every test
 # make bench   the speed tables
+# make study   every attacker against every defence: docs/privacy.md
 # A fresh machine with Python 3.10+ is enough; a C++17 compiler gives the fast path.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench study clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
@@ -21,6 +22,9 @@ test: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.ratios
 	$(BIN)/python -m pytest bench --benchmark-only
+
+study: $(VENV)/ready
+	$(BIN)/python -m bench.privacy.study
 
 # Without build isolation, because the library is built against the torch that is installed here.
 $(VENV)/ready: setup.py pyproject.toml $(shell find csrc -type f)
