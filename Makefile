@@ -21,7 +21,7 @@ test: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.ratios
-	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python -m pytest bench/bench_perturb.py --benchmark-only
 
 study: $(VENV)/ready
 	$(BIN)/python -m bench.privacy.study

@@ -1,5 +1,6 @@
 """Parameter shapes of known models, as plain tables: what the benchmarks perturb needs no weights and no data."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -58,6 +59,12 @@ MODELS = {"resnet18": resnet18, "resnet50": resnet50, "unet": unet}
 def count(parameters: list[Parameter]) -> int:
     """Elements in all."""
     return sum(torch.Size(parameter.shape).numel() for parameter in parameters)
+
+
+def selected(parameters: list[Parameter], ratio: float) -> int:
+    """Elements that TIP perturbs: the selected channels of kernels with more than one tap."""
+    kernels = [p.shape for p in parameters if p.conv and torch.Size(p.shape[2:]).numel() > 1]
+    return sum(math.ceil(ratio * shape[0]) * torch.Size(shape[1:]).numel() for shape in kernels)
 
 
 def one_channel(parameters: list[Parameter]) -> list[Parameter]:

@@ -68,7 +68,8 @@ def test_opacus_style_noise_has_the_same_std():
 
 
 def test_selected_bytes_are_those_that_ours_touches():
-    gradients = models.gradients(models.resnet18())
+    parameters = models.resnet18()
+    gradients = models.gradients(parameters)
     before = [tensor.clone() for tensor in gradients.tensors]
     ours(gradients, RATIO, 0.5, STD)
     changed = sum(
@@ -77,3 +78,4 @@ def test_selected_bytes_are_those_that_ours_touches():
         if score is not None
     )
     assert sum(view.numel() for view in baselines.selected_bytes(gradients, RATIO, 0.5)) == changed
+    assert models.selected(parameters, RATIO) == changed
