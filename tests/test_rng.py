@@ -77,6 +77,19 @@ def test_the_step_has_64_bits(backend, step):
     assert not torch.equal(second, _noise(backend, tip.NoiseRNG(KEY, step=(step + 1) % 2**32)))
 
 
+@pytest.mark.parametrize("made_in", [True, False])
+@pytest.mark.parametrize("used_in", [True, False])
+def test_inference_mode_makes_no_difference(backend, made_in, used_in):
+    with torch.inference_mode(made_in):
+        rng = tip.NoiseRNG(KEY)
+    with torch.inference_mode(used_in):
+        first = _noise(backend, rng)
+    second = _noise(backend, rng)
+    assert rng.step == 2
+    assert torch.equal(first, _noise(backend, tip.NoiseRNG(KEY)))
+    assert not torch.equal(first, second)
+
+
 def test_seeds_are_reproducible(backend):
     assert torch.equal(_noise(backend, tip.NoiseRNG.from_seed(5)), _noise(backend, tip.NoiseRNG.from_seed(5)))
     assert _key(tip.NoiseRNG.from_seed(5)) != _key(tip.NoiseRNG.from_seed(6))

@@ -72,7 +72,8 @@ class NoiseRNG:
     def state(self, device: torch.device) -> torch.Tensor:
         """The int64 [5] tensor (key, step) on ``device``, for the ops; moved there if it was elsewhere."""
         if self._state.device != device:
-            self._state = self._state.to(device)
+            with torch.inference_mode(False):  # the state must stay writable outside of it
+                self._state = self._state.to(device)
         return self._state
 
     def state_dict(self) -> dict[str, object]:
