@@ -116,7 +116,7 @@ def _check_step(step: int) -> None:
 
 
 def _new_state(key: bytes, step: int) -> torch.Tensor:
-    with torch.inference_mode(False):  # the op could not advance an inference tensor outside that mode
+    with torch.inference_mode(False):  # as above
         return torch.frombuffer(bytearray(key + step.to_bytes(8, "little")), dtype=torch.int64).clone()
 
 
