@@ -31,9 +31,10 @@ def rfft2(gradients: Gradients, ratio: float, cutoff: float, std: float) -> None
         chosen = torch.topk(scores, math.ceil(ratio * len(scores))).indices
         kernels = grad[chosen]
         half = torch.fft.rfft2(kernels, norm="ortho")
-        noise = torch.complex(torch.randn_like(half.real), torch.randn_like(half.real))
-        half = half + noise * (std * _half_weights(grad, cutoff))
-        grad[chosen] = torch.fft.irfft2(half, s=kernels.shape[-2:], norm="ortho")
+        weights = std * _half_weights(grad, cutoff)
+        real = half.real + weights * torch.randn_like(half.real)
+        imag = half.imag + weights * torch.randn_like(half.imag)
+        grad[chosen] = torch.fft.irfft2(torch.complex(real, imag), s=kernels.shape[-2:], norm="ortho")
 
 
 def opacus_style(gradients: Gradients, std: float) -> None:
