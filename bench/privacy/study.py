@@ -28,6 +28,7 @@ from matplotlib import pyplot as plt
 
 RESULTS = pathlib.Path("bench/results")
 TABLE, PICTURE = RESULTS / "privacy.csv", RESULTS / "privacy.png"
+PAGE = pathlib.Path("docs/privacy.md")
 TUNING, *SCORED = sorted(tasks.PHOTO_CROPS)
 SMOOTHING = (0.01, 0.1, 0.3, 1.0, 3.0)
 LABEL = torch.tensor([3])
@@ -86,7 +87,8 @@ def main() -> None:
             rows += study(model, name, case, options.iterations, options.seeds)
             save(rows)
     draw(rows)
-    print(markdown(rows))
+    publish(markdown(rows))
+    print(f"{markdown(rows)}\n\nin {TABLE}, {PICTURE} and {PAGE}")
 
 
 def study(model: nn.Module, name: str, case: Case, iterations: int, seeds: int) -> list[Row]:
@@ -192,6 +194,13 @@ def markdown(rows: list[Row]) -> str:
             f"| {row.psnr_best:.1f} dB | {row.ssim_median:.2f} | {row.accuracy:.1f} % |"
         )
     return "\n".join(lines)
+
+
+def publish(table: str) -> None:
+    """Replaces the table between the two marks in ``docs/privacy.md``."""
+    before, begin, rest = PAGE.read_text().partition("<!-- study begins -->\n")
+    _, end, after = rest.partition("<!-- study ends -->")
+    PAGE.write_text(f"{before}{begin}{table}\n{end}{after}")
 
 
 def draw(rows: list[Row]) -> None:
