@@ -109,6 +109,24 @@ def test_label_of_one_sample_is_exact(bias):
         assert attacks.recover_labels(*head).tolist() == [label]
 
 
+@pytest.mark.parametrize(
+    "defence", [defenses.pruning(0.9, False), defenses.gaussian(0.02), defenses.targeted(1.0, 0.02, floor_std=0.02)]
+)
+def test_label_is_recovered_from_what_a_defence_leaves(defence):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model, image, label = tasks.small_conv_net(channels=3, size=16), torch.rand(1, 3, 16, 16), torch.tensor([seed])
+        assert attacks.recover_labels(*defence(model, image, label, seed).gradient[-2:]) == label
+
+
+def test_label_of_two_classes_needs_the_bias():
+    model, label = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.tensor([1])
+    weight, bias = attacks.client_gradient(model, torch.rand(1, 12), label)
+    assert attacks.recover_labels(weight, bias) == label
+    with pytest.raises(ValueError, match="expected a bias for 1 samples of 2 classes, got none"):
+        attacks.recover_labels(weight, None)
+
+
 def test_labels_of_a_batch_at_uniform_predictions():
     """With every logit 0, the bias gradient is 1/classes minus each class's share, so nothing is lost."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("sklearn")
 pytest.importorskip("torchmetrics")
 
-from bench.privacy import attackers, study  # noqa: E402
+from bench.privacy import attackers, study
 
 ROWS = [
     study.Row("none", "naive", 0.01, 31.5, 32.0, 0.95, 97.5),

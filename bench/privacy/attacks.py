@@ -121,10 +121,10 @@ def total_variation(images: torch.Tensor) -> torch.Tensor:
 def recover_labels(head_weight: torch.Tensor, head_bias: torch.Tensor | None, batch_size: int = 1) -> torch.Tensor:
     """The classes behind a cross-entropy gradient, read off the last linear layer.
 
-    A sample adds softmax minus one-hot to the bias gradient, so only its own class is negative (iDLG, Zhao et
-    al. 2020): exact for one sample. For more, classes are taken one by one, the most negative first, each giving
-    back the 1/B it explains (LLG, Wainakh et al. 2021): a guess. Without a bias, the row of a sample's class is
-    the one that points away from the others.
+    A sample adds softmax minus one-hot to the bias gradient, and that times its features to the rows of the weight
+    gradient. So of one sample's rows all are multiples of one vector, and only its own class's points the other way
+    (iDLG, Zhao et al. 2020): exact, and little moved by pruning or noise. For more samples classes are taken one by
+    one, the most negative bias first, each giving back the 1/B it explains (LLG, Wainakh et al. 2021): a guess.
 
     Args:
         head_weight: gradient [classes, features] of the last layer's weight.
@@ -135,13 +135,14 @@ def recover_labels(head_weight: torch.Tensor, head_bias: torch.Tensor | None, ba
         int64 [B], ascending.
 
     Raises:
-        ValueError: no bias and more than one sample.
+        ValueError: no bias, and more than one sample or only two classes, whose rows do not tell which is which.
     """
-    if head_bias is None:
-        if batch_size != 1:
-            raise ValueError(f"expected a head with a bias for {batch_size} samples, got none")
-        rows = nn.functional.normalize(head_weight, dim=1)
+    if batch_size == 1 and len(head_weight) > 2:
+        rows = head_weight if head_bias is None else torch.cat([head_weight, head_bias[:, None]], 1)
+        rows = nn.functional.normalize(rows, dim=1)
         return (rows @ rows.T).sum(1).argmin().view(1)
+    if head_bias is None:
+        raise ValueError(f"expected a bias for {batch_size} samples of {len(head_weight)} classes, got none")
     evidence = head_bias.detach().clone()
     labels = []
     for _ in range(batch_size):
