@@ -67,6 +67,9 @@ class Tile {
     bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0f && noise_ != Noise::white));
     values_ = bare_ ? used_ : tensor_->taps;
     capacity_ = lanes_of_tile(run);
+    const bool gains = tensor_->basis != nullptr && tensor_->basis->all_but_dc_3x3;
+    high_amplitude_ = tensor_->std * (gains ? kGain3x3 : 1.0f);
+    low_amplitude_ = tensor_->floor_std * (gains ? kDcGain3x3 : 1.0f);
   }
 
   void add_segment(const Run& run, int64_t lane, int64_t count) {
@@ -124,14 +127,14 @@ class Tile {
     U words[kGroup];
     generate<kRounds>(stream_, group, words);
     const bool mixed = noise_ == Noise::full;
-    const float amplitude = bare_ || mixed ? 1.0f : noise_ == Noise::band ? tensor_->std : tensor_->floor_std;
+    const float amplitude = bare_ || mixed ? 1.0f : noise_ == Noise::band ? high_amplitude_ : tensor_->floor_std;
     constexpr int64_t kStep = 2 * Pack<U>::kSize;
     for (int64_t w = 0; w < kGroup; w += kStep)
       if ((w & (pitch_ - 1)) < used) draw_pairs(words + w, amplitude, z + w);
     if (bare_ || !mixed) return;
     for (int64_t w = 0; w < kGroup; ++w) {
       const int64_t value = first + (w & (pitch_ - 1));
-      z[w] *= value < tensor_->basis->high_dim ? tensor_->std : tensor_->floor_std;
+      z[w] *= value < tensor_->basis->high_dim ? high_amplitude_ : low_amplitude_;
     }
   }
 
@@ -170,6 +173,7 @@ class Tile {
   Noise noise_ = Noise::none;
   Packing packing_ = {};
   int64_t pitch_ = 0, used_ = 0, values_ = 0;
+  float high_amplitude_ = 0, low_amplitude_ = 0;  // of a coefficient of the high band, and of the rest
   bool bare_ = false;
   int64_t capacity_ = 0;
 

@@ -1,10 +1,12 @@
 #include "cpu/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 
 #include "core/address.h"
+#include "core/basis3x3.h"
 #include "core/rank.h"
 
 namespace tip {
@@ -18,6 +20,19 @@ int64_t stride_of(const Tensor& grad, int64_t dim) { return dim < grad.dim() ? g
 bool counts_up(const std::vector<int64_t>& offsets) {
   for (size_t i = 0; i < offsets.size(); ++i)
     if (offsets[i] != static_cast<int64_t>(i)) return false;
+  return true;
+}
+
+// Whether synthesize_3x3 does what this basis does; nine taps can also be those of a 1-D kernel.
+bool is_all_but_dc_3x3(const Basis& basis) {
+  if (basis.taps != 9 || basis.high_dim != 8) return false;
+  float z[8] = {0.5f, -1.0f, 2.0f, 3.0f, -4.0f, 5.0f, 6.0f, -7.0f}, y[9];
+  synthesize_3x3(z, y);
+  for (int k = 0; k < 9; ++k) {
+    double sum = 0;
+    for (int j = 0; j < 8; ++j) sum += basis.exact[k * 9 + j] * z[j];
+    if (std::abs(sum - kGain3x3 * y[k]) > 1e-5) return false;
+  }
   return true;
 }
 
@@ -53,7 +68,8 @@ void Plan::add_bases(const Arguments& arguments) {
     const int64_t taps = arguments.bases[b].size(0);
     const double* exact = arguments.bases[b].const_data_ptr<double>();
     rounded_.emplace_back(exact, exact + taps * taps);
-    bases_.push_back({taps, arguments.high_dims[b], exact, rounded_.back().data()});
+    bases_.push_back({taps, arguments.high_dims[b], exact, rounded_.back().data(), false});
+    bases_.back().all_but_dc_3x3 = is_all_but_dc_3x3(bases_.back());
   }
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "cpu/simd.h"
+
+#include "core/basis3x3.h"
 #include "cpu/work.h"
 
 TIP_BEGIN_NAMESPACE
@@ -40,27 +42,40 @@ inline void project_large(const float* matrix, int64_t taps, int64_t dims, const
   }
 }
 
-// The kernels of nearly all models are 3x3, with the bands of cutoff 0.5 and 0.75 or with a floor.
+// The kernels of nearly all models are 3x3, with the bands of cutoff 0.5 or 0.75, or with a floor.
 inline void project_units(const Basis& basis, int64_t units, int64_t dims, const F* z, int64_t pitch, F* y) {
-  if (basis.taps == 9 && dims == 8) return project<9, 8, 2>(basis.rounded, z, pitch, y);
+  if (basis.all_but_dc_3x3) {
+    for (int64_t u = 0; u < units; ++u) {
+      synthesize_3x3(z + u * pitch, y + u * 9);
+      for (int k = 0; dims == 9 && k < 9; ++k) y[u * 9 + k] += z[u * pitch + 8];
+    }
+    return;
+  }
   if (basis.taps == 9 && dims == 4) return project<9, 4, 4>(basis.rounded, z, pitch, y);
-  if (basis.taps == 9 && dims == 9) return project<9, 9, 1>(basis.rounded, z, pitch, y);
   for (int64_t u = 0; u < units; ++u)
     project_large(basis.rounded, basis.taps, dims, z + u * pitch, y + u * basis.taps);
 }
 
 // columns[c] holds value c of every lane; writes them as rows, lane by lane. Destroys columns.
-inline void to_rows(F* columns, int64_t count, float* rows) {
+template <int kCount>
+TIP_HD void to_rows(F* columns, int64_t runtime_count, float* rows) {
   constexpr int64_t kWorthTransposing = kLanes / 4;
+  const int64_t count = kCount ? kCount : runtime_count;
   int64_t c = 0;
   for (; c + kWorthTransposing < count; c += kLanes) transpose(columns + c);
   // In row order, since the last vector of a row may run over into the next one.
   const float* rest = reinterpret_cast<const float*>(columns + c);
+#pragma GCC unroll 16
   for (int lane = 0; lane < kLanes; ++lane) {
     float* row = rows + lane * count;
     for (int64_t i = 0; i < c; i += kLanes) store(row + i, columns[i + lane]);
     for (int64_t i = c; i < count; ++i) row[i] = rest[(i - c) * kLanes + lane];
   }
+}
+
+inline void to_rows(F* columns, int64_t count, float* rows) {
+  if (count == 18) return to_rows<18>(columns, count, rows);  // two 3x3 kernels a lane
+  to_rows<0>(columns, count, rows);
 }
 
 TIP_END_NAMESPACE

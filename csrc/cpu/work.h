@@ -22,6 +22,7 @@ struct Basis {
   int64_t high_dim;
   const double* exact;
   const float* rounded;
+  bool all_but_dc_3x3;  // see core/basis3x3.h
 };
 
 // What all runs of one tensor share. A unit is a kernel or, without a high band, one element.
