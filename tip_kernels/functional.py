@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch.autograd.graph import increment_version
 
 from . import _arguments, _dispatch
 from ._arguments import Shard
@@ -123,9 +124,11 @@ class Call(NamedTuple):
     shards: list[int] | None
 
     def run(self) -> None:
-        """Calls the op."""
+        """Calls the op, and tells autograd that the gradients have changed, which compiled kernels do not."""
         with torch.no_grad():
             self.op(*self[1:])
+        if not torch.compiler.is_compiling():
+            increment_version([grad for grad in self.grads if not grad.is_inference()])
 
 
 def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, shards, names, backend):
