@@ -439,4 +439,4 @@ def test_autograd_sees_the_change(backend):
     assert grad._version > before
     with torch.inference_mode():
         unversioned = backend.gradient(4, 2, 3, 3)
-    backend.perturb_([unversioned], [backend.scores(4)], ratio=0.5, std=1.0, rng=tip.NoiseRNG.from_seed(0))
+        backend.perturb_([unversioned], [backend.scores(4)], ratio=0.5, std=1.0, rng=tip.NoiseRNG.from_seed(0))
