@@ -32,7 +32,8 @@ class TIP:
     (biases, norms, linear layers, transposed convs with groups) get clipping and ``floor_std`` only.
 
     A copied or unpickled ``TIP`` has hooks on its own model, a new key and no scores; the hooks in a model copied
-    without it do nothing. Build it when the layers are final.
+    without it do nothing. Build it when the layers are final. Scores are captured in ``torch.compile`` too, from torch
+    2.13 on and with the model on its device first; they are not under ``torch.func`` transforms.
 
     Args:
         model: the model, with at least one conv layer.
@@ -209,6 +210,7 @@ class TIP:
     def _perturb(self, tensors: list[torch.Tensor | None], convs: list[int], names: tuple[str, ...]) -> None:
         """Clips and perturbs ``tensors``, given by place; then forgets the scores of ``convs``."""
         self._check_open()
+        self._cam.collect()
         device = next((tensor.device for tensor in tensors if tensor is not None), self.rng.device)
         present = [place for place in convs if tensors[place] is not None]
         scores, ratio = self._scores(tensors, present)
