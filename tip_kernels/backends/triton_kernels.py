@@ -59,20 +59,20 @@ def _wrapping_add(a, b):
 
 
 @triton.jit
-def _rotate(x, bits: tl.constexpr):
-    return (x << bits) | (x >> (32 - bits))
-
-
-@triton.jit
 def _quarter_round(a, b, c, d):
-    a = _wrapping_add(a, b)
-    d = _rotate(d ^ a, 16)
-    c = _wrapping_add(c, d)
-    b = _rotate(b ^ c, 12)
-    a = _wrapping_add(a, b)
-    d = _rotate(d ^ a, 8)
-    c = _wrapping_add(c, d)
-    b = _rotate(b ^ c, 7)
+    """Written out, since each call of a function costs Triton's interpreter a millisecond."""
+    a = tl.add(a, b, sanitize_overflow=False)
+    d ^= a
+    d = (d << 16) | (d >> 16)
+    c = tl.add(c, d, sanitize_overflow=False)
+    b ^= c
+    b = (b << 12) | (b >> 20)
+    a = tl.add(a, b, sanitize_overflow=False)
+    d ^= a
+    d = (d << 8) | (d >> 24)
+    c = tl.add(c, d, sanitize_overflow=False)
+    b ^= c
+    b = (b << 7) | (b >> 25)
     return a, b, c, d
 
 
