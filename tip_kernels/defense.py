@@ -232,7 +232,9 @@ class TIP:
             if score is None:
                 unknown.append(place)
                 score = torch.zeros(self._layout.channels[place], dtype=torch.float32, device=tensors[place].device)
-            scores[place] = score.to(tensors[place].device)
+            elif score.device != tensors[place].device:  # an update may lie elsewhere than the model
+                score = score.to(tensors[place].device)
+            scores[place] = score
         if not unknown or self._ratio == 0:
             return scores, self._ratio
         self._warn_unknown([self._layout.names[place] for place in unknown])

@@ -143,7 +143,7 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
     )
     live = [grads[i] for i in plan.live]
     if not torch.compiler.is_compiling():
-        _arguments.check_disjoint(live, plan.live, names)
+        _arguments.check_disjoint(live, plan, names)
     device = live[0].device if live else rng.device
     std = _arguments.amounts(std, "std", len(grads), device)
     floor = None
