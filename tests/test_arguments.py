@@ -8,6 +8,7 @@ import torch
 
 import tip_kernels as tip
 from tip_kernels import Shard
+from tip_kernels.functional import Call
 
 NAMES = ("conv", "bias", "last")
 F32 = torch.float32
@@ -138,6 +139,11 @@ def test_lists_of_the_wrong_length(argument, length, call):
     fill = {"scores": None, "names": "x", "shards": None, "ratio": 0.5}[argument]
     call[argument] = [fill] * length
     refused(call, ValueError, f"{argument} of length 3, one per gradient, got {length}")
+
+
+def test_a_call_is_laid_out_as_the_schema():
+    schema = torch.ops.tip_kernels.perturb_.default._schema
+    assert [argument.name for argument in schema.arguments] == list(Call._fields[1:])
 
 
 nan, inf = math.nan, math.inf

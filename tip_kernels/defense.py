@@ -144,7 +144,7 @@ class TIP:
         Each optimizer's parameters are clipped and perturbed on their own. With a closure (LBFGS) the gradients are
         perturbed after each evaluation. A ``GradScaler`` has unscaled them by then, but not for fused optimizers:
         there call ``scaler.unscale_(optimizer)`` first. A step that the scaler skips leaves its scores to be added
-        to the next step's; :meth:`reset` forgets them.
+        to the next step's; :meth:`reset` forgets them. A copy of the optimizer is not attached.
 
         Returns:
             A handle; ``handle.remove()`` undoes it.

@@ -118,7 +118,7 @@ class GradCAM:
     def _add(self, kernels: Sequence[Slot], score: torch.Tensor) -> None:
         for kernel in kernels:
             before = self.scores.get(kernel.place)
-            self.scores[kernel.place] = score if before is None else before + score
+            self.scores[kernel.place] = score if before is None else before + score.to(before.device)
 
 
 class _Buffer:
