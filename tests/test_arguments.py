@@ -258,11 +258,13 @@ def test_a_bad_call_is_refused_again(call):
 def test_nothing_to_do_takes_a_step(backend):
     rng = tip.NoiseRNG.from_seed(0)
     for grads in ([], [None], [backend.zeros(0, 3, 3, 3)]):
-        tip.perturb_(grads, [None] * len(grads), ratio=0.5, std=0.1, rng=rng, names=["x"] * len(grads), shards=None)
+        tip.perturb_(
+            grads, [None] * len(grads), ratio=0.5, std=0.1, rng=rng, names=["x"] * len(grads), backend=backend.name
+        )
     tip.perturb_([], [], ratio=[], std=0.1, rng=rng, names=[], shards=[], backend=backend.name)
     assert rng.step == 4
     with pytest.raises(ValueError, match="ratio in"):
-        tip.perturb_([], [], ratio=2.0, std=0.1, rng=rng)
+        tip.perturb_([], [], ratio=2.0, std=0.1, rng=rng, backend=backend.name)
 
 
 BAD_ACTIVATIONS = [
