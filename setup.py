@@ -3,15 +3,22 @@
 The libraries use torch's stable ABI and no Python API, so one build serves torch >= 2.10 and Python >= 3.10.
 ``_cpu`` needs a C++17 compiler (GCC or Clang). Without one the package installs with a warning, and says at its
 first use why it is slow; TIP_KERNELS_REQUIRE_COMPILED=1 makes that an error.
+``_cuda`` needs nvcc 12.1 or newer, and no GPU. It is built if torch has CUDA, or for the compute capabilities that
+TIP_KERNELS_CUDA_ARCHS lists ("90" or "80;90", against a torch without CUDA too).
 """
 
 import os
 import pathlib
 import platform
+import re
+import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 from torch.utils.cpp_extension import include_paths, library_paths
 
 REQUIRED = os.environ.get("TIP_KERNELS_REQUIRE_COMPILED") == "1"
@@ -48,12 +55,22 @@ CPU_VARIANTS = {
 }.get(platform.machine(), {"generic": []})
 
 
+CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
+ROUNDS = (8, 10, 12, 20)  # the generators, each an object of its own
+NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-I", "csrc"]
+
+
 class BuildLibraries(build_ext):
     """Compiles each source with flags of its own, in parallel."""
 
     def build_extension(self, ext: Extension) -> None:
+        is_cuda = ext.name.endswith("_cuda")
+        jobs = cuda_jobs() if is_cuda else cpu_jobs()
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            objects = list(pool.map(self._compile, cpu_jobs()))
+            objects = list(pool.map(self._compile, jobs))
+        if is_cuda:
+            self._link_cuda(objects, self.get_ext_fullpath(ext.name))
+            return
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
@@ -65,8 +82,19 @@ class BuildLibraries(build_ext):
     def _compile(self, job: tuple[str, str, list[str]]) -> str:
         source, folder, flags = job
         output = pathlib.Path(self.build_temp) / folder
+        if source.endswith(".cu"):
+            target = output / pathlib.Path(source).with_suffix(".o").name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            run_nvcc([*NVCC_FLAGS, *flags, "-c", source, "-o", str(target)])
+            return str(target)
         includes = ["csrc", *include_paths()]
         return self.compiler.compile([source], str(output), include_dirs=includes, extra_postargs=FLAGS + flags)[0]
+
+    def _link_cuda(self, objects: list[str], target: str) -> None:
+        # What only libtorch_cuda has stays undefined: tip_kernels/backends/native.py loads it first.
+        pathlib.Path(target).parent.mkdir(parents=True, exist_ok=True)
+        folders = [flag for path in library_paths() for flag in ("-L", path)]
+        run_nvcc(["-shared", "-cudart", "static", *objects, "-o", target, *folders, "-ltorch_cpu"])
 
 
 def cpu_jobs() -> list[tuple[str, str, list[str]]]:
@@ -79,8 +107,52 @@ def cpu_jobs() -> list[tuple[str, str, list[str]]]:
     return jobs
 
 
+def cuda_jobs() -> list[tuple[str, str, list[str]]]:
+    """(source, folder for its object, flags) of everything in the CUDA library."""
+    targets = cuda_targets()
+    jobs = [("csrc/cuda/perturb.cu", f"cuda{rounds}", [*targets, f"-DTIP_ROUNDS={rounds}"]) for rounds in ROUNDS]
+    jobs.append(("csrc/cuda/saliency.cu", "cuda", targets))
+    return jobs + [(f"csrc/cuda/{name}.cpp", "cuda", []) for name in ("register", "plan", "launch")]
+
+
+def cuda_targets() -> list[str]:
+    """Flags of nvcc for the wanted compute capabilities that it knows, and PTX of the newest for later ones."""
+    known = re.findall(r"compute_(\d+)", run_nvcc(["--list-gpu-arch"]))
+    wanted = re.findall(r"\d+", os.environ.get("TIP_KERNELS_CUDA_ARCHS", "")) or CUDA_ARCHS
+    archs = sorted((arch for arch in wanted if arch in known), key=int)
+    if not archs:
+        raise CompileError(f"expected TIP_KERNELS_CUDA_ARCHS among {', '.join(known)}, got {', '.join(wanted)}")
+    pairs = [(arch, f"sm_{arch}") for arch in archs] + [(archs[-1], f"compute_{archs[-1]}")]
+    return [f"-gencode=arch=compute_{arch},code={code}" for arch, code in pairs]
+
+
+def nvcc() -> str | None:
+    """Path of nvcc: in CUDA_HOME, on PATH or where CUDA is installed."""
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which("nvcc", path=f"{home}/bin" if home else None) or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
+def run_nvcc(arguments: list[str]) -> str:
+    """What nvcc printed; raises CompileError with it."""
+    result = subprocess.run([str(nvcc()), *arguments], capture_output=True, text=True)
+    if result.returncode != 0:
+        raise CompileError(result.stdout + result.stderr)
+    return result.stdout
+
+
+def extensions() -> list[Extension]:
+    """The libraries to build here."""
+    names = ["tip_kernels._cpu"]
+    wants_cuda = torch.version.cuda is not None or "TIP_KERNELS_CUDA_ARCHS" in os.environ
+    if wants_cuda and nvcc() is not None:
+        names.append("tip_kernels._cuda")
+    elif wants_cuda:
+        print("note: nvcc is not installed, so the CUDA library is not built; Triton serves the GPU")
+    return [Extension(name, sources=[], py_limited_api=True, optional=not REQUIRED) for name in names]
+
+
 setup(
-    ext_modules=[Extension("tip_kernels._cpu", sources=[], py_limited_api=True, optional=not REQUIRED)],
+    ext_modules=extensions(),
     cmdclass={"build_ext": BuildLibraries},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -35,9 +35,7 @@ TIP_HD void chacha(const Stream& stream, Counter<U> counter, U out[16]) {
   x[13] = counter.high;
   x[14] = zero + static_cast<uint32_t>(stream.step);
   x[15] = zero + static_cast<uint32_t>(stream.step >> 32);
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
+  TIP_UNROLL
   for (int round = 0; round < kRounds; round += 2) {
     quarter_round(x[0], x[4], x[8], x[12]);
     quarter_round(x[1], x[5], x[9], x[13]);

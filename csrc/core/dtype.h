@@ -3,6 +3,11 @@
 
 #include "core/lanes.h"
 
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+
 namespace tip {
 
 enum class DType : uint8_t { f32, f64, bf16, f16 };
@@ -21,14 +26,21 @@ struct Half {
 TIP_HD int64_t bytes_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 2; }
 
 TIP_HD float half_to_float(uint16_t half) {
+#if defined(__CUDA_ARCH__)
+  return __half2float(__ushort_as_half(half));
+#else
   // 2^112 moves the exponent from half's bias to float's, subnormals included; infinity and NaN need the rest.
   const uint32_t magnitude = static_cast<uint32_t>(half & 0x7FFFu) << 13;
   const uint32_t special = magnitude >= 0x0F800000u ? 0x7F800000u : 0u;
   const uint32_t bits = float_bits(bits_float(magnitude) * 0x1p112f) | special;
   return bits_float(bits | static_cast<uint32_t>(half & 0x8000u) << 16);
+#endif
 }
 
 TIP_HD uint16_t float_to_half(float x) {
+#if defined(__CUDA_ARCH__)
+  return __half_as_ushort(__float2half_rn(x));
+#else
   const uint32_t bits = float_bits(x), magnitude = bits & 0x7FFFFFFFu, sign = bits >> 16 & 0x8000u;
   if (magnitude > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u);
   if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);  // 65520 and above round to infinity
@@ -37,12 +49,17 @@ TIP_HD uint16_t float_to_half(float x) {
     return static_cast<uint16_t>(sign | (float_bits(bits_float(magnitude) + 0.5f) - 0x3F000000u));
   }
   return static_cast<uint16_t>(sign | (magnitude - 0x38000000u + 0xFFFu + (magnitude >> 13 & 1u)) >> 13);
+#endif
 }
 
 TIP_HD uint16_t float_to_bfloat16(float x) {
+#if defined(__CUDA_ARCH__)
+  return __bfloat16_as_ushort(__float2bfloat16_rn(x));
+#else
   const uint32_t bits = float_bits(x);
   const uint32_t rounded = bits + 0x7FFFu + (bits >> 16 & 1u);
   return static_cast<uint16_t>((x != x ? bits | 0x400000u : rounded) >> 16);  // a NaN must not carry into infinity
+#endif
 }
 
 TIP_HD float value(float x) { return x; }

@@ -14,9 +14,7 @@ TIP_HD void philox(const Stream& stream, Counter<U> counter, U out[4]) {
   auto c2 = to_factors(zero + static_cast<uint32_t>(stream.step));
   auto c3 = to_factors(zero + static_cast<uint32_t>(stream.step >> 32));
   uint32_t k0 = stream.key[0], k1 = stream.key[1];
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
+  TIP_UNROLL
   for (int round = 0; round < 10; ++round) {
     decltype(c0) high0, low0, high1, low1;
     multiply_wide(c0, 0xD2511F53u, high0, low0);

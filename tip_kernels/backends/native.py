@@ -1,5 +1,6 @@
 """Loads the compiled libraries, which register their kernels, and keeps the reason when one does not load."""
 
+import ctypes
 import pathlib
 
 import torch
@@ -9,11 +10,14 @@ from .. import _ops  # noqa: F401  the schemas must exist before a library regis
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 
 
-def _load(name: str) -> str | None:
+_OLDEST_GPU = (8, 0)  # compute capability
+
+
+def _load(name: str, needs: str) -> str | None:
     """Loads ``tip_kernels/<name>.*.so``; returns None, or why it is not loaded."""
     files = sorted(_PACKAGE.glob(f"{name}.*so")) or sorted(_PACKAGE.glob(f"{name}.*pyd"))
     if not files:
-        return "the package was installed without its compiled library (no working C++ compiler then)"
+        return f"the package was installed without its compiled library ({needs} then)"
     try:
         torch.ops.load_library(files[0])
     except (OSError, RuntimeError) as error:
@@ -21,7 +25,19 @@ def _load(name: str) -> str | None:
     return None
 
 
-_CPU_PROBLEM = _load("_cpu")
+def _load_cuda() -> str | None:
+    if torch.version.cuda is None:
+        return f"this torch ({torch.__version__}) has no CUDA"
+    try:
+        # Our library was linked without it, so its functions must be visible to every library loaded later.
+        ctypes.CDLL(str(pathlib.Path(torch.__file__).parent / "lib" / "libtorch_cuda.so"), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return f"libtorch_cuda does not load: {error}"
+    return _load("_cuda", "no nvcc, or a torch without CUDA")
+
+
+_CPU_PROBLEM = _load("_cpu", "no working C++ compiler")
+_CUDA_PROBLEM = _load_cuda()
 
 
 def why_not_cpu(device: torch.device) -> str | None:
@@ -29,3 +45,17 @@ def why_not_cpu(device: torch.device) -> str | None:
     if device.type != "cpu":
         return f"it runs on cpu tensors only, not on {device.type}"
     return _CPU_PROBLEM
+
+
+def why_not_cuda(device: torch.device) -> str | None:
+    """None if the compiled CUDA kernels can run on ``device``, else the reason."""
+    if device.type != "cuda":
+        return f"it runs on cuda tensors only, not on {device.type}"
+    if _CUDA_PROBLEM is not None:
+        return _CUDA_PROBLEM
+    if not torch.cuda.is_available():
+        return "torch finds no GPU"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST_GPU:
+        return "it needs compute capability {}.{} or newer, this GPU has {}.{}".format(*_OLDEST_GPU, *capability)
+    return None

@@ -1,0 +1,81 @@
+// A thread block as its kernels see it, on the device and, one thread after the other, on the host.
+//
+// Kernels are written in phases: `block.each(f)` calls f(thread) for every thread, and what a later phase reads of
+// other threads has a `sync` before it. On the device a phase is the code between two barriers; on the host it is a
+// loop, which lets tests compare a kernel with the reference where there is no GPU.
+#pragma once
+
+#include "cuda/table.h"
+
+TIP_BEGIN_NAMESPACE
+
+#if defined(__CUDACC__)
+
+struct DeviceBlock {
+  // What a thread keeps from one phase to the next.
+  template <class T>
+  struct Local {
+    T value;
+    __device__ T& operator[](int) { return value; }
+  };
+
+  template <class F>
+  __device__ __forceinline__ void each(F f) const {
+    f(static_cast<int>(threadIdx.x));
+  }
+  __device__ __forceinline__ void sync() const { __syncthreads(); }
+  __device__ __forceinline__ void sync_warp() const { __syncwarp(); }
+};
+
+#endif
+
+struct HostBlock {
+  template <class T>
+  struct Local {
+    T value[kThreads];
+    T& operator[](int thread) { return value[thread]; }
+  };
+
+  template <class F>
+  void each(F f) const {
+    for (int thread = 0; thread < kThreads; ++thread) f(thread);
+  }
+  void sync() const {}
+  void sync_warp() const {}
+};
+
+// Adds every thread's value to a shared sum. All threads of a warp take part.
+TIP_HD void add_to_shared(int* sum, int value) {
+#if defined(__CUDA_ARCH__)
+  value = __reduce_add_sync(0xFFFFFFFFu, value);
+  if ((threadIdx.x & 31) == 0) atomicAdd(sum, value);
+#else
+  *sum += value;
+#endif
+}
+
+// 16 aligned bytes from device to shared memory, there after wait_for_copies in the same thread.
+TIP_HD void start_copy(void* shared, const void* global) {
+#if defined(__CUDA_ARCH__)
+  const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+#else
+  memcpy(shared, global, 16);
+#endif
+}
+
+TIP_HD void copy16(void* to, const void* from) {
+#if defined(__CUDA_ARCH__)
+  *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+#else
+  memcpy(to, from, 16);
+#endif
+}
+
+TIP_HD void wait_for_copies() {
+#if defined(__CUDA_ARCH__)
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+TIP_END_NAMESPACE

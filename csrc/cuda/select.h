@@ -1,0 +1,53 @@
+// What happens to a unit: channels are ranked here, inside the kernel.
+#pragma once
+
+#include "core/rank.h"
+#include "cuda/block.h"
+#include "cuda/tile.h"
+
+TIP_BEGIN_NAMESPACE
+
+enum class Mode : uint8_t {
+  untouched,  // neither read nor written
+  scaled,     // grad_scale only
+  white,      // floor_std on every tap
+  selected,   // std on the high band, floor_std on the rest
+};
+
+// What a block shares besides noise and gradients.
+struct Shared {
+  Stream stream;
+  Tile tile;
+  int rank[kRowsPerTile];  // how many channels outrank each of the tile's
+};
+
+// Counts the channels that outrank each row's; `shared.rank` starts at zero. For every thread of the block.
+TIP_HD void count_ranks(const Entry& entry, Shared& shared, int thread) {
+  const Tile& tile = shared.tile;
+  for (int row = 0; row < tile.rows; ++row) {
+    const int64_t channel = entry.first_channel + tile.row + row;
+    const uint32_t key = rank_key(entry.scores[channel * entry.score_stride]);
+    int count = 0;
+    for (int64_t other = thread; other < entry.channels; other += kThreads)
+      count += outranks(rank_key(entry.scores[other * entry.score_stride]), other, key, channel);
+    add_to_shared(&shared.rank[row], count);
+  }
+}
+
+TIP_HD Mode mode_of_other(const Call& call) {
+  return call.floor_std ? Mode::white : call.grad_scale ? Mode::scaled : Mode::untouched;
+}
+
+TIP_HD Mode mode_of_row(const Entry& entry, const Call& call, const Shared& shared, int row) {
+  const bool selected = entry.scores ? shared.rank[row] < entry.selected : entry.basis && entry.selected > 0;
+  return selected ? Mode::selected : mode_of_other(call);
+}
+
+TIP_HD Mode mode_of_slot(const Entry& entry, const Call& call, const Shared& shared, int slot) {
+  const Tile& tile = shared.tile;
+  if (slot < tile.begin || slot >= tile.end) return Mode::untouched;
+  if (!entry.basis) return mode_of_other(call);
+  return mode_of_row(entry, call, shared, tile.rows > 1 ? place_of(entry, tile, slot).row : 0);
+}
+
+TIP_END_NAMESPACE
