@@ -8,6 +8,7 @@ import torch
 
 import tip_kernels as tip
 from tip_kernels import Shard
+from tip_kernels.functional import Call
 
 NAMES = ("conv", "bias", "last")
 F32 = torch.float32
@@ -140,6 +141,11 @@ def test_lists_of_the_wrong_length(argument, length, call):
     refused(call, ValueError, f"{argument} of length 3, one per gradient, got {length}")
 
 
+def test_a_call_is_laid_out_as_the_schema():
+    schema = torch.ops.tip_kernels.perturb_.default._schema
+    assert [argument.name for argument in schema.arguments] == list(Call._fields[1:])
+
+
 nan, inf = math.nan, math.inf
 BAD_NUMBERS = [
     ("ratio", -0.1, ValueError, r"ratio in \[0, 1\], got -0.1"),
@@ -252,11 +258,13 @@ def test_a_bad_call_is_refused_again(call):
 def test_nothing_to_do_takes_a_step(backend):
     rng = tip.NoiseRNG.from_seed(0)
     for grads in ([], [None], [backend.zeros(0, 3, 3, 3)]):
-        tip.perturb_(grads, [None] * len(grads), ratio=0.5, std=0.1, rng=rng, names=["x"] * len(grads), shards=None)
+        tip.perturb_(
+            grads, [None] * len(grads), ratio=0.5, std=0.1, rng=rng, names=["x"] * len(grads), backend=backend.name
+        )
     tip.perturb_([], [], ratio=[], std=0.1, rng=rng, names=[], shards=[], backend=backend.name)
     assert rng.step == 4
     with pytest.raises(ValueError, match="ratio in"):
-        tip.perturb_([], [], ratio=2.0, std=0.1, rng=rng)
+        tip.perturb_([], [], ratio=2.0, std=0.1, rng=rng, backend=backend.name)
 
 
 BAD_ACTIVATIONS = [

@@ -429,3 +429,14 @@ def test_backends_for_other_devices_say_so():
     x = torch.ones(3, device="meta")
     with pytest.raises(RuntimeError, match="backend 'cpu' cannot run on meta: it runs on cpu tensors only"):
         tip.perturb_([x], [None], ratio=0, std=0, rng=tip.NoiseRNG(), backend="cpu")
+
+
+def test_autograd_sees_the_change(backend):
+    """A gradient kept for a second backward pass must not be used after it was perturbed."""
+    grad = backend.gradient(4, 2, 3, 3)
+    before = grad._version
+    backend.perturb_([grad], [backend.scores(4)], ratio=0.5, std=1.0, rng=tip.NoiseRNG.from_seed(0))
+    assert grad._version > before
+    with torch.inference_mode():
+        unversioned = backend.gradient(4, 2, 3, 3)
+        backend.perturb_([unversioned], [backend.scores(4)], ratio=0.5, std=1.0, rng=tip.NoiseRNG.from_seed(0))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tip_kernels import TIP
+from tip_kernels import TIP, saliency
 from tip_kernels._layout import Layout
 from tip_kernels.saliency import GradCAM
 
@@ -180,6 +180,67 @@ def test_autocast_gradients_are_accepted(backend):
     loss.backward()
     assert seen[0].dtype == torch.bfloat16
     assert_score(cam.scores[0], seen[0])
+
+
+@pytest.fixture
+def compiled():
+    torch.compiler.reset()
+    yield lambda model: torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.compiler.reset()
+
+
+@pytest.mark.skipif(not saliency._HOOKS_IN_GRAPHS, reason="hooks are left out of the graphs of this torch")
+def test_compiled_models_are_scored(compiled, backend):
+    torch.manual_seed(0)
+    make, shape = STACKS["batch norm"]
+    model, x = make(), torch.randn(shape)
+    grad = output_grad(model, 0, x, squares)
+    cam = watch(model, backend.name)
+    compiled_model = compiled(model)
+    with torch.no_grad():
+        compiled_model(x)
+    cam.collect()
+    assert cam.scores == {}
+    for _ in range(2):
+        waiting = squares(compiled_model(x))
+        cam.drop([0])  # emptying the buffers leaves a graph between forward and backward intact
+        assert cam.scores == {}
+        waiting.backward()
+        squares(compiled_model(x)).backward()
+        cam.collect()
+        assert_score(cam.scores[0], torch.cat([grad, grad]))
+        cam.drop([0])
+    squares(model(x)).backward()
+    squares(compiled_model(x)).backward()
+    cam.collect()
+    assert_score(cam.scores[0], torch.cat([grad, grad]))
+
+
+def test_compiled_models_are_measured(compiled, batch, backend):
+    model = Classifier()
+    cam, compiled_cam = watch(model, backend.name), GradCAM(backend.name)
+    compiled_model = compiled(model)
+    for module, kernels in Layout(model).layers:
+        compiled_cam.watch(module, kernels)
+    squares(compiled_model(batch[0])).backward()
+    cam.measure(model, *batch)
+    compiled_cam.measure(compiled_model, *batch)
+    compiled_cam.collect()
+    assert cam.scores.keys() == compiled_cam.scores.keys()
+    assert all(torch.equal(cam.scores[place], compiled_cam.scores[place]) for place in cam.scores)
+
+
+def test_function_transforms_leave_nothing_behind(backend):
+    """Their gradients are wrapped, and would be of no use after the transform."""
+    make, shape = STACKS["plain"]
+    model, x = make(), torch.randn(shape)
+    cam = watch(model, backend.name)
+
+    def of_one(parameters, image):
+        return squares(torch.func.functional_call(model, parameters, (image.unsqueeze(0),)))
+
+    torch.func.vmap(torch.func.grad(of_one), (None, 0))(dict(model.named_parameters()), x)
+    assert cam.scores == {}
 
 
 def test_passes_without_gradients_add_nothing(backend):

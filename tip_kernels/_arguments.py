@@ -65,7 +65,8 @@ class Settings(NamedTuple):
 class Plan(NamedTuple):
     """The static arguments of the op, for the tensors that have data (``live``).
 
-    ``scattered`` lists the positions in ``live`` of scores that the op cannot take as they lie.
+    ``scattered`` lists the positions in ``live`` of scores that the op cannot take as they lie; ``spans`` are the
+    bytes from each tensor's first to its last element.
     """
 
     live: tuple[int, ...]
@@ -76,6 +77,7 @@ class Plan(NamedTuple):
     bases: list[torch.Tensor]
     high_dims: list[int]
     shards: list[int] | None
+    spans: list[int]
 
 
 def describe(
@@ -84,6 +86,11 @@ def describe(
     """The fields of each tensor's Meta; raises TypeError for what is no tensor."""
     if not isinstance(tensors, Sequence):
         raise TypeError(f"expected {what} to be a sequence of tensors, got {type(tensors).__name__}")
+    if not torch.compiler.is_compiling():
+        try:  # as fast as Python allows: it is done for every tensor at every step
+            return tuple([t if t is None else (t.shape, t.stride(), t.dtype, t.device, t.layout) for t in tensors])
+        except (AttributeError, RuntimeError):  # no tensor, or one without strides
+            pass
     return tuple([None if tensor is None else _fields(tensor, what, i, names) for i, tensor in enumerate(tensors)])
 
 
@@ -183,6 +190,7 @@ def _make_plan(grads: tuple[Meta | None, ...], scores: tuple[Meta | None, ...], 
         bases=[basis.to(device) for basis in bases.tensors],
         high_dims=bases.high_dims,
         shards=_flat_shards(grads, live, settings),
+        spans=[_span(grads[i]) for i in live],  # type: ignore[arg-type]
     )
 
 
@@ -324,15 +332,30 @@ def _overlaps_itself(grad: Meta) -> bool:
     return False
 
 
-def check_disjoint(grads: Sequence[torch.Tensor], places: Sequence[int], names: Sequence[str] | None) -> None:
+def check_disjoint(grads: list[torch.Tensor], plan: Plan, names: Sequence[str] | None) -> None:
     """Raises ValueError if two gradients share memory. Needs real memory, so it is skipped while compiling."""
-    spans = [(grad.data_ptr(), grad.data_ptr() + _span(grad), i) for i, grad in enumerate(grads)]
-    for i, j in _interleaved(sorted(spans)):
+    starts = [grad.data_ptr() for grad in grads]
+    if _clearly_disjoint(starts, plan.spans):
+        return
+    spans = sorted((start, start + span, i) for i, (start, span) in enumerate(zip(starts, plan.spans, strict=True)))
+    for i, j in _interleaved(spans):
         if _share_elements(grads[i], grads[j]):
+            places = plan.live
             raise ValueError(
                 f"expected gradients without shared memory, got an overlap of grads{_where(places[i], names)} "
                 f"and grads{_where(places[j], names)}"
             )
+
+
+def _clearly_disjoint(starts: list[int], spans: list[int]) -> bool:
+    """Whether no tensor reaches the next one's start."""
+    span_at = dict(zip(starts, spans, strict=True))
+    reach = 0
+    for start in sorted(span_at):
+        if start < reach:
+            return False
+        reach = start + span_at[start]
+    return len(span_at) == len(starts)
 
 
 def _interleaved(spans: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
@@ -345,11 +368,9 @@ def _interleaved(spans: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]
         open_spans.append((end, i))
 
 
-def _span(grad: torch.Tensor) -> int:
+def _span(grad: Meta) -> int:
     """Bytes from a tensor's first to its last element."""
-    if grad.is_contiguous():
-        return grad.nbytes
-    return (sum((n - 1) * s for n, s in zip(grad.shape, grad.stride(), strict=True)) + 1) * grad.element_size()
+    return (sum((n - 1) * s for n, s in zip(grad.shape, grad.strides, strict=True)) + 1) * grad.dtype.itemsize
 
 
 def _share_elements(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -358,9 +379,9 @@ def _share_elements(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def _addresses(grad: torch.Tensor) -> torch.Tensor:
-    address = torch.full((), grad.data_ptr(), dtype=torch.int64)
+    address = torch.full((), grad.data_ptr(), dtype=torch.int64, device="cpu")
     for size, stride in zip(grad.shape, grad.stride(), strict=True):
-        address = address.unsqueeze(-1) + torch.arange(size) * (stride * grad.element_size())
+        address = address.unsqueeze(-1) + torch.arange(size, device="cpu") * (stride * grad.element_size())
     return address.flatten()
 
 

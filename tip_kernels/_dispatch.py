@@ -15,7 +15,7 @@ import torch
 
 from . import _ops
 from ._tracing import constant_when_traced
-from .backends import native, reference
+from .backends import native, reference, triton
 
 logger = logging.getLogger("tip_kernels")
 
@@ -35,6 +35,7 @@ class Backend(NamedTuple):
 BACKENDS = (
     Backend("cuda", "NVIDIA GPU, compiled CUDA C++", native.why_not_cuda, ""),
     Backend("cpu", "CPU, compiled C++", native.why_not_cpu, ""),
+    Backend("triton", "NVIDIA and AMD GPUs, compiled at first use", triton.why_not, "_triton"),
     Backend("reference", "any device, plain PyTorch, slow", reference.why_not, "_reference"),
 )
 

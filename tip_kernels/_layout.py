@@ -115,7 +115,8 @@ class Layout:
             slots = [self._slot(model, f"{layer}.{name}".lstrip(".")) for name in _kernels(module, layer, transposed)]
             # A kernel tied to both kinds of layer has the channels of the first: the other's scores are no use.
             slots = [s for s in slots if s.place not in self.channels or (s.place in self.transposed) == transposed]
-            self.layers.append((module, slots))
+            if slots:
+                self.layers.append((module, slots))
             places = [slot.place for slot in slots]
             self.kernel_sizes.update(dict.fromkeys(places, module.kernel_size))
             self.channels.update(dict.fromkeys(places, module.out_channels))

@@ -45,7 +45,7 @@ _PERTURB = (
 _SALIENCY = "(Tensor activation_grad) -> Tensor"
 _WORDS = "(Tensor(a!) out, Tensor state, int tensor_id, int first_position, int rounds) -> ()"
 
-PYTHON_BACKENDS = ("reference",)
+PYTHON_BACKENDS = ("triton", "reference")
 
 
 def _fake_in_place(*_args: object) -> None:

@@ -32,7 +32,8 @@ class TIP:
     (biases, norms, linear layers, transposed convs with groups) get clipping and ``floor_std`` only.
 
     A copied or unpickled ``TIP`` has hooks on its own model, a new key and no scores; the hooks in a model copied
-    without it do nothing. Build it when the layers are final.
+    without it do nothing. Build it when the layers are final. Scores are captured in ``torch.compile`` too, from torch
+    2.13 on and with the model on its device first; they are not under ``torch.func`` transforms.
 
     Args:
         model: the model, with at least one conv layer.
@@ -143,7 +144,7 @@ class TIP:
         Each optimizer's parameters are clipped and perturbed on their own. With a closure (LBFGS) the gradients are
         perturbed after each evaluation. A ``GradScaler`` has unscaled them by then, but not for fused optimizers:
         there call ``scaler.unscale_(optimizer)`` first. A step that the scaler skips leaves its scores to be added
-        to the next step's; :meth:`reset` forgets them.
+        to the next step's; :meth:`reset` forgets them. A copy of the optimizer is not attached.
 
         Returns:
             A handle; ``handle.remove()`` undoes it.
@@ -209,6 +210,7 @@ class TIP:
     def _perturb(self, tensors: list[torch.Tensor | None], convs: list[int], names: tuple[str, ...]) -> None:
         """Clips and perturbs ``tensors``, given by place; then forgets the scores of ``convs``."""
         self._check_open()
+        self._cam.collect()
         device = next((tensor.device for tensor in tensors if tensor is not None), self.rng.device)
         present = [place for place in convs if tensors[place] is not None]
         scores, ratio = self._scores(tensors, present)
@@ -230,7 +232,9 @@ class TIP:
             if score is None:
                 unknown.append(place)
                 score = torch.zeros(self._layout.channels[place], dtype=torch.float32, device=tensors[place].device)
-            scores[place] = score.to(tensors[place].device)
+            elif score.device != tensors[place].device:  # an update may lie elsewhere than the model
+                score = score.to(tensors[place].device)
+            scores[place] = score
         if not unknown or self._ratio == 0:
             return scores, self._ratio
         self._warn_unknown([self._layout.names[place] for place in unknown])

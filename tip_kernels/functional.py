@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from torch.autograd.graph import increment_version
 
 from . import _arguments, _dispatch
 from ._arguments import Shard
@@ -123,9 +124,11 @@ class Call(NamedTuple):
     shards: list[int] | None
 
     def run(self) -> None:
-        """Calls the op."""
+        """Calls the op, and tells autograd that the gradients have changed, which compiled kernels do not."""
         with torch.no_grad():
             self.op(*self[1:])
+        if not torch.compiler.is_compiling():
+            increment_version([grad for grad in self.grads if not grad.is_inference()])
 
 
 def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, shards, names, backend):
@@ -140,7 +143,7 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
     )
     live = [grads[i] for i in plan.live]
     if not torch.compiler.is_compiling():
-        _arguments.check_disjoint(live, plan.live, names)
+        _arguments.check_disjoint(live, plan, names)
     device = live[0].device if live else rng.device
     std = _arguments.amounts(std, "std", len(grads), device)
     floor = None

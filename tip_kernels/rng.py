@@ -20,7 +20,8 @@ class NoiseRNG:
     """A secret key, a generator and a step: what makes the noise of a call and makes it only once.
 
     Every call of :func:`tip_kernels.perturb_` uses one step and advances it, on the gradients' device and
-    without a host sync. Use one ``NoiseRNG`` per client, and not from two CUDA streams at the same time.
+    without a host sync. Use one ``NoiseRNG`` per client; not from two threads or CUDA streams at the same time, and
+    on no other device once a CUDA graph has captured it, because the graph keeps the state that it captured.
 
     The key never leaves the object: it is in no repr, error, ``state_dict``, pickle or copy. A copied,
     unpickled or forked ``NoiseRNG`` takes a new key of its own, because a (key, step) pair must be used once.

@@ -2,14 +2,19 @@
 
 import contextlib
 import functools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from . import _dispatch
 from ._layout import Slot
 from .functional import channel_saliency
+
+_HOOKS_IN_GRAPHS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+"""Whether Dynamo traces tensor hooks into the graph; tried on no older torch."""
 
 
 class GradCAM:
@@ -18,20 +23,40 @@ class GradCAM:
     A *place* is the caller's number for a weight; layers that share a weight share its place and its score. The
     hooks see an activation's gradient when the backward pass has it anyway, reduce it to ``[C_out]`` float32 on
     its device and keep nothing else alive: no activation, no graph, no module.
+
+    In a compiled graph they become part of it and add to buffers, which :meth:`collect` empties into the scores.
     """
 
     def __init__(self, backend: str | None = None) -> None:
         self.scores: dict[int, torch.Tensor] = {}
         self._backend = backend
         self._measured = False
+        self._buffers: list[_Buffer] = []
+        self._traced = False  # whether a compiled graph has run since the last collect()
         self._edges: list[tuple[_Layer, torch.autograd.graph.GradientEdge]] | None = None
 
     def watch(self, module: nn.Module, kernels: Sequence[Slot]) -> RemovableHandle:
         """Scores the output channels of a conv layer for these kernels of it; undone by the handle."""
-        return module.register_forward_hook(_Layer(self, kernels, len(module.kernel_size)))  # type: ignore[arg-type]
+        weight = kernels[0].holder[kernels[0].key]
+        sums = torch.zeros(module.out_channels, dtype=torch.float32, device=weight.device)  # type: ignore[call-overload]
+        buffer = _Buffer(kernels, sums)
+        self._buffers.append(buffer)
+        return module.register_forward_hook(_Layer(self, buffer, len(module.kernel_size)))  # type: ignore[arg-type]
+
+    def collect(self) -> None:
+        """Adds to the scores what compiled graphs have added up since the last call."""
+        if not self._traced:
+            return
+        self._traced = False
+        for buffer in self._buffers:
+            if buffer.traced and not self._measured:
+                self._add(buffer.kernels, buffer.sums.clone())
+            buffer.traced = False
+            buffer.sums.data.zero_()  # of .data: a graph between forward and backward must not see a new version
 
     def drop(self, places: Iterable[int]) -> None:
         """Forgets the scores of these places and goes back from measured scores to those of the backward pass."""
+        self.collect()
         self._measured = False
         for place in places:
             self.scores.pop(place, None)
@@ -45,7 +70,7 @@ class GradCAM:
         self._measured = True
         for (layer, _), grad in zip(*edges, strict=True):
             if grad is not None:
-                self._add(layer, grad)
+                self._add(layer.kernels, self._score(layer, grad))
 
     def _forward(self, model, images, labels):
         self._edges = []
@@ -57,6 +82,15 @@ class GradCAM:
             raise RuntimeError("expected model(images) to run a conv layer with gradients enabled, got none")
         total = _class_logits(logits, labels).sum()
         return edges, torch.autograd.grad(total, [edge for _, edge in edges], allow_unused=True)
+
+    def _on_traced_output(self, layer: "_Layer", output: torch.Tensor) -> None:
+        # The graph saves `sums` for its backward pass. Inductor writes to it without a new version, so that several
+        # forward passes may wait for theirs; the debugging backend aot_eager refuses that.
+        sums = layer.buffer.sums
+        if _HOOKS_IN_GRAPHS and output.requires_grad and layer.learns() and output.device == sums.device:
+            self._traced = layer.buffer.traced = True  # at every run of the graph
+            op = _dispatch.saliency_op(self._backend, output.device)
+            output.register_hook(functools.partial(_add_in_graph, op, sums, output.dim() == layer.axes + 1))
 
     def _on_output(self, layer: "_Layer", output: torch.Tensor) -> torch.Tensor | None:
         measuring = self._edges is not None
@@ -75,21 +109,37 @@ class GradCAM:
 
     def _on_grad(self, layer: "_Layer", grad: torch.Tensor) -> None:
         if not self._measured:
-            self._add(layer, grad)
+            self._add(layer.kernels, self._score(layer, grad))
 
-    def _add(self, layer: "_Layer", grad: torch.Tensor) -> None:
+    def _score(self, layer: "_Layer", grad: torch.Tensor) -> torch.Tensor:
         batch = grad if grad.dim() > layer.axes + 1 else grad.unsqueeze(0)
-        score = channel_saliency(batch, backend=self._backend)
-        for kernel in layer.kernels:
+        return channel_saliency(batch, backend=self._backend)
+
+    def _add(self, kernels: Sequence[Slot], score: torch.Tensor) -> None:
+        for kernel in kernels:
             before = self.scores.get(kernel.place)
-            self.scores[kernel.place] = score if before is None else before + score
+            self.scores[kernel.place] = score if before is None else before + score.to(before.device)
+
+
+class _Buffer:
+    """Where compiled graphs add up the score of one layer."""
+
+    def __init__(self, kernels: Sequence[Slot], sums: torch.Tensor) -> None:
+        self.kernels = kernels
+        self.sums = sums
+        self.traced = False
+
+
+def _add_in_graph(op, sums: torch.Tensor, lacks_batch: bool, grad: torch.Tensor) -> None:
+    sums.add_(op(grad.unsqueeze(0) if lacks_batch else grad))
 
 
 class _Layer:
     """The forward hook of one conv layer. In a copied or unpickled model it does nothing."""
 
-    def __init__(self, cam: GradCAM, kernels: Sequence[Slot], axes: int) -> None:
-        self.kernels = kernels
+    def __init__(self, cam: GradCAM, buffer: _Buffer, axes: int) -> None:
+        self.kernels = buffer.kernels
+        self.buffer = buffer
         self.axes = axes
         self._cam = cam
 
@@ -98,7 +148,12 @@ class _Layer:
         return any(kernel.holder[kernel.key].requires_grad for kernel in self.kernels)
 
     def __call__(self, module: nn.Module, _args: object, output: object) -> torch.Tensor | None:
-        if torch.compiler.is_compiling() or not isinstance(output, torch.Tensor):
+        if not isinstance(output, torch.Tensor):
+            return None
+        if torch.compiler.is_compiling():
+            self._cam._on_traced_output(self, output)
+            return None
+        if torch._C._functorch.is_functorch_wrapped_tensor(output):  # its gradients would outlive their transform
             return None
         return self._cam._on_output(self, output)
 
@@ -119,13 +174,20 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode with gradients; modes and random states are put back."""
     modes = [(module, module.training) for module in model.modules()]
     cuda = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+    with torch.random.fork_rng(devices=cuda), torch.enable_grad(), _eager():
         model.eval()
         try:
             yield
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def _eager() -> contextlib.AbstractContextManager:
+    """Runs what is compiled as if it were not. Without an import of Dynamo, which takes seconds, for its own sake."""
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _class_logits(logits: object, labels: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,479 @@
+"""The Triton backend: NVIDIA GPUs (compute capability 8.0 on) and AMD GPUs, without a compiler at hand.
+
+The op takes one launch for each dtype in the list, since the type of a pointer is part of a compiled kernel; the
+last launch advances the step. What a program does is in tables on the device (``triton_tables.py``), uploaded
+without waiting: those that depend on shapes once, those with addresses whenever these change. Tables that a CUDA graph
+has captured are kept for good, because it may be replayed at any time.
+
+Kernels are compiled at their first use, with fixed settings: one warp a program, see ``triton_kernels.py``. They
+also run in Triton's interpreter, on CPU tensors, if TRITON_INTERPRET=1 is set before the first use.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .. import _ops
+from . import triton_tables
+
+_OLDEST_TRITON = (3, 6)
+_INTERPRETER_LANES = 64  # the interpreter's time goes with the number of operations, not with their width
+
+OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
+"""Compiler options of ``perturb`` and ``words``. No loop is worth pipelining through shared memory."""
+
+SALIENCY_OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
+
+
+def why_not(device: torch.device) -> str | None:
+    """None if the Triton kernels can run on ``device``, else the reason."""
+    interpreting = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+    if device.type == "cpu" and not interpreting:
+        return "it runs on cpu tensors only in Triton's interpreter, with TRITON_INTERPRET=1"
+    if device.type not in ("cpu", "cuda"):
+        return f"it runs on CUDA and ROCm devices, not on {device.type}"
+    if device.type == "cuda" and interpreting:
+        return "TRITON_INTERPRET is set, and Triton's interpreter is for cpu tensors"
+    return _import_problem() or (_gpu_problem(device) if device.type == "cuda" else None)
+
+
+@functools.cache
+def _import_problem() -> str | None:
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton does not import: {error}"
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < _OLDEST_TRITON:
+        return f"it needs Triton {'.'.join(map(str, _OLDEST_TRITON))} or newer, found {triton.__version__}"
+    return None
+
+
+def _gpu_problem(device: torch.device) -> str | None:
+    if not torch.cuda.is_available():
+        return "torch finds no GPU"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0):
+        return f"it needs a GPU of compute capability 8.0 or newer, found {torch.cuda.get_device_name(device)}"
+    return None
+
+
+@functools.cache
+def _kernels() -> Any:
+    """The module with the kernels; only now is Triton imported."""
+    from . import triton_kernels
+
+    return triton_kernels
+
+
+class Variant(NamedTuple):
+    """What a kernel ``perturb`` is compiled for."""
+
+    dtype: torch.dtype
+    rounds: int
+    floor: bool
+    scale: bool
+    keep: bool  # whether some of the high band is taken away
+    quads: triton_tables.Quads
+    quad_memories: tuple[int, ...]  # how the path QUADS accesses memory
+    block_taps: int
+    elements: bool
+    lanes: int
+
+    @property
+    def real(self) -> torch.dtype:
+        """The type of the arithmetic."""
+        return torch.float64 if self.dtype is torch.float64 else torch.float32
+
+    def constants(self) -> dict[str, Any]:
+        """The compile-time arguments of the kernel."""
+        import triton.language as tl
+
+        return {
+            "QUAD_TAPS": self.quads.taps,
+            "QUAD_HIGH": self.quads.high_dim,
+            "QUAD_MEMORIES": sum(self.quad_memories),
+            "BLOCK_TAPS": self.block_taps,
+            "ELEMENTS": self.elements,
+            "ROUNDS": self.rounds,
+            "FLOOR": self.floor,
+            "SCALE": self.scale,
+            "KEEP": self.keep,
+            "DTYPE": getattr(tl, str(self.dtype).removeprefix("torch.")),
+            "INTERPRETED": False,
+            "LANES": self.lanes,
+        }
+
+    def signature(self) -> dict[str, str]:
+        """Triton's types of the other arguments, which the launcher passes in this order."""
+        real = "*fp64" if self.real is torch.float64 else "*fp32"
+        return {
+            "header": "*i64",
+            "rows": "*i64",
+            "programs": "*i32",
+            "offsets": "*i64",
+            "bases": real,
+            "stds": "*fp32",
+            "floor_stds": "*fp32",
+            "grad_scale": "*fp32",
+            "state": "*i64",
+            "advance": "i32",
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Launch:
+    """The part of one launch that depends on shapes only. ``members`` are places in the op's list of gradients."""
+
+    tables: triton_tables.Tables
+    members: tuple[int, ...]
+    settings: Variant  # whose quad_memories depend on addresses and are still missing
+
+    def copied(self) -> list[int]:
+        """Rows whose kernels are written block by block while ``keep`` still reads them: it reads a copy."""
+        rows = [triton_tables.Row(*row) for row in self.tables.rows.tolist()] if self.settings.keep else []
+        large = triton_tables.MAX_BLOCK_TAPS
+        return [i for i, row in enumerate(rows) if row.path == triton_tables.KERNELS and row.taps > large]
+
+    def memories(self, addresses: Sequence[int]) -> list[int]:
+        """How each row's memory is accessed, given the addresses of the gradients."""
+        paths = self.tables.rows[:, triton_tables.Row._fields.index("path")].tolist()
+        memories = list(self.tables.memories)
+        for i, address in enumerate(addresses):
+            if paths[i] == triton_tables.QUADS and address % 16:
+                memories[i] = triton_tables.STRIDED
+        return memories
+
+    def variant(self, memories: Sequence[int]) -> Variant:
+        paths = self.tables.rows[:, triton_tables.Row._fields.index("path")].tolist()
+        quads = {memory for memory, path in zip(memories, paths, strict=True) if path == triton_tables.QUADS}
+        return self.settings._replace(quad_memories=tuple(sorted(quads)))
+
+
+class Call(NamedTuple):
+    """What the launches of a call depend on: hashable, no addresses and no tensors."""
+
+    grads: tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...]
+    scores: tuple[tuple[torch.Size, tuple[int, ...]], ...]
+    selected: tuple[int, ...]
+    tensor_ids: tuple[int, ...]
+    basis_ids: tuple[int, ...]
+    basis_taps: tuple[int, ...]
+    high_dims: tuple[int, ...]
+    floor: bool
+    scale: bool
+    keep: bool
+    rounds: int
+    shards: tuple[int, ...] | None
+
+
+def plan(call: Call, lanes: int) -> list[Launch]:
+    """The launches of a call, at least one, with ``lanes`` lanes a program."""
+    by_dtype: dict[torch.dtype, list[int]] = {}
+    for i, (_, _, dtype) in enumerate(call.grads):
+        by_dtype.setdefault(dtype, []).append(i)
+    return [_plan_launch(call, dtype, members, lanes) for dtype, members in (by_dtype or {torch.float32: []}).items()]
+
+
+def _plan_launch(call: Call, dtype: torch.dtype, members: list[int], lanes: int) -> Launch:
+    quads = dtype is not torch.float64  # four kernels of doubles do not fit into registers
+    tensors = [_table_entry(call, i) for i in members]
+    tables = triton_tables.build(tensors, call.basis_taps, call.floor, call.scale, quads, lanes)
+    settings = Variant(
+        dtype=dtype,
+        rounds=call.rounds,
+        floor=call.floor,
+        scale=call.scale,
+        keep=call.keep,
+        quads=tables.quads,
+        quad_memories=(),
+        block_taps=tables.block_taps,
+        elements=tables.elements,
+        lanes=lanes,
+    )
+    return Launch(tables, tuple(members), settings)
+
+
+def _table_entry(call: Call, i: int) -> triton_tables.Tensor:
+    shape, strides, _ = call.grads[i]
+    score_shape, score_strides = call.scores[i]
+    basis = call.basis_ids[i]
+    return triton_tables.Tensor(
+        shape=tuple(shape),
+        strides=strides,
+        tensor_id=call.tensor_ids[i],
+        basis=basis,
+        high_dim=call.high_dims[basis] if basis >= 0 else 0,
+        selected=call.selected[i],
+        score_count=math.prod(score_shape),
+        score_stride=score_strides[0] if score_strides else 1,
+        shard=None if call.shards is None else call.shards[3 * i : 3 * i + 3],  # type: ignore[arg-type]
+    )
+
+
+class _Cache:
+    """The least recently used things on a device.
+
+    What a CUDA graph captures is kept for good, since it may be replayed at any time. What is made during a capture
+    is the graph's own, since its content exists only after a replay.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: dict[Hashable, Any] = {}
+        self._captured: list[Any] = []
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        value = self._values.pop(key, None)
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        if value is None and capturing:
+            value = make()
+        else:
+            value = self._values[key] = make() if value is None else value
+        if capturing:
+            self._captured.append(value)
+        if len(self._values) > self._size:
+            del self._values[next(iter(self._values))]
+        return value
+
+
+_TABLES = _Cache(64)
+_HEADERS = _Cache(64)
+_BASES = _Cache(64)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Resident:
+    """The tables of a launch on the device, and the host memory that they are copied from."""
+
+    launch: Launch
+    rows: torch.Tensor
+    programs: torch.Tensor
+    offsets: torch.Tensor
+    sources: tuple[torch.Tensor, ...]
+
+
+class _Header(NamedTuple):
+    """What of a launch depends on addresses: on the device, its host memory, and room for the rows ``copied``."""
+
+    variant: Variant
+    on_device: torch.Tensor
+    source: torch.Tensor
+    copies: list[tuple[int, torch.Tensor]]
+
+
+def _make_resident(launch: Launch, device: torch.device) -> _Resident:
+    tables = launch.tables
+    sources = tuple(_host(array, device) for array in (tables.rows, tables.programs, tables.offsets))
+    rows, programs, offsets = (source.to(device, non_blocking=True) for source in sources)
+    return _Resident(launch, rows, programs, offsets, sources)
+
+
+def _make_header(
+    launch: Launch, grads: list[torch.Tensor], scores: list[torch.Tensor], keep: float, device: torch.device
+) -> _Header:
+    """See ``triton_kernels.perturb`` for the layout."""
+    values = np.zeros(2 + 4 * len(launch.tables.rows), dtype=np.int64)
+    values[1] = np.float64(keep).view(np.int64)
+    entries = values[2:].reshape(-1, 4)
+    addresses = [grad.data_ptr() for grad in grads]
+    memories = launch.memories(addresses)
+    entries[: len(grads), 0] = entries[: len(grads), 2] = addresses
+    entries[: len(grads), 1] = [score.data_ptr() for score in scores]
+    entries[:, 3] = memories
+    copies = []
+    for row in launch.copied():
+        grad = grads[row]
+        copies.append((row, torch.empty_strided(grad.shape, grad.stride(), dtype=grad.dtype, device=device)))
+        entries[row, 2] = copies[-1][1].data_ptr()
+    source = _host(values, device)
+    return _Header(launch.variant(memories), source.to(device, non_blocking=True), source, copies)
+
+
+def _host(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Host memory that can be copied to the device without a wait."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def _make_bases(
+    bases: list[torch.Tensor], high_dims: list[int], real: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Every basis and the projector on its first columns, one after the other; and the bases, which thus live on."""
+    parts = [torch.zeros(1, dtype=real, device=device)][: not bases]
+    for basis, high_dim in zip(bases, high_dims, strict=True):
+        high = basis[:, :high_dim]
+        parts += [basis.flatten().to(real), (high @ high.T).flatten().to(real)]
+    return torch.cat(parts), bases
+
+
+def perturb_(
+    grads: list[torch.Tensor],
+    scores: list[torch.Tensor],
+    selected: list[int],
+    tensor_ids: list[int],
+    basis_ids: list[int],
+    bases: list[torch.Tensor],
+    high_dims: list[int],
+    std: torch.Tensor,
+    floor_std: torch.Tensor | None,
+    grad_scale: torch.Tensor | None,
+    state: torch.Tensor,
+    keep: float,
+    rounds: int,
+    shards: list[int] | None,
+) -> None:
+    """See ``_ops.py`` for the arguments and docs/design.md for the result."""
+    call = Call(
+        grads=tuple([(grad.shape, grad.stride(), grad.dtype) for grad in grads]),
+        scores=tuple([(score.shape, score.stride()) for score in scores]),
+        selected=tuple(selected),
+        tensor_ids=tuple(tensor_ids),
+        basis_ids=tuple(basis_ids),
+        basis_taps=tuple([len(basis) for basis in bases]),
+        high_dims=tuple(high_dims),
+        floor=floor_std is not None,
+        scale=grad_scale is not None,
+        keep=keep != 1.0,
+        rounds=rounds,
+        shards=None if shards is None else tuple(shards),
+    )
+    amounts = (std, std if floor_std is None else floor_std, std if grad_scale is None else grad_scale)
+    device = state.device
+    with _on(device):
+        # One stream's tables are no other's: then the allocator may reuse their memory without a wait.
+        place = (device, torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0)
+        residents = _TABLES.get(
+            (call, place), lambda: [_make_resident(launch, device) for launch in plan(call, _lanes(device))]
+        )
+        for i, resident in enumerate(residents):
+            launch = resident.launch
+            mine = [grads[m] for m in launch.members]
+            my_scores = [scores[m] for m in launch.members]
+            addresses = tuple([tensor.data_ptr() for tensor in (*mine, *my_scores)])
+            header = _HEADERS.get(
+                (resident, addresses, keep), functools.partial(_make_header, launch, mine, my_scores, keep, device)
+            )
+            real = header.variant.real
+            basis_data, _ = _BASES.get(
+                (tuple([basis.data_ptr() for basis in bases]), call.basis_taps, call.high_dims, real, place),
+                functools.partial(_make_bases, bases, high_dims, real, device),
+            )
+            for row, copy in header.copies:
+                copy.copy_(mine[row])
+            _kernels().perturb[(len(resident.programs),)](
+                header.on_device, resident.rows, resident.programs, resident.offsets, basis_data,
+                *amounts, state, int(i == len(residents) - 1),
+                **_constants(header.variant), **OPTIONS,
+            )  # fmt: skip
+
+
+def channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
+    """``sum_n |mean_space(activation_grad[n, c])|``: [N, C, *spatial] to float32 [C], in one read."""
+    images, channels = activation_grad.shape[:2]
+    length = math.prod(activation_grad.shape[2:])
+    with _on(activation_grad.device):
+        if not activation_grad.is_contiguous() and activation_grad.movedim(1, -1).is_contiguous():
+            sums = _column_sums(activation_grad, images, length, channels)  # [N, parts, C]
+        else:
+            sums = _row_sums(activation_grad.contiguous(), images * channels, length).view(images, 1, channels)
+        return (sums.sum(1).abs_().sum(0) / length).float()
+
+
+_SALIENCY_TILE = 4096
+"""Elements that a program of four warps has in registers at a time: 32 a thread, eight vectors of 16 bytes."""
+
+_SALIENCY_PROGRAM = 2**15
+"""Elements that a program reads of a channels_last tensor: enough that the partial sums do not count."""
+
+
+def _real(tensor: torch.Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype is torch.float64 else torch.float32
+
+
+def row_sum_settings(dtype: torch.dtype, length: int) -> dict[str, Any]:
+    """Compile-time arguments of ``row_sums``."""
+    block = min(_SALIENCY_TILE, max(16, _power_of_two(length)))
+    return {"UNIT": math.gcd(length, 8), "ROWS": _SALIENCY_TILE // block, "BLOCK": block, "REAL": _triton_real(dtype)}
+
+
+def column_sum_settings(dtype: torch.dtype, channels: int) -> dict[str, Any]:
+    """Compile-time arguments of ``column_sums``."""
+    block = min(128, max(16, _power_of_two(channels)))
+    return {"UNIT": math.gcd(channels, 8), "ROWS": _SALIENCY_TILE // block, "BLOCK": block, "REAL": _triton_real(dtype)}
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest that is not smaller."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _triton_real(dtype: torch.dtype) -> Any:
+    import triton.language as tl
+
+    return tl.float64 if dtype is torch.float64 else tl.float32
+
+
+def _row_sums(x: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    settings = row_sum_settings(x.dtype, length)
+    sums = x.new_zeros(rows, dtype=_real(x))
+    if x.numel():
+        grid = (-(-rows // settings["ROWS"]),)
+        _kernels().row_sums[grid](x, sums, rows, length, **settings, **SALIENCY_OPTIONS)
+    return sums
+
+
+def _column_sums(x: torch.Tensor, images: int, length: int, channels: int) -> torch.Tensor:
+    settings = column_sum_settings(x.dtype, channels)
+    part = -(-_SALIENCY_PROGRAM // settings["BLOCK"])
+    parts = -(-length // part)
+    sums = x.new_zeros(images, parts, channels, dtype=_real(x))
+    if x.numel():
+        grid = (images, parts, -(-channels // settings["BLOCK"]))
+        _kernels().column_sums[grid](x, sums, length, part, channels, **settings, **SALIENCY_OPTIONS)
+    return sums
+
+
+def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, rounds: int) -> None:
+    """Fills ``out`` (int32) with consecutive words of one stream; the state is not advanced."""
+    flat = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
+    with _on(out.device):
+        lanes = _lanes(out.device)
+        superblocks = out.numel() // triton_tables.WORDS + 2  # the first and the last may be cut
+        _kernels().words[(-(-superblocks // lanes),)](
+            flat, state, tensor_id, first_position, out.numel(), ROUNDS=rounds, LANES=lanes, **OPTIONS
+        )
+    if flat is not out:
+        out.copy_(flat)
+
+
+def _on(device: torch.device):
+    """Makes the device current: Triton launches on the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _lanes(device: torch.device) -> int:
+    """Lanes of a program: one warp."""
+    if device.type == "cpu":
+        return _INTERPRETER_LANES
+    import triton
+
+    return triton.runtime.driver.active.get_current_target().warp_size
+
+
+@functools.lru_cache(maxsize=256)
+def _constants(variant: Variant) -> dict[str, Any]:
+    import triton
+
+    interpreted = not isinstance(_kernels().perturb, triton.JITFunction)
+    return {**variant.constants(), "INTERPRETED": interpreted}
+
+
+_ops.LIBRARY.impl("perturb_triton_", perturb_, "CompositeExplicitAutograd")
+_ops.LIBRARY.impl("channel_saliency_triton", channel_saliency, "CompositeExplicitAutograd")
+_ops.LIBRARY.impl("words_triton_", words_, "CompositeExplicitAutograd")
