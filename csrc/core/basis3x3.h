@@ -1,38 +1,33 @@
 // The product with the basis of a 3x3 kernel whose high band is everything but DC, without a matrix.
-//
-// The bins of a 3x3 DFT other than DC are four conjugate pairs, and the phase of each depends on one residue mod 3
-// only: of column, row, their sum or their difference. So B z is a sum of four functions of three values each.
 #pragma once
 
 #include "core/macros.h"
 
 TIP_BEGIN_NAMESPACE
 
-constexpr float kGain3x3 = 0.47140452f;    // sqrt(2/9), of every column of B; left to the caller, with the amplitude
+constexpr float kGain3x3 = 0.47140452f;    // sqrt(2/9), of every column but DC's; left to the caller's amplitude
 constexpr float kDcGain3x3 = 0.33333333f;  // of the column of DC
 
-// cosine * cos(2 pi t / 3) + sine * sin(2 pi t / 3) for t = 0, 1, 2
-template <class F>
-TIP_HD void three_values(F cosine, F sine, F values[3]) {
-  const F half = cosine * -0.5f;
-  values[0] = cosine;
-  values[1] = half + sine * 0.8660254f;
-  values[2] = half - sine * 0.8660254f;
-}
-
-// y [9] from the coefficients z [8] of the pairs (0, 1), (1, 0), (1, 1) and (1, 2) in the order of the basis, all
-// divided by kGain3x3.
+// The kernel y [9] of 8 coefficients z in units of kGain3x3.
+//
+// With the columns (cos, sin) of the bins (0,1), (1,0), (1,1), (1,2) in this order (docs/design.md, section 2) and
+// cos(a + b) and sin(a + b) expanded, y(s, t) = p(t) + cos(2 pi s/3) q(t) + sin(2 pi s/3) r(t): 27 operations
+// where the product with the basis takes 72.
 template <class F>
 TIP_HD void synthesize_3x3(const F* z, F* y) {
-  F column[3], row[3], sum[3], difference[3];
-  three_values(z[0], z[1], column);
-  three_values(z[2], z[3], row);
-  three_values(z[4], z[5], sum);
-  three_values(z[6], z[7], difference);  // bin (1, 2) is (1, -1)
-#pragma GCC unroll 3
-  for (int i = 0; i < 3; ++i) {
-#pragma GCC unroll 3
-    for (int j = 0; j < 3; ++j) y[3 * i + j] = (column[j] + row[i]) + (sum[(i + j) % 3] + difference[(i - j + 3) % 3]);
+  constexpr float sine = 0.86602540f;  // of 2 pi / 3; the cosine is -1/2
+  const F q_cos = z[4] + z[6], q_sin = z[5] - z[7];
+  const F r_cos = z[5] + z[7], r_sin = z[6] - z[4];
+  const F p_half = z[0] * -0.5f, q_half = z[2] - q_cos * 0.5f, r_half = z[3] - r_cos * 0.5f;
+  const F p[3] = {z[0], p_half + z[1] * sine, p_half - z[1] * sine};
+  const F q[3] = {z[2] + q_cos, q_half + q_sin * sine, q_half - q_sin * sine};
+  const F r[3] = {z[3] + r_cos, r_half + r_sin * sine, r_half - r_sin * sine};
+  TIP_UNROLL
+  for (int t = 0; t < 3; ++t) {
+    const F half = p[t] - q[t] * 0.5f;
+    y[t] = p[t] + q[t];
+    y[3 + t] = half + r[t] * sine;
+    y[6 + t] = half - r[t] * sine;
   }
 }
 

@@ -4,6 +4,7 @@
 // interleaved (channels_last) are read and written two kernels at a time.
 #pragma once
 
+#include "core/basis3x3.h"
 #include "cuda/element.h"
 #include "cuda/select.h"
 
@@ -17,28 +18,6 @@ constexpr int kWarpElements = kWarp * kLaneElements;
 // The tile as float, and a byte for each slot.
 TIP_HD int64_t three_shared_bytes(Path path) {
   return path == Path::dense3x3 ? kThreads * (kLaneElements * 4 + 2) : 0;
-}
-
-// Noise of one kernel from its 8 coefficients, which are in units of sqrt(2)/3.
-//
-// With the columns (cos, sin) of the bins (0,1), (1,0), (1,1), (1,2) in this order (docs/design.md, section 2) and
-// cos(a + b) and sin(a + b) expanded, y(s, t) = p(t) + cos(2 pi s/3) q(t) + sin(2 pi s/3) r(t): 27 operations
-// where the product with the basis takes 72.
-TIP_HD void synthesise(const float z[8], float y[9]) {
-  constexpr float sine = 0.86602540f;  // of 2 pi / 3; the cosine is -1/2
-  const float q_cos = z[4] + z[6], q_sin = z[5] - z[7];
-  const float r_cos = z[5] + z[7], r_sin = z[6] - z[4];
-  const float p_half = -0.5f * z[0], q_half = z[2] - 0.5f * q_cos, r_half = z[3] - 0.5f * r_cos;
-  const float p[3] = {z[0], p_half + sine * z[1], p_half - sine * z[1]};
-  const float q[3] = {z[2] + q_cos, q_half + sine * q_sin, q_half - sine * q_sin};
-  const float r[3] = {z[3] + r_cos, r_half + sine * r_sin, r_half - sine * r_sin};
-  TIP_UNROLL
-  for (int t = 0; t < 3; ++t) {
-    const float half = p[t] - 0.5f * q[t];
-    y[t] = p[t] + q[t];
-    y[3 + t] = half + sine * r[t];
-    y[6 + t] = half - sine * r[t];
-  }
 }
 
 // What a thread keeps: two kernels.
@@ -77,13 +56,13 @@ class ThreeKernel {
   }
 
   // What the normals of `take` have to be multiplied with.
-  TIP_HD float unit() const { return call_.std[entry_.id] * 0.47140452f; }  // sqrt(2)/3
+  TIP_HD float unit() const { return call_.std[entry_.id] * kGain3x3; }
 
   TIP_HD void take(const float z[kGroup], Lane& lane) const {
     // Of two channels that meet in this lane one may be left alone.
     TIP_UNROLL
     for (int i = 0; i < 2; ++i)
-      if (lane.mode[i] == Mode::selected) synthesise(z + 8 * i, lane.noise + 9 * i);
+      if (lane.mode[i] == Mode::selected) synthesize_3x3(z + 8 * i, lane.noise + 9 * i);
   }
 
   // Adds the noise, in shared memory if the gradient is there, else for good.
