@@ -478,6 +478,19 @@ def test_tied_tensors_get_one_noise(batch, backend):
     assert not torch.equal(update["0.weight"], before)
 
 
+def test_a_floor_by_name_must_name_the_buffers_that_are_sent(batch, backend):
+    model = net()
+    floor_std = {name: 0.1 for name, _ in model.named_parameters()}
+    defense = TIP(model, floor_std=floor_std, backend=backend.name)
+    defense.measure(*batch)
+    update = difference(model, 3)
+    with pytest.raises(ValueError, match=r"floor_std to have an entry for 'norm.running_mean', got none"):
+        defense.perturb_update(update)
+    assert same(update, difference(model, 3))
+    defense.perturb_update({name: tensor for name, tensor in update.items() if name in floor_std})
+    assert defense.rng.step == 1
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

@@ -17,7 +17,7 @@ Arguments are checked in ``functional.py``, once; the ops trust them. ``docs/des
 ===============  =====================================================================================
 ``grads``        T tensors [C, M, *kernel_size] (K = prod(kernel_size) taps) or of fewer dimensions,
                  strided, mutated; float32, float64, bfloat16 or float16
-``scores``       T float32 tensors [all channels], read only where 0 < ``selected[i]`` < all channels
+``scores``       T contiguous float32 tensors [all channels], read only where 0 < ``selected[i]`` < all channels
 ``selected``     T numbers of selected channels, out of all channels
 ``tensor_ids``   T places of the tensors in the model: part of the noise address, and index of ``std``
 ``basis_ids``    T indices into ``bases``; -1 for a tensor without a high band
