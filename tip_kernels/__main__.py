@@ -15,19 +15,16 @@ def main() -> None:
 
 
 def _here(backend: _dispatch.Backend) -> str:
-    """Whether the backend can run on a device of this machine, and if not, why."""
-    reasons = {device: backend.why_not(torch.device(device)) for device in _devices()}
-    able = [device for device, reason in reasons.items() if reason is None]
+    """Where on this machine the backend can run; if nowhere, why not on CPU and not on the accelerator."""
+    accelerator = torch.accelerator.current_accelerator()
+    gpu = "cuda" if accelerator is None else accelerator.type
+    reasons = {device: backend.why_not(torch.device(device)) for device in ("cpu", gpu)}
+    present = ["cpu"] if accelerator is None else list(reasons)
+    able = [device for device in present if reasons[device] is None]
     if able:
         variant = f" ({torch.ops.tip_kernels.cpu_variant()})" if backend.name == "cpu" else ""
         return "yes, on " + " and ".join(able) + variant
-    return "no: " + "; ".join(dict.fromkeys(reason for reason in reasons.values() if reason))
-
-
-def _devices() -> list[str]:
-    """The device types of this machine, the accelerator last."""
-    accelerator = torch.accelerator.current_accelerator()
-    return ["cpu"] if accelerator is None else ["cpu", accelerator.type]
+    return "no; " + "; ".join(f"{device}: {reason}" for device, reason in reasons.items())
 
 
 if __name__ == "__main__":

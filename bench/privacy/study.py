@@ -86,6 +86,8 @@ def main() -> None:
         if name not in {row.defence for row in rows}:
             rows += study(model, name, case, options.iterations, options.seeds)
             save(rows)
+    rows.sort(key=lambda row: list(cases()).index(row.defence))
+    save(rows)
     draw(rows)
     publish(markdown(rows))
     print(f"{markdown(rows)}\n\nin {TABLE}, {PICTURE} and {PAGE}")
