@@ -9,6 +9,7 @@ in bench/results/privacy.csv already is not run again; delete the file to start 
 
 import argparse
 import csv
+import itertools
 import pathlib
 import statistics
 from collections.abc import Callable
@@ -207,13 +208,13 @@ def publish(table: str) -> None:
 
 def draw(rows: list[Row]) -> None:
     """Accuracy over what the worst attacker gets."""
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for row in worst(rows):
-        axis.plot(row.psnr_median, row.accuracy, "o")
-        axis.annotate(row.defence, (row.psnr_median, row.accuracy), (4, 4), textcoords="offset points", fontsize=7)
+    figure, axis = plt.subplots(figsize=(8.5, 4.5), layout="constrained")
+    for row, marker in zip(worst(rows), itertools.cycle("osDv^P")):
+        axis.plot(row.psnr_median, row.accuracy, marker, label=row.defence)
     axis.set_xlabel("PSNR of the worst attacker's picture in dB (less is more private)")
     axis.set_ylabel("accuracy on digits in %")
     axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=8)
     figure.savefig(PICTURE, dpi=150)
     plt.close(figure)
 
