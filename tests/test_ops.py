@@ -123,7 +123,7 @@ def test_compiled_perturb_checks_its_arguments(compiled, backend):
     rng = tip.NoiseRNG(KEY)
 
     def step(grads):
-        backend.perturb_(grads, [None], ratio=0.3, std=0.1, rng=rng)
+        backend.perturb_(grads, [None], ratio=0.3, std=0.1, floor_std=0.1, rng=rng)
 
     with pytest.raises(Exception, match=r"expected grads\[0\] of dtype float32.*got int64"):
         compiled(step)([backend.zeros(3, dtype=torch.int64)])

@@ -401,6 +401,20 @@ def test_perturb_leaves_its_arguments(backend):
     assert not torch.equal(copy, before)
 
 
+def test_what_a_call_leaves_alone_it_does_not_look_at(backend):
+    """A sparse embedding or an integer counter may stand in the list, as long as nothing is to be done to it."""
+    kernel, scores = backend.gradient(4, 3, 3, 3), backend.scores(4)
+    others = [torch.zeros(3, 2).to_sparse(), torch.zeros((), dtype=torch.int64), backend.gradient(4, 3, 1, 1)]
+    before = [other.clone() for other in others]
+    arguments = {"scores": [scores, None, None, scores], "ratio": 0.5, "std": STD, "rng": tip.NoiseRNG(KEY)}
+    together = kernel.clone()
+    backend.perturb_([together, *others], **arguments)
+    assert torch.equal(together.cpu(), perturbed(kernel, scores, backend, ratio=0.5))
+    assert all(torch.equal(a.to_dense(), b.to_dense()) for a, b in zip(others, before, strict=True))
+    with pytest.raises(TypeError, match=r"expected grads\[1\] to be strided"):
+        backend.perturb_([kernel, *others], **arguments, floor_std=FLOOR)
+
+
 def test_threads_do_not_change_the_result(backend):
     x, scores = torch.randn(64, 129, 3, 3), torch.rand(64)
     before = torch.get_num_threads()

@@ -80,6 +80,28 @@ class Plan(NamedTuple):
     spans: list[int]
 
 
+def only_high_bands(grads: Sequence, scores: Sequence, masks: Mapping | None) -> tuple[Sequence, Sequence]:
+    """``grads`` and ``scores`` with None for what a call without floor and scale leaves alone.
+
+    That is most of a model: whatever has no scores, and 1x1 kernels unless a mask says otherwise.
+    """
+    if not isinstance(grads, Sequence) or not isinstance(scores, Sequence):
+        return grads, scores
+    is_pointwise = _is_pointwise if torch.compiler.is_compiling() else _cached_is_pointwise
+    kept_grads, kept_scores = [None] * len(grads), [None] * len(scores)
+    for i, (grad, score) in enumerate(zip(grads, scores, strict=False)):  # other lengths are an error found later
+        if score is not None and (masks is not None or not is_pointwise(getattr(grad, "shape", ()))):
+            kept_grads[i], kept_scores[i] = grad, score
+    return kept_grads, kept_scores
+
+
+def _is_pointwise(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 2 and max(shape[2:]) == 1
+
+
+_cached_is_pointwise = functools.lru_cache(maxsize=4096)(_is_pointwise)
+
+
 def describe(
     tensors: Sequence[torch.Tensor | None], what: str, names: Sequence[str] | None
 ) -> tuple[tuple | None, ...]:

@@ -299,7 +299,7 @@ class TIP:
             ratio=ratio,
             std=self._std.on(device, len(names)),
             floor_std=self._floor_std.on(device, len(names)),
-            grad_scale=None,
+            grad_scale=None if self._max_grad_norm is None else 1.0,  # clipping takes every tensor
             shards=None,
             names=names,
             **self._fixed,

@@ -33,7 +33,8 @@ def perturb_(
 
     Of every tensor with scores, the ``ceil(ratio * C)`` highest-scored output channels get Gaussian noise in the
     high band of their kernels; with ``floor_std`` every other coordinate gets noise too. Waits for no device, so
-    after a first call it can be captured in a CUDA graph; each replay draws new noise.
+    after a first call it can be captured in a CUDA graph; each replay draws new noise. Without floor and scale,
+    tensors without scores and 1x1 kernels are not looked at, let alone changed.
 
     Args:
         grads: gradients or updates on one device; float32, float64, bfloat16 or float16, any strides without
@@ -136,19 +137,21 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
     if not isinstance(rng, NoiseRNG):
         raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
     names = None if names is None else tuple(names)
+    has_floor = isinstance(floor_std, torch.Tensor) or floor_std != 0
+    touched, their_scores = grads, scores
+    if not has_floor and grad_scale is None:
+        touched, their_scores = _arguments.only_high_bands(grads, scores, masks)
     plan = _arguments.plan_for(
-        _arguments.describe(grads, "grads", names),
-        _arguments.describe(scores, "scores", names),
+        _arguments.describe(touched, "grads", names),
+        _arguments.describe(their_scores, "scores", names),
         _arguments.settings(ratio, cutoff, masks, shards, names),
     )
     live = [grads[i] for i in plan.live]
     if not torch.compiler.is_compiling():
         _arguments.check_disjoint(live, plan, names)
-    device = live[0].device if live else rng.device
+    device = next((grad.device for grad in grads if grad is not None), rng.device)
     std = _arguments.amounts(std, "std", len(grads), device)
-    floor = None
-    if isinstance(floor_std, torch.Tensor) or floor_std != 0:
-        floor = _arguments.amounts(floor_std, "floor_std", len(grads), device)
+    floor = _arguments.amounts(floor_std, "floor_std", len(grads), device) if has_floor else None
     factor = _arguments.scale(grad_scale, device)
     keep = _arguments.keep_factor(keep)
     op = _dispatch.perturb_op(backend, device)
