@@ -223,7 +223,7 @@ def _normals(words, USED: tl.constexpr, PITCH: tl.constexpr):
         if i % PITCH < USED:
             normals = normals + _pair_of_normals(words[i], words[i + 1])
         else:
-            zero = tl.zeros([], tl.float32)
+            zero = tl.full([], 0, tl.float32)
             normals = normals + (zero, zero)
     return normals
 
@@ -242,7 +242,7 @@ def _sortable(score):
 def _outranking(scores, count, stride, channel, BLOCK: tl.constexpr):
     """How many of the channels outrank one: a higher score, or the same and a lower index."""
     own = _sortable(tl.load(scores + channel * stride))
-    above = tl.zeros([BLOCK], tl.int32)
+    above = tl.full([BLOCK], 0, tl.int32)
     for first in range(0, count, BLOCK):
         index = first + tl.arange(0, BLOCK)
         inside = index < count
@@ -257,7 +257,7 @@ def _selected_lanes(row, scores, channel, lane_channel, last_channel, LANES: tl.
     """Which lanes have a selected channel; ``lane_channel`` counts from ``channel``."""
     selected = tl.load(row + _SELECTED)
     count = tl.load(row + _SCORE_COUNT)
-    outranking = tl.zeros([LANES], tl.int64)
+    outranking = tl.full([LANES], 0, tl.int64)
     if (selected > 0) & (selected < count):
         stride = tl.load(row + _SCORE_STRIDE)
         first_channel = tl.load(row + _FIRST_CHANNEL)
@@ -333,7 +333,7 @@ def _any(lanes):
 def _zeros(COUNT: tl.constexpr, LANES: tl.constexpr):
     zeros = ()
     for _ in tl.static_range(COUNT):
-        zeros = zeros + (tl.zeros([LANES], tl.float32),)
+        zeros = zeros + (tl.full([LANES], 0, tl.float32),)
     return zeros
 
 
@@ -544,7 +544,7 @@ def _kernel_noise(
     tensor_id = tl.load(row + _TENSOR_ID)
     high_dim = tl.load(row + _HIGH_DIM)
     used = taps if FLOOR else high_dim
-    noise = tl.zeros([LANES, BLOCK], REAL)
+    noise = tl.full([LANES, BLOCK], 0, REAL)
     for first in range(0, used, 16):
         words = _superblock(key, step, tensor_id, (first_word + first) >> 4, ROUNDS)
         normals = _from(_normals(words, 16, 16), (first_word & 15).to(tl.int32))
@@ -608,7 +608,7 @@ def _kernels(
             start, whole = _kernel_place(row, its_channel, lane_kernel - its_channel * kernels)
             for first_tap in range(0, taps, BLOCK):
                 tap = first_tap + tl.arange(0, BLOCK)
-                noise = tl.zeros([LANES, BLOCK], REAL)
+                noise = tl.full([LANES, BLOCK], 0, REAL)
                 if _any(drawing & mask):
                     noise = _kernel_noise(
                         row, key, step, whole * pitch, basis, std, floor, mine, tap, taps,
@@ -842,7 +842,7 @@ def row_sums(
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     start = tl.multiple_of(row * length, UNIT)
     end = tl.multiple_of(length, UNIT)
-    total = tl.zeros([ROWS, BLOCK], REAL)
+    total = tl.full([ROWS, BLOCK], 0, REAL)
     for first in range(0, end, BLOCK):
         column = first + tl.arange(0, BLOCK)
         inside = (row < rows)[:, None] & (column < end)[None, :]
@@ -864,7 +864,7 @@ def column_sums(
     column = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     first = tl.program_id(1) * part
     last = tl.minimum(first + part, length)
-    total = tl.zeros([ROWS, BLOCK], REAL)
+    total = tl.full([ROWS, BLOCK], 0, REAL)
     for top in range(first, last, ROWS):
         row = top + tl.arange(0, ROWS)
         start = tl.multiple_of((image * length + row) * width, UNIT)
