@@ -81,7 +81,7 @@ class Variant(NamedTuple):
     keep: bool  # whether some of the high band is taken away
     quads: triton_tables.Quads
     quad_memories: tuple[int, ...]  # how the path QUADS accesses memory
-    block_taps: int
+    group: int  # of the path KERNELS
     elements: bool
     lanes: int
 
@@ -98,7 +98,7 @@ class Variant(NamedTuple):
             "QUAD_TAPS": self.quads.taps,
             "QUAD_HIGH": self.quads.high_dim,
             "QUAD_MEMORIES": sum(self.quad_memories),
-            "BLOCK_TAPS": self.block_taps,
+            "GROUP": self.group,
             "ELEMENTS": self.elements,
             "ROUNDS": self.rounds,
             "FLOOR": self.floor,
@@ -134,11 +134,13 @@ class Launch:
     members: tuple[int, ...]
     settings: Variant  # whose quad_memories depend on addresses and are still missing
 
-    def copied(self) -> list[int]:
-        """Rows whose kernels are written block by block while ``keep`` still reads them: it reads a copy."""
-        rows = [triton_tables.Row(*row) for row in self.tables.rows.tolist()] if self.settings.keep else []
-        large = triton_tables.MAX_BLOCK_TAPS
-        return [i for i, row in enumerate(rows) if row.path == triton_tables.KERNELS and row.taps > large]
+    def widened(self) -> list[int]:
+        """Rows of 16-bit numbers that take several passes, and so need memory for what is not rounded yet."""
+        if self.settings.dtype is self.settings.real:
+            return []
+        rows = [triton_tables.Row(*row) for row in self.tables.rows.tolist()]
+        words = ((row.path, row.taps if self.settings.floor else row.high_dim) for row in rows)
+        return [i for i, (path, used) in enumerate(words) if path == triton_tables.KERNELS and used > self.tables.group]
 
     def memories(self, addresses: Sequence[int]) -> list[int]:
         """How each row's memory is accessed, given the addresses of the gradients."""
@@ -181,9 +183,9 @@ def plan(call: Call, lanes: int) -> list[Launch]:
 
 
 def _plan_launch(call: Call, dtype: torch.dtype, members: list[int], lanes: int) -> Launch:
-    quads = dtype is not torch.float64  # four kernels of doubles do not fit into registers
     tensors = [_table_entry(call, i) for i in members]
-    tables = triton_tables.build(tensors, call.basis_taps, call.floor, call.scale, quads, lanes)
+    wide = dtype is torch.float64
+    tables = triton_tables.build(tensors, call.basis_taps, call.floor, call.scale, wide, lanes)
     settings = Variant(
         dtype=dtype,
         rounds=call.rounds,
@@ -192,7 +194,7 @@ def _plan_launch(call: Call, dtype: torch.dtype, members: list[int], lanes: int)
         keep=call.keep,
         quads=tables.quads,
         quad_memories=(),
-        block_taps=tables.block_taps,
+        group=tables.group,
         elements=tables.elements,
         lanes=lanes,
     )
@@ -259,12 +261,12 @@ class _Resident:
 
 
 class _Header(NamedTuple):
-    """What of a launch depends on addresses: on the device, its host memory, and room for the rows ``copied``."""
+    """What of a launch depends on addresses: on the device, its host memory, and memory for the rows ``widened``."""
 
     variant: Variant
     on_device: torch.Tensor
     source: torch.Tensor
-    copies: list[tuple[int, torch.Tensor]]
+    wide: list[torch.Tensor]
 
 
 def _make_resident(launch: Launch, device: torch.device) -> _Resident:
@@ -286,30 +288,19 @@ def _make_header(
     entries[: len(grads), 0] = entries[: len(grads), 2] = addresses
     entries[: len(grads), 1] = [score.data_ptr() for score in scores]
     entries[:, 3] = memories
-    copies = []
-    for row in launch.copied():
+    wide = []
+    for row in launch.widened():
         grad = grads[row]
-        copies.append((row, torch.empty_strided(grad.shape, grad.stride(), dtype=grad.dtype, device=device)))
-        entries[row, 2] = copies[-1][1].data_ptr()
+        wide.append(torch.empty_strided(grad.shape, grad.stride(), dtype=launch.settings.real, device=device))
+        entries[row, 2] = wide[-1].data_ptr()
     source = _host(values, device)
-    return _Header(launch.variant(memories), source.to(device, non_blocking=True), source, copies)
+    return _Header(launch.variant(memories), source.to(device, non_blocking=True), source, wide)
 
 
 def _host(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """Host memory that can be copied to the device without a wait."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory() if device.type == "cuda" else tensor
-
-
-def _make_bases(
-    bases: list[torch.Tensor], high_dims: list[int], real: torch.dtype, device: torch.device
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Every basis and the projector on its first columns, one after the other; and the bases, which thus live on."""
-    parts = [torch.zeros(1, dtype=real, device=device)][: not bases]
-    for basis, high_dim in zip(bases, high_dims, strict=True):
-        high = basis[:, :high_dim]
-        parts += [basis.flatten().to(real), (high @ high.T).flatten().to(real)]
-    return torch.cat(parts), bases
 
 
 def perturb_(
@@ -360,14 +351,13 @@ def perturb_(
                 (resident, addresses, keep), functools.partial(_make_header, launch, mine, my_scores, keep, device)
             )
             real = header.variant.real
-            basis_data, _ = _BASES.get(
-                (tuple([basis.data_ptr() for basis in bases]), call.basis_taps, call.high_dims, real, place),
-                functools.partial(_make_bases, bases, high_dims, real, device),
+            packed, _ = _BASES.get(
+                (tuple([basis.data_ptr() for basis in bases]), call.basis_taps, real, place),
+                # with the bases: while they live, no others can have their addresses
+                lambda real=real: (triton_tables.pack_bases(bases, real, device), bases),
             )
-            for row, copy in header.copies:
-                copy.copy_(mine[row])
             _kernels().perturb[(len(resident.programs),)](
-                header.on_device, resident.rows, resident.programs, resident.offsets, basis_data,
+                header.on_device, resident.rows, resident.programs, resident.offsets, packed,
                 *amounts, state, int(i == len(residents) - 1),
                 **_constants(header.variant), **OPTIONS,
             )  # fmt: skip

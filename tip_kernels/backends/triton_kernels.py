@@ -35,7 +35,10 @@ _PITCH = tl.constexpr(Row._fields.index("pitch"))
 _SELECTED = tl.constexpr(Row._fields.index("selected"))
 _SCORE_COUNT = tl.constexpr(Row._fields.index("score_count"))
 _SCORE_STRIDE = tl.constexpr(Row._fields.index("score_stride"))
+_BASIS_PITCH = tl.constexpr(Row._fields.index("basis_pitch"))
 _RUN_ELEMENTS = tl.constexpr(Row._fields.index("run_elements"))
+
+_BASIS_UNIT = tl.constexpr(triton_tables.BASIS_UNIT)
 
 _IDLE = tl.constexpr(triton_tables.IDLE)
 _QUADS_PATH = tl.constexpr(triton_tables.QUADS)
@@ -287,6 +290,17 @@ def _join4(a, b, c, d, LANES: tl.constexpr):
 
 
 @triton.jit
+def _join16(v, LANES: tl.constexpr):
+    """Tensor [LANES, 16] of 16 tensors [LANES]."""
+    for half in tl.static_range(4):
+        joined = ()
+        for i in tl.static_range(8 >> half):
+            joined = joined + (tl.join(v[i], v[i + (8 >> half)]),)
+        v = joined
+    return v[0].reshape(LANES, 16)
+
+
+@triton.jit
 def _split4(x, LANES: tl.constexpr):
     even, odd = tl.split(x.reshape(LANES, 2, 2))
     a, c = tl.split(even)
@@ -349,7 +363,7 @@ def _quad_noise(
     """Noise of kernels 4 quad .. 4 quad + 3: 4 TAPS tensors [LANES], kernel by kernel."""
     matrix = ()
     for i in tl.static_range(TAPS * USED):
-        matrix = matrix + (tl.load(basis + (i // USED * TAPS + i % USED)),)
+        matrix = matrix + (tl.load(basis + (i // USED * _BASIS_UNIT + i % USED)),)
     by_kernel = _zeros(4 * TAPS, LANES)
     for superblock in range(PITCH // 4):  # each moves what it makes in at the end, and the oldest out
         words = _superblock(key, step, tensor_id, quad * (PITCH // 4) + superblock, ROUNDS)
@@ -375,16 +389,22 @@ def _quad_noise(
 
 
 @triton.jit
-def _without_high_band(x, projector, factor, is_selected, TAPS: tl.constexpr):
-    """What ``keep`` takes from the high band of four kernels: 4 TAPS tensors, factor = (keep - 1) * scale."""
-    change = ()
+def _high_band(x, basis, factor, is_selected, TAPS: tl.constexpr, HIGH: tl.constexpr):
+    """The high band of four kernels times a factor: 4 TAPS tensors, zeros where not selected."""
+    parts = ()
     for kernel in tl.static_range(4):
+        coefficients = ()
+        for column in tl.static_range(HIGH):
+            coefficient = tl.load(basis + column) * x[kernel * TAPS]
+            for tap in tl.static_range(1, TAPS):
+                coefficient += tl.load(basis + (tap * _BASIS_UNIT + column)) * x[kernel * TAPS + tap]
+            coefficients = coefficients + (tl.where(is_selected, factor * coefficient, 0.0),)
         for tap in tl.static_range(TAPS):
-            high = tl.load(projector + tap * TAPS) * x[kernel * TAPS]
-            for other in tl.static_range(1, TAPS):
-                high += tl.load(projector + (tap * TAPS + other)) * x[kernel * TAPS + other]
-            change = change + (tl.where(is_selected, factor * high, 0.0),)
-    return change
+            part = tl.load(basis + tap * _BASIS_UNIT) * coefficients[0]
+            for column in tl.static_range(1, HIGH):
+                part += tl.load(basis + (tap * _BASIS_UNIT + column)) * coefficients[column]
+            parts = parts + (part,)
+    return parts
 
 
 @triton.jit
@@ -432,14 +452,13 @@ def _store_quad(
 
 @triton.jit
 def _perturb_quad(
-    grad, start, tap_offsets, stride, mask, noise, projector, scale, keep, is_selected,
-    TAPS: tl.constexpr, MEMORY: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
+    grad, start, tap_offsets, stride, mask, noise, basis, scale, keep, is_selected,
+    TAPS: tl.constexpr, HIGH: tl.constexpr, MEMORY: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
     DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     x = _load_quad(grad, start, tap_offsets, stride, mask, TAPS, MEMORY, LANES)
     if KEEP:
-        factor = ((keep - 1.0) * scale.to(tl.float64)).to(tl.float32)
-        change = _without_high_band(x, projector, factor, is_selected, TAPS)
+        change = _high_band(x, basis, (keep - 1.0) * scale, is_selected, TAPS, HIGH)
     result = ()
     for i in tl.static_range(4 * TAPS):
         value = x[i]
@@ -485,40 +504,28 @@ def _quads(
                     key, step, tensor_id, whole >> 2, basis, std, floor, is_selected,
                     TAPS, HIGH, USED, PITCH, ROUNDS, FLOOR, LANES,
                 )  # fmt: skip
-            projector = basis + TAPS * TAPS
             if _FLAT & MEMORIES:
                 if memory == _FLAT:
                     flat = tl.multiple_of(lane_kernel * TAPS, 4)
                     _perturb_quad(
-                        tl.multiple_of(grad, 16), flat, tap_offsets, stride, mask, noise, projector, scale, keep,
-                        is_selected, TAPS, _FLAT, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
+                        tl.multiple_of(grad, 16), flat, tap_offsets, stride, mask, noise, basis, scale, keep,
+                        is_selected, TAPS, HIGH, _FLAT, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
                     )  # fmt: skip
             if _ALONG & MEMORIES:
                 if memory == _ALONG:
                     _perturb_quad(
-                        tl.multiple_of(grad, 16), tl.multiple_of(start, 4), tap_offsets, stride, mask, noise, projector,
-                        scale, keep, is_selected, TAPS, _ALONG, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
+                        tl.multiple_of(grad, 16), tl.multiple_of(start, 4), tap_offsets, stride, mask, noise, basis,
+                        scale, keep, is_selected, TAPS, HIGH, _ALONG, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
                     )  # fmt: skip
             if _STRIDED & MEMORIES:
                 if memory == _STRIDED:
                     _perturb_quad(
-                        grad, start, tap_offsets, stride, mask, noise, projector, scale, keep, is_selected,
-                        TAPS, _STRIDED, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
+                        grad, start, tap_offsets, stride, mask, noise, basis, scale, keep, is_selected,
+                        TAPS, HIGH, _STRIDED, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
                     )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------- the path KERNELS
-
-
-@triton.jit
-def _join16(v, LANES: tl.constexpr):
-    """Tensor [LANES, 16] of 16 tensors [LANES]."""
-    for half in tl.static_range(4):
-        joined = ()
-        for i in tl.static_range(8 >> half):
-            joined = joined + (tl.join(v[i], v[i + (8 >> half)]),)
-        v = joined
-    return v[0].reshape(LANES, 16)
 
 
 @triton.jit
@@ -536,97 +543,140 @@ def _from(normals, shift):
 
 
 @triton.jit
-def _kernel_noise(
-    row, key, step, first_word, basis, std, floor, is_selected, tap, taps,
-    ROUNDS: tl.constexpr, FLOOR: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    """Noise [LANES, BLOCK] of a kernel a lane at taps ``tap`` [BLOCK]."""
-    tensor_id = tl.load(row + _TENSOR_ID)
-    high_dim = tl.load(row + _HIGH_DIM)
-    used = taps if FLOOR else high_dim
-    noise = tl.full([LANES, BLOCK], 0, REAL)
-    for first in range(0, used, 16):
-        words = _superblock(key, step, tensor_id, (first_word + first) >> 4, ROUNDS)
-        normals = _from(_normals(words, 16, 16), (first_word & 15).to(tl.int32))
-        normals = _join16(normals, LANES).to(REAL)
-        column = first + tl.arange(0, 16)[:, None]
-        inside = (column < used) & (tap < taps)[None, :]
-        matrix = tl.load(basis + (tap[None, :] * taps + column), mask=inside, other=0.0)
-        matrix *= tl.where(column < high_dim, std, floor) if FLOOR else std
-        mine = tl.where(is_selected[:, None], normals, 0.0)
-        noise = tl.dot(mine, matrix, noise, input_precision="ieee", out_dtype=REAL)
-        if FLOOR:
-            same = (column == tap[None, :]) & inside
-            others = tl.where(is_selected[:, None], 0.0, normals)
-            noise = tl.dot(others, tl.where(same, floor, 0.0), noise, input_precision="ieee", out_dtype=REAL)
-    return noise
+def _group_of_normals(
+    key, step, tensor_id, first_word, count, GROUP: tl.constexpr, ROUNDS: tl.constexpr, LANES: tl.constexpr
+):
+    """The ``count`` or GROUP normals from ``first_word`` on, and anything after them: GROUP tensors [LANES]."""
+    group = _zeros(GROUP, LANES)
+    for superblock in range(GROUP // 16):  # each moves what it makes in at the end, and the oldest out
+        fresh = _zeros(16, LANES)
+        if superblock * 16 < count:
+            words = _superblock(key, step, tensor_id, (first_word >> 4) + superblock, ROUNDS)
+            fresh = _from(_normals(words, 16, 16), (first_word & 15).to(tl.int32))
+        later = ()
+        for i in tl.static_range(16, GROUP):
+            later = later + (group[i],)
+        group = later + fresh
+    return group
 
 
 @triton.jit
-def _kernel_change(
-    source, start, tap_offsets, projector, factor, is_selected, tap, taps, change,
-    REAL: tl.constexpr, BLOCK: tl.constexpr, LANES: tl.constexpr,
+def _coefficients(
+    normals, first, high_dim, std, floor, is_selected,
+    FLOOR: tl.constexpr, REAL: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Adds to ``change`` [LANES, BLOCK] what ``keep`` takes from the high band."""
-    for first in range(0, taps, 16):
-        other = first + tl.arange(0, 16)
-        offset = tl.load(tap_offsets + other, mask=other < taps, other=0)
-        inside = is_selected[:, None] & (other < taps)[None, :]
-        x = tl.load(source + (start[:, None] + offset[None, :]), mask=inside, other=0.0).to(REAL)
-        inside = (other < taps)[:, None] & (tap < taps)[None, :]
-        matrix = tl.load(projector + (tap[None, :] * taps + other[:, None]), mask=inside, other=0.0) * factor
-        change = tl.dot(x, matrix, change, input_precision="ieee", out_dtype=REAL)
-    return change
+    """What the columns ``first`` .. of the basis are multiplied with; of the identity, where not selected."""
+    coefficients = ()
+    for i in tl.static_range(GROUP):
+        normal = normals[i].to(REAL)
+        if FLOOR:
+            value = normal * tl.where(is_selected & (first + i < high_dim), std, floor)
+        else:
+            value = normal * tl.where(first + i < high_dim, std, 0.0)
+        coefficients = coefficients + (value,)
+    return coefficients
+
+
+@triton.jit
+def _perturb_kernels(
+    grad, wide, start, tap_offsets, taps, mask, is_selected, coefficients, basis, pitch, high_dim, first, last, scale, keep,
+    FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr, GROUP: tl.constexpr,
+    DTYPE: tl.constexpr, REAL: tl.constexpr, INTERPRETED: tl.constexpr,
+):  # fmt: skip
+    """Adds the columns ``first`` .. of the basis to a kernel a lane.
+
+    Large kernels take several passes, between which they are held in ``wide``. Columns are orthogonal: what a pass
+    adds, the next does not see when it looks at its own part of the high band.
+    """
+    if KEEP:
+        factor = keep - 1.0
+        if SCALE:
+            factor = tl.where(first == 0, factor * scale, factor)
+        for tap in range(0, taps):
+            place = start + tl.load(tap_offsets + tap)
+            x = _load_real(grad, wide, place, mask & is_selected, first, DTYPE, REAL) * factor
+            entries = basis + tap * pitch + first
+            changed = ()
+            for i in tl.static_range(GROUP):
+                entry = tl.load(entries + i, mask=first + i < high_dim, other=0.0)
+                changed = changed + (coefficients[i] + entry * x,)
+            coefficients = changed
+    for tap in range(0, taps):
+        place = start + tl.load(tap_offsets + tap)
+        value = _load_real(grad, wide, place, mask, first, DTYPE, REAL)
+        if SCALE:
+            value *= tl.where(first == 0, scale, 1.0)
+        entries = basis + tap * pitch + first
+        noise = value * 0.0
+        for i in tl.static_range(GROUP):
+            entry = tl.load(entries + i)
+            if FLOOR:
+                entry = tl.where(is_selected, entry, tl.where(first + i == tap, 1.0, 0.0))
+            noise += entry * coefficients[i]
+        if not FLOOR:
+            noise = tl.where(is_selected, noise, 0.0)
+        if last:
+            tl.store(grad + place, _narrow(value + noise, DTYPE, INTERPRETED), mask=mask)
+        else:
+            tl.store(wide + place, value + noise, mask=mask)
+
+
+@triton.jit
+def _load_real(grad, wide, place, mask, first, DTYPE: tl.constexpr, REAL: tl.constexpr):
+    if DTYPE == REAL:
+        value = tl.load(grad + place, mask=mask, other=0.0)
+    else:
+        if first == 0:
+            value = tl.load(grad + place, mask=mask, other=0.0).to(REAL)
+        else:
+            value = tl.load(wide + place, mask=mask, other=0.0)
+    return value
 
 
 @triton.jit
 def _kernels(
-    row, program, address, source_address, scores, offsets, bases, std, floor, scale, keep, key, step,
-    BLOCK: tl.constexpr, ROUNDS: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
+    row, program, address, wide_address, scores, offsets, bases, std, floor, scale, keep, key, step,
+    GROUP: tl.constexpr, ROUNDS: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
     DTYPE: tl.constexpr, REAL: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     run, first, last = _span(row, program)
     kernels = tl.load(row + _KERNELS)
-    taps = tl.load(row + _TAPS)
     channel = first // kernels
     lane = tl.arange(0, LANES)
     lane_channel = _lane_channels(first - channel * kernels, lane, kernels, LANES)
     is_selected = _selected_lanes(row, scores, channel, lane_channel, (last - 1) // kernels, LANES)
     touched = (lane >= 0) if (FLOOR or SCALE) else is_selected
     if _any(touched & (first + lane < last)):
+        taps = tl.load(row + _TAPS)
+        high_dim = tl.load(row + _HIGH_DIM)
+        used = taps if FLOOR else high_dim
         drawing = (lane >= 0) if FLOOR else is_selected
-        pitch = tl.load(row + _PITCH)
+        draws = _any(drawing & (first + lane < last))
+        tensor_id = tl.load(row + _TENSOR_ID)
         tap_offsets = offsets + tl.load(row + _TAP_OFFSETS)
         basis = bases + tl.load(row + _BASIS)
+        basis_pitch = tl.load(row + _BASIS_PITCH)
         grad = address.to(tl.pointer_type(DTYPE))
-        source = source_address.to(tl.pointer_type(DTYPE))
+        wide = wide_address.to(tl.pointer_type(REAL))
         for tile in range(first, last, LANES):
             lane_kernel = tile + lane  # in the tensor
             mask = touched & (lane_kernel < last)
-            mine = is_selected & mask
             its_channel = channel + lane_channel
             start, whole = _kernel_place(row, its_channel, lane_kernel - its_channel * kernels)
-            for first_tap in range(0, taps, BLOCK):
-                tap = first_tap + tl.arange(0, BLOCK)
-                noise = tl.full([LANES, BLOCK], 0, REAL)
-                if _any(drawing & mask):
-                    noise = _kernel_noise(
-                        row, key, step, whole * pitch, basis, std, floor, mine, tap, taps,
-                        ROUNDS, FLOOR, REAL, BLOCK, LANES,
-                    )  # fmt: skip
-                    if KEEP:
-                        factor = ((keep - 1.0) * scale.to(tl.float64)).to(REAL)
-                        noise = _kernel_change(
-                            source, start, tap_offsets, basis + taps * taps, factor, mine, tap, taps, noise,
-                            REAL, BLOCK, LANES,
-                        )  # fmt: skip
-                offset = tl.load(tap_offsets + tap, mask=tap < taps, other=0)
-                element = grad + (start[:, None] + offset[None, :])
-                inside = mask[:, None] & (tap < taps)[None, :]
-                x = tl.load(element, mask=inside, other=0.0).to(REAL)
-                if SCALE:
-                    x *= scale
-                tl.store(element, _narrow(x + noise, DTYPE, INTERPRETED), mask=inside)
+            first_word = whole * tl.load(row + _PITCH)
+            for column in range(0, used, GROUP):
+                count = tl.where(draws, used - column, 0)
+                normals = _group_of_normals(
+                    key, step, tensor_id, first_word + column, count, GROUP, ROUNDS, LANES
+                )
+                coefficients = _coefficients(
+                    normals, column, high_dim, std, floor, is_selected, FLOOR, REAL, GROUP
+                )
+                _perturb_kernels(
+                    grad, wide, start, tap_offsets, taps, mask, is_selected, coefficients, basis, basis_pitch, high_dim,
+                    column, column + GROUP >= used, scale, keep,
+                    FLOOR, SCALE, KEEP, GROUP, DTYPE, REAL, INTERPRETED,
+                )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- the path ELEMENTS
@@ -675,7 +725,7 @@ def _scale_elements(
         grad = tl.multiple_of(address.to(tl.pointer_type(DTYPE)), 16)
         for tile in range(first, last, 8 * LANES):
             for half in tl.static_range(2):
-                begin = tl.multiple_of(tile + half * 4 * LANES, 4) + 4 * tl.arange(0, LANES).to(tl.int64)
+                begin = tl.multiple_of(tile + half * 4 * LANES + 4 * tl.arange(0, LANES), 4)
                 element = begin[:, None] + tl.arange(0, 4)[None, :]
                 _perturb_elements(
                     row, grad, offsets, element, (begin < last)[:, None], 0.0, scale,
@@ -726,26 +776,26 @@ def _elements(
             begin = superblock * 16 - skew
             if flat & whole_packs:
                 for i in tl.static_range(0, 16, 4):
-                    noise = _join4(normals[i], normals[i + 1], normals[i + 2], normals[i + 3], LANES).to(REAL) * floor
+                    four = _join4(normals[i], normals[i + 1], normals[i + 2], normals[i + 3], LANES).to(REAL) * floor
                     start = tl.multiple_of(begin + i, 4)
-                    inside = ((start >= 0) & (start < run_elements))[:, None]
+                    all_inside = ((start >= 0) & (start < run_elements))[:, None]
                     element = tl.multiple_of(first_element, 4) + start[:, None] + tl.arange(0, 4)[None, :]
                     _perturb_elements(
-                        row, grad, offsets, element, inside, noise, scale,
-                        _FLAT, FLOOR, SCALE, REAL, DTYPE, INTERPRETED,
-                    )  # fmt: skip
-            elif flat:
-                for i in tl.static_range(16):
-                    inside = (begin + i >= 0) & (begin + i < run_elements)
-                    _perturb_elements(
-                        row, unaligned, offsets, first_element + begin + i, inside, normals[i].to(REAL) * floor, scale,
+                        row, grad, offsets, element, all_inside, four, scale,
                         _FLAT, FLOOR, SCALE, REAL, DTYPE, INTERPRETED,
                     )  # fmt: skip
             else:
-                for i in tl.static_range(16):
-                    inside = (begin + i >= 0) & (begin + i < run_elements)
+                noise = _join16(normals, LANES).to(REAL) * floor
+                place = begin[:, None] + tl.arange(0, 16)[None, :]
+                inside = (place >= 0) & (place < run_elements)
+                if flat:
                     _perturb_elements(
-                        row, unaligned, offsets, first_element + begin + i, inside, normals[i].to(REAL) * floor, scale,
+                        row, unaligned, offsets, first_element + place, inside, noise, scale,
+                        _FLAT, FLOOR, SCALE, REAL, DTYPE, INTERPRETED,
+                    )  # fmt: skip
+                else:
+                    _perturb_elements(
+                        row, unaligned, offsets, first_element + place, inside, noise, scale,
                         _STRIDED, FLOOR, SCALE, REAL, DTYPE, INTERPRETED,
                     )  # fmt: skip
     else:
@@ -772,14 +822,14 @@ def _advance(state, step, finished):
 def perturb(
     header, rows, programs, offsets, bases, stds, floor_stds, grad_scale, state, advance,
     QUAD_TAPS: tl.constexpr, QUAD_HIGH: tl.constexpr, QUAD_MEMORIES: tl.constexpr,
-    BLOCK_TAPS: tl.constexpr, ELEMENTS: tl.constexpr,
+    GROUP: tl.constexpr, ELEMENTS: tl.constexpr,
     ROUNDS: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
     DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """The op ``perturb_`` for the tensors of one dtype.
 
     ``header`` holds the counter of finished programs, the bits of ``keep`` and, for each row, the addresses of the
-    gradient, its scores and the source of its high band, and how its memory is accessed. ``bases`` are in the type of the arithmetic.
+    gradient, its scores and memory to widen it, and how its memory is accessed. ``bases`` are in the type of the arithmetic.
     """
     REAL: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
     program = tl.program_id(0)
@@ -789,12 +839,12 @@ def perturb(
     entry = header + (2 + 4 * tensor)
     address = tl.load(entry)
     scores = tl.load(entry + 1).to(tl.pointer_type(tl.float32))
-    source = tl.load(entry + 2)
+    wide = tl.load(entry + 2)
     memory = tl.load(entry + 3)
     tensor_id = tl.load(row + _TENSOR_ID)
     step = tl.load(state + 4)
     key = _load_key(state)
-    keep = tl.load(header + 1).to(tl.float64, bitcast=True)
+    keep = tl.load(header + 1).to(tl.float64, bitcast=True).to(REAL)
     busy = path != _IDLE  # there may be no std at all
     std = tl.load(stds + tensor_id, mask=busy, other=0.0).to(REAL)
     floor = tl.load(floor_stds + tensor_id, mask=busy, other=0.0).to(REAL) if FLOOR else std
@@ -806,11 +856,11 @@ def perturb(
                 row, index, address, memory, scores, offsets, bases, std, floor, scale, keep, key, step,
                 QUAD_MEMORIES, QUAD_TAPS, QUAD_HIGH, ROUNDS, FLOOR, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
             )  # fmt: skip
-    if BLOCK_TAPS:
+    if GROUP:
         if path == _KERNELS_PATH:
             _kernels(
-                row, index, address, source, scores, offsets, bases, std, floor, scale, keep, key, step,
-                BLOCK_TAPS, ROUNDS, FLOOR, SCALE, KEEP, DTYPE, REAL, INTERPRETED, LANES,
+                row, index, address, wide, scores, offsets, bases, std, floor, scale, keep, key, step,
+                GROUP, ROUNDS, FLOOR, SCALE, KEEP, DTYPE, REAL, INTERPRETED, LANES,
             )  # fmt: skip
     if ELEMENTS:
         if path == _ELEMENTS_PATH:

@@ -79,6 +79,7 @@ class Row(NamedTuple):
     whole_kernels: int
     tensor_id: int
     basis: int  # where its basis starts
+    basis_pitch: int
     high_dim: int
     pitch: int
     selected: int
@@ -102,32 +103,35 @@ class Tables(NamedTuple):
     offsets: np.ndarray
     memories: list[int]  # of each row
     quads: Quads
-    block_taps: int  # taps of a block on the path KERNELS, 0 if no tensor takes it
+    group: int  # normals that the path KERNELS has in registers at a time, 0 if no tensor takes it
     elements: bool  # whether a tensor takes the path ELEMENTS
 
 
-MAX_QUAD_TAPS = 9  # four kernels of nine taps fill about half of the registers that a thread can have
-MAX_BLOCK_TAPS = 64
+MAX_QUAD_TAPS = 9
+"""Four kernels of nine taps fill about half of the registers that a thread can have."""
+
+BASIS_UNIT = 64
+"""Rows of a basis are padded with zeros to a multiple of this: then a group of columns needs no bounds."""
 
 
 def build(
-    tensors: Sequence[Tensor], basis_taps: Sequence[int], floor: bool, scale: bool, quads: bool, lanes: int
+    tensors: Sequence[Tensor], basis_taps: Sequence[int], floor: bool, scale: bool, wide: bool, lanes: int
 ) -> Tables:
     """Plans a launch of programs of ``lanes`` lanes.
 
     Args:
         tensors: the tensors of the launch, maybe none.
-        basis_taps: K of each basis. They lie one after the other, each followed by its projector, K * K elements each.
+        basis_taps: K of each basis, as ``pack_bases`` lays them out.
         floor: whether there is a ``floor_std``: then kernels that are not selected draw, too.
         scale: whether there is a ``grad_scale``.
-        quads: whether the path QUADS may be taken.
+        wide: whether the arithmetic is float64: then fewer values fit into registers.
         lanes: kernels or superblocks that a program handles at a time, a power of two.
     """
-    kind = _choose_quads(tensors, floor) if quads else Quads(0, 0)
+    kind = Quads(0, 0) if wide else _choose_quads(tensors, floor)
     paths = [_path(tensor, kind, floor, scale) for tensor in tensors]
     tiles = sum(_tiles(tensor, path, lanes) for tensor, path in zip(tensors, paths, strict=True))
     tiles_per_span = max(1, tiles // _ENOUGH_PROGRAMS)
-    basis_starts = [0, *itertools.accumulate(2 * taps * taps for taps in basis_taps)]
+    basis_starts = [0, *itertools.accumulate(taps * basis_pitch(taps) for taps in basis_taps)]
     tap_offsets = [_tap_offsets(tensor) for tensor in tensors]
     first_offset = first_program = 0
     rows: list[Row] = []
@@ -154,6 +158,7 @@ def build(
                 whole_kernels=whole_kernels,
                 tensor_id=tensor.tensor_id,
                 basis=basis_starts[max(tensor.basis, 0)],
+                basis_pitch=basis_pitch(tensor.taps),
                 high_dim=tensor.high_dim,
                 pitch=pitch(_used(tensor, floor)),
                 selected=tensor.selected,
@@ -174,7 +179,7 @@ def build(
         offsets=np.concatenate([*tap_offsets, np.zeros(1, np.int64)]),
         memories=[_memory(tensor) for tensor in tensors] + [STRIDED] * (len(rows) - len(tensors)),
         quads=kind if QUADS in paths else Quads(0, 0),
-        block_taps=_block_taps([t.taps for t, path in zip(tensors, paths, strict=True) if path == KERNELS]),
+        group=_group([_used(t, floor) for t, path in zip(tensors, paths, strict=True) if path == KERNELS], wide or floor),
         elements=ELEMENTS in paths,
     )
 
@@ -281,9 +286,19 @@ def _tap_offsets(tensor: Tensor) -> np.ndarray:
     return offsets
 
 
-def _block_taps(taps: Sequence[int]) -> int:
-    """A power of two that holds the taps of every kernel, from what a dot can do to what registers can hold."""
-    if not taps:
+def _group(used: Sequence[int], crowded: bool) -> int:
+    """A power of two that holds the normals of every kernel, or as many as registers can hold beside the rest."""
+    if not used:
         return 0
-    return min(MAX_BLOCK_TAPS, max(16, 1 << (max(taps) - 1).bit_length()))
+    return min(32 if crowded else 64, max(WORDS, 1 << (max(used) - 1).bit_length()))
 
+
+def basis_pitch(taps: int) -> int:
+    """Elements from one row of a packed basis to the next."""
+    return -(-taps // BASIS_UNIT) * BASIS_UNIT
+
+
+def pack_bases(bases: Sequence[torch.Tensor], real: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The bases [K, K] with their rows padded, one after the other, in the type of the arithmetic."""
+    padded = [torch.nn.functional.pad(basis, (0, basis_pitch(len(basis)) - len(basis))) for basis in bases]
+    return torch.cat([torch.zeros(0, device=device), *(basis.flatten() for basis in padded)]).to(real)
