@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=400, help="steps of one attack")
     parser.add_argument("--seeds", type=int, default=1, help="noise seeds a photo")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # the figures then do not depend on the number of cores, and a busy machine hurts less
     torch.manual_seed(0)
     model = tasks.small_conv_net(channels=3, size=32)
     rows = load()
