@@ -5,6 +5,7 @@ with quartiles; GB/s counts each selected element as read and written once.
 """
 
 import argparse
+import importlib.metadata
 import json
 import pathlib
 import platform
@@ -64,6 +65,9 @@ def main() -> None:
         print_model(name, report["models"][name])
     report["call"] = overhead(device, options.rounds)
     print_overhead(report["call"])
+    if device.type == "cuda":
+        report["bandwidth"] = bandwidth(device, options.rounds)
+        print_bandwidth(report["bandwidth"])
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / (re.sub(r"[^a-z0-9]+", "-", report["machine"]["device"].lower()).strip("-") + ".json")
     path.write_text(json.dumps(report, indent=1) + "\n")
@@ -170,6 +174,39 @@ def _overhead(grads: models.Gradients, device: torch.device, rounds: int) -> dic
     }
 
 
+def bandwidth(device: torch.device, rounds: int) -> dict[str, dict[str, float]]:
+    """GB/s of large tensors on a GPU, and the share of what a device copy of the same bytes reaches.
+
+    1 GiB of 3x3 kernels, every channel selected, in place; channel saliency of [64, 256, 56, 56]; an empty list,
+    which is one launch and no memory.
+    """
+    kernels = torch.randn(2**18, 114, 3, 3, device=device)  # 1.00 GiB
+    activation_grad = torch.randn(64, 256, 56, 56, device=device)
+    room = torch.empty_like(kernels)
+
+    def ours(grad: torch.Tensor, generator: str = "chacha12") -> Callable[[], None]:
+        rng, scores = tip.NoiseRNG(generator=generator), [torch.zeros(len(grad), device=device)]
+        return lambda: tip.perturb_([grad], scores, ratio=1.0, cutoff=CUTOFF, std=STD, rng=rng)
+
+    rng = tip.NoiseRNG()
+    tip.perturb_([kernels[:1]], [None], ratio=1.0, std=STD, floor_std=STD, rng=rng)  # brings the state to the device
+    launches = {
+        "device copy": (lambda: room.copy_(kernels), 2 * kernels.nbytes),
+        **{name: (ours(kernels, name), 2 * kernels.nbytes) for name in ("philox", "chacha8", "chacha12", "chacha20")},
+        "chacha12, bfloat16": (ours(kernels.bfloat16()), kernels.nbytes),
+        "chacha12, channels_last": (ours(kernels.to(memory_format=torch.channels_last)), 2 * kernels.nbytes),
+        "channel_saliency": (lambda: tip.channel_saliency(activation_grad), activation_grad.nbytes),
+        "empty list": (lambda: tip.perturb_([], [], ratio=1.0, std=STD, rng=rng), 0),
+    }
+    replays = {name: timing.as_graph(function) for name, (function, _) in launches.items()}
+    times = timing.interleaved(replays, device, rounds, calls=3)
+    rates = {name: moved / times[name].median / 1e6 for name, (_, moved) in launches.items()}
+    return {
+        name: {**times[name]._asdict(), "GB/s": rate, "of a copy": rate / rates["device copy"]}
+        for name, rate in rates.items()
+    }
+
+
 def machine(device: torch.device) -> dict[str, object]:
     """What the figures depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
@@ -179,10 +216,18 @@ def machine(device: torch.device) -> dict[str, object]:
         "backend": tip.available_backends(device)[0],
         "tip_kernels": tip.__version__,
         "torch": torch.__version__,
+        "triton": _version("triton"),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "python": platform.python_version(),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:
@@ -206,7 +251,14 @@ def print_overhead(calls: dict) -> None:
     """What a call costs when there is almost nothing to do."""
     print("\nA call for ResNet-50 with one channel in every tensor, microseconds")
     for name, items in calls.items():
-        print(f"  {name + ' tensors:':32}" + ", ".join(f"{what} {value:.0f}" for what, value in items.items()))
+        print(f"  {name + ':':24}" + ", ".join(f"{what} {value:.0f}" for what, value in items.items()))
+
+
+def print_bandwidth(rows: dict) -> None:
+    """Large tensors on a GPU."""
+    print(f"\n1 GiB of selected 3x3 kernels\n  {'':24}{'ms':>10}{'GB/s':>8}{'of a copy':>11}")
+    for name, row in rows.items():
+        print(f"  {name:24}{row['median']:10.4f}{row['GB/s']:8.0f}{row['of a copy']:11.2f}")
 
 
 def _options() -> argparse.Namespace:

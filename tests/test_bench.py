@@ -1,12 +1,13 @@
 """The benchmarks compare like with like: known models, and baselines with the noise that we have."""
 
 import math
+import time
 
 import pytest
 import torch
 
 import tip_kernels as tip
-from bench import baselines, models
+from bench import baselines, models, ratios, timing
 
 STD, RATIO = 0.5, 0.3
 
@@ -79,3 +80,27 @@ def test_selected_bytes_are_those_that_ours_touches():
     )
     assert sum(view.numel() for view in baselines.selected_bytes(gradients, RATIO, 0.5)) == changed
     assert models.selected(parameters, RATIO) == changed
+
+
+def test_report_compares_medians_of_every_contestant():
+    device = torch.device("cpu")
+    parameters = models.one_channel(models.resnet18())
+    times = timing.interleaved(ratios.contestants(parameters, device, with_compile=False), device, rounds=2)
+    report = ratios.summary(parameters, times)
+    assert set(report["ms"]) == set(times)
+    assert len(report["ratios"]) == len(ratios.RATIOS) - 1  # all but that of torch.compile
+    paper = report["ratios"][0]
+    assert paper["ratio"] == times["paper, eager 0.3"].median / times["tip 0.3"].median
+    assert report["ms"]["tip 0.3"]["GB/s"] == pytest.approx(
+        8 * (49 + 16 * 9) / times["tip 0.3"].median / 1e6  # a 7x7 and sixteen 3x3 kernels, read and written
+    )
+
+
+def test_quartiles_are_of_the_rounds():
+    waits = iter([0.0, 0.0, 0.02, 0.04, 0.06, 0.08, 0.1])  # two to warm up
+    device = torch.device("cpu")
+    quartiles = timing.interleaved({"sleep": lambda: time.sleep(next(waits))}, device, rounds=5)["sleep"]
+    assert quartiles.lower >= 40
+    assert quartiles.median >= 60
+    assert quartiles.upper >= 80
+    assert quartiles.lower <= quartiles.median <= quartiles.upper
