@@ -189,7 +189,7 @@ def save_pictures(original: torch.Tensor, rebuilt: Mapping[str, Rebuilt]) -> Non
         axis.imshow(picture.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
         axis.set_title(caption, fontsize=9, verticalalignment="bottom")
         axis.set_axis_off()
-    figure.savefig(OUTPUT, dpi=150)
+    figure.savefig(OUTPUT, dpi=150, bbox_inches="tight")
     plt.close(figure)
     print(f"The original and the four rebuilt images are side by side in {OUTPUT}.\n")
 
