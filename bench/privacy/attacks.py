@@ -123,8 +123,9 @@ def recover_labels(head_weight: torch.Tensor, head_bias: torch.Tensor | None, ba
 
     A sample adds softmax minus one-hot to the bias gradient, and that times its features to the rows of the weight
     gradient. So of one sample's rows all are multiples of one vector, and only its own class's points the other way
-    (iDLG, Zhao et al. 2020): exact, and little moved by pruning or noise. For more samples classes are taken one by
-    one, the most negative bias first, each giving back the 1/B it explains (LLG, Wainakh et al. 2021): a guess.
+    (iDLG, Zhao et al. 2020); the first singular vector finds them under pruning and noise too. For more samples
+    classes are taken one by one, the most negative bias first, each giving back the 1/B it explains (LLG, Wainakh et
+    al. 2021): a guess.
 
     Args:
         head_weight: gradient [classes, features] of the last layer's weight.
@@ -139,8 +140,9 @@ def recover_labels(head_weight: torch.Tensor, head_bias: torch.Tensor | None, ba
     """
     if batch_size == 1 and len(head_weight) > 2:
         rows = head_weight if head_bias is None else torch.cat([head_weight, head_bias[:, None]], 1)
-        rows = nn.functional.normalize(rows, dim=1)
-        return (rows @ rows.T).sum(1).argmin().view(1)
+        shares = torch.linalg.svd(rows.double(), full_matrices=False).U[:, 0]
+        # Softmax minus one-hot sums to zero: the class is the negative one and outweighs the rest in the cubes.
+        return (shares * -shares.pow(3).sum().sign()).argmin().view(1)
     if head_bias is None:
         raise ValueError(f"expected a bias for {batch_size} samples of {len(head_weight)} classes, got none")
     evidence = head_bias.detach().clone()
