@@ -141,6 +141,11 @@ def test_lists_of_the_wrong_length(argument, length, call):
     refused(call, ValueError, f"{argument} of length 3, one per gradient, got {length}")
 
 
+def test_what_is_no_tensor_is_refused_though_nothing_is_to_be_done_to_it(call):
+    call["grads"][1], call["scores"][1], call["floor_std"] = "x", None, 0.0
+    refused(call, TypeError, r"grads\[1\].* to be a tensor or None, got str")
+
+
 def test_a_call_is_laid_out_as_the_schema():
     schema = torch.ops.tip_kernels.perturb_.default._schema
     assert [argument.name for argument in schema.arguments] == list(Call._fields[1:])

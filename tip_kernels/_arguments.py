@@ -92,6 +92,8 @@ def only_high_bands(grads: Sequence, scores: Sequence, masks: Mapping | None) ->
     for i, (grad, score) in enumerate(zip(grads, scores, strict=False)):  # other lengths are an error found later
         if score is not None and (masks is not None or not is_pointwise(getattr(grad, "shape", ()))):
             kept_grads[i], kept_scores[i] = grad, score
+        elif grad is not None and not isinstance(grad, torch.Tensor):
+            return grads, scores  # for the checks of all to say what is wrong
     return kept_grads, kept_scores
 
 

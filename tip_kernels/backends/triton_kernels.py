@@ -666,12 +666,8 @@ def _kernels(
             first_word = whole * tl.load(row + _PITCH)
             for column in range(0, used, GROUP):
                 count = tl.where(draws, used - column, 0)
-                normals = _group_of_normals(
-                    key, step, tensor_id, first_word + column, count, GROUP, ROUNDS, LANES
-                )
-                coefficients = _coefficients(
-                    normals, column, high_dim, std, floor, is_selected, FLOOR, REAL, GROUP
-                )
+                normals = _group_of_normals(key, step, tensor_id, first_word + column, count, GROUP, ROUNDS, LANES)
+                coefficients = _coefficients(normals, column, high_dim, std, floor, is_selected, FLOOR, REAL, GROUP)
                 _perturb_kernels(
                     grad, wide, start, tap_offsets, taps, mask, is_selected, coefficients, basis, basis_pitch, high_dim,
                     column, column + GROUP >= used, scale, keep,
@@ -877,7 +873,9 @@ def words(out, state, tensor_id, first_position, count, ROUNDS: tl.constexpr, LA
     """The op ``words_``: a superblock a lane."""
     first = tl.full([], 0, tl.int64) + first_position
     superblock = (first >> 4) + tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
-    all_words = _superblock(_load_key(state), tl.load(state + 4), tl.full([], 0, tl.int64) + tensor_id, superblock, ROUNDS)
+    all_words = _superblock(
+        _load_key(state), tl.load(state + 4), tl.full([], 0, tl.int64) + tensor_id, superblock, ROUNDS
+    )
     for i in tl.static_range(16):
         place = superblock * 16 + i - first
         tl.store(out + place, all_words[i].to(tl.int32, bitcast=True), mask=(place >= 0) & (place < count))

@@ -179,7 +179,9 @@ def build(
         offsets=np.concatenate([*tap_offsets, np.zeros(1, np.int64)]),
         memories=[_memory(tensor) for tensor in tensors] + [STRIDED] * (len(rows) - len(tensors)),
         quads=kind if QUADS in paths else Quads(0, 0),
-        group=_group([_used(t, floor) for t, path in zip(tensors, paths, strict=True) if path == KERNELS], wide or floor),
+        group=_group(
+            [_used(t, floor) for t, path in zip(tensors, paths, strict=True) if path == KERNELS], wide or floor
+        ),
         elements=ELEMENTS in paths,
     )
 
