@@ -204,8 +204,15 @@ def assert_close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype, tole
     assert (error <= allowed).all(), f"largest error {error.max():.3g}, allowed {allowed.flatten()[error.argmax()]:.3g}"
 
 
+def is_interpreted(backend) -> bool:
+    """Whether Triton interprets, which takes seconds for what else takes a millisecond."""
+    return backend.name == "triton" and backend.device.type == "cpu"
+
+
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_equals_the_reference(case, backend):
+    if is_interpreted(backend) and (CASES.index(case) % 4 or case.shape == "many kernels"):
+        pytest.skip("Triton's interpreter takes a quarter of the cases, of small tensors")
     grad, scores = inputs(case)
     arithmetic = case.dtype if case.dtype == torch.float64 else torch.float32
     want = run(case, grad.to(arithmetic, copy=True), scores, "reference")
@@ -290,16 +297,18 @@ def test_scale_alone_is_exact(backend):
     assert torch.equal(perturbed(x, torch.rand(33), backend, ratio=0.0, grad_scale=1.1), x * 1.1)
 
 
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")  # Triton interpreted
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_store_rounds_once_to_nearest_even(dtype, backend):
     """Every number of the dtype times 1.5, which is exact in float32 and often half way between two results."""
-    x = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    x = torch.arange(-(2**15), 2**15, 61 if is_interpreted(backend) else 1).to(torch.int16).view(dtype)
     want = (x.float() * 1.5).to(dtype)
     got = perturbed(x, None, backend, grad_scale=1.5)
     assert torch.equal(got.isnan(), want.isnan())
     assert torch.equal(got[~got.isnan()].view(torch.int16), want[~want.isnan()].view(torch.int16))
 
 
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")  # Triton interpreted
 @pytest.mark.parametrize("poison", [NAN, INF])
 def test_nonfinite_gradients_stay_in_their_kernels(poison, backend):
     x = torch.randn(8, 9, 3, 3)
@@ -416,6 +425,8 @@ def test_what_a_call_leaves_alone_it_does_not_look_at(backend):
 
 
 def test_threads_do_not_change_the_result(backend):
+    if backend.name in ("cuda", "triton"):
+        pytest.skip(f"{backend.name} does not use torch's threads")
     x, scores = torch.randn(64, 129, 3, 3), torch.rand(64)
     before = torch.get_num_threads()
     results = []
