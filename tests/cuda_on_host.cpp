@@ -28,6 +28,7 @@ struct HostCall {
   const float *std, *floor_std, *grad_scale;
   float keep;
   int32_t rounds;
+  int32_t lanes;  // of a thread; 0 for the plan's choice
 };
 
 // What became of a call.
@@ -46,7 +47,7 @@ std::vector<PlannedTensor> plan(const HostTensor* tensors, int64_t count, const 
                      {t->strides, t->strides + t->dims}, t->scores, t->score_count, t->score_stride, t->selected,
                      t->id, t->basis, t->high_dim, t->first_channel, t->first_kernel, t->kernels_per_channel});
   }
-  return plan_tensors(views, {call.floor_std != nullptr, call.grad_scale != nullptr, call.keep != 1.0f});
+  return plan_tensors(views, {call.floor_std != nullptr, call.grad_scale != nullptr, call.keep != 1.0f, call.lanes});
 }
 
 template <int kRounds, class T>

@@ -9,7 +9,19 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from test_perturb import CASES, PLACE, assert_close, case_id, float_tolerance, inputs, lay_out, options
+from test_perturb import (
+    CASES,
+    KEY,
+    PLACE,
+    STD,
+    STEP,
+    assert_close,
+    case_id,
+    float_tolerance,
+    inputs,
+    lay_out,
+    options,
+)  # fmt: skip
 
 import tip_kernels as tip
 from tip_kernels import functional
@@ -17,6 +29,7 @@ from tip_kernels import functional
 ROOT = pathlib.Path(__file__).parent.parent
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 ANY, DENSE, PAIRS = range(3)  # csrc/cuda/table.h: enum Path
+ENTRY_BYTES = 136 + 2 * 24  # csrc/cuda/table.h: Entry and its axes
 
 
 class HostTensor(ctypes.Structure):
@@ -33,6 +46,7 @@ class HostCall(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("state", "std", "floor_std", "grad_scale")),
         ("keep", ctypes.c_float),
         ("rounds", ctypes.c_int32),
+        ("lanes", ctypes.c_int32),
     ]
 
 
@@ -83,7 +97,9 @@ def host_tensors(args, keep_alive: list) -> ctypes.Array:
     return (HostTensor * max(1, len(rows)))(*rows)
 
 
-def perturb_on_host(library: ctypes.CDLL, grads, scores, *, tiny_tables: bool = False, **given) -> HostReport:
+def perturb_on_host(
+    library: ctypes.CDLL, grads, scores, *, tiny_tables: bool = False, lanes: int = 0, **given
+) -> HostReport:
     """``tip.perturb_`` by the CUDA kernels' code on the host."""
     defaults = {
         "cutoff": 0.5, "masks": None, "keep": 1.0, "floor_std": 0.0, "grad_scale": None, "shards": None, "names": None,
@@ -92,7 +108,7 @@ def perturb_on_host(library: ctypes.CDLL, grads, scores, *, tiny_tables: bool = 
     std, floor, scale, state, keep, rounds = args[7:13]
     keep_alive: list = []
     tensors = host_tensors(args, keep_alive)
-    call = HostCall(pointer(state), pointer(std), pointer(floor), pointer(scale), keep, rounds)
+    call = HostCall(pointer(state), pointer(std), pointer(floor), pointer(scale), keep, rounds, lanes)
     report = HostReport()
     library.perturb_on_host(
         tensors, ctypes.c_int64(len(args[0])), ctypes.byref(call), ctypes.c_int64(tiny_tables), ctypes.byref(report)
@@ -123,3 +139,182 @@ def test_equals_the_reference(case, library):
     assert_close(view, want, case.dtype, float_tolerance(case, grad))
     view.fill_(5.0)
     assert (memory == 5.0).all(), "wrote outside of the gradient"
+
+
+def mixed_model() -> tuple[list, list]:
+    """Gradients of every dtype and several layouts, with empty ones first, in the middle and last."""
+    draw = torch.Generator().manual_seed(3)
+
+    def grad(*shape: int, dtype: torch.dtype = torch.float32, last: bool = False) -> torch.Tensor:
+        values = torch.randn(shape, generator=draw).to(dtype)
+        return values.contiguous(memory_format=torch.channels_last) if last else values
+
+    grads = [
+        torch.zeros(0, 3, 3, 3),
+        grad(70, 64, 3, 3),
+        grad(9),
+        grad(33, 12, 3, 3, dtype=torch.bfloat16, last=True),
+        None,
+        grad(20, 3, 3, 3, dtype=torch.float16),
+        torch.zeros(4, 0, 3, 3),
+        grad(8, 6, 5, 5, dtype=torch.float64),
+        grad(40, 1, 7, 7, last=True),
+        grad(300, 50),
+        grad(5, 7, 3, 3)[:, 1::2],
+        grad(2, 300, 3, 3, dtype=torch.bfloat16),
+        torch.zeros(0),
+    ]
+    scores = [
+        torch.rand(g.shape[0], generator=draw) if g is not None and g.dim() == 4 and g.numel() else None for g in grads
+    ]
+    return grads, scores
+
+
+@pytest.mark.parametrize("tiny_tables", [False, True], ids=["one launch", "many launches"])
+@pytest.mark.parametrize("lanes", [0, 3])
+@pytest.mark.parametrize(
+    "given", [{}, {"grad_scale": 0.7}, {"floor_std": 0.2, "grad_scale": 0.7}], ids=["band", "scale", "floor"]
+)
+def test_a_mixed_model(library, given, lanes, tiny_tables):
+    """Every dtype and path in one call, in one table and in several; the step advances once."""
+    grads, scores = mixed_model()
+    want = [None if grad is None else grad.clone() for grad in grads]
+    given = {"ratio": 0.3, "std": STD, **given}
+    rng = tip.NoiseRNG(KEY, step=STEP)
+    report = perturb_on_host(library, grads, scores, rng=rng, tiny_tables=tiny_tables, lanes=lanes, **given)
+    tip.perturb_(want, scores, rng=tip.NoiseRNG(KEY, step=STEP), backend="reference", **given)
+
+    assert rng.step == STEP + 1
+    assert report.advances == 1
+    live = sum(
+        grad is not None and grad.numel() > 0 and (len(given) > 2 or s is not None)
+        for grad, s in zip(grads, scores, strict=True)
+    )
+    assert report.any + report.dense + report.pairs == live
+    assert report.launches >= live / 2 if tiny_tables else report.launches == 1
+    for got, expected in zip(grads, want, strict=True):
+        if got is not None:
+            # An ulp of the 16-bit types at values below 8; for the others, 49 taps of rounding: far below 1e-4.
+            tolerance = {torch.bfloat16: 2.0**-5, torch.float16: 2.0**-8}.get(got.dtype, 1e-4)
+            torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
+
+
+def test_paths(library):
+    """Which 3x3 gradients take the fast paths: additive noise, a small dtype, dense or in even numbers interleaved."""
+    x = torch.randn(4, 6, 3, 3)
+    last = x.contiguous(memory_format=torch.channels_last)
+    flags = {"ratio": 0.5, "std": 1.0, "rng": tip.NoiseRNG(KEY)}
+
+    def path(grad: torch.Tensor, **given) -> int:
+        report = perturb_on_host(library, [grad], [torch.rand(9 if "shards" in given else 4)], **{**flags, **given})
+        return [report.any, report.dense, report.pairs].index(1)
+
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert path(x.to(dtype)) == DENSE
+        assert path(last.to(dtype)) == PAIRS
+    assert path(x, grad_scale=2.0) == DENSE
+    assert path(x, shards=[tip.Shard(3, 1, 9)]) == DENSE
+    assert path(torch.randn(4, 7, 3, 3)) == DENSE
+    assert path(x.double()) == path(x, floor_std=0.1) == path(x, keep=0.0) == path(x, cutoff=0.75) == ANY
+    assert path(x[:, :, :, [0, 2, 1]].transpose(2, 3)) == path(x[:, ::2]) == ANY
+    assert path(torch.randn(4, 7, 3, 3).contiguous(memory_format=torch.channels_last)) == ANY
+    assert path(last, shards=[tip.Shard(3, 1, 9)]) == ANY
+
+
+def test_an_empty_list_takes_a_step(library):
+    rng = tip.NoiseRNG(KEY, step=5)
+    report = perturb_on_host(library, [], [], ratio=0.3, std=1.0, rng=rng)
+    assert (report.launches, report.advances, rng.step) == (1, 1, 6)
+
+
+@pytest.mark.parametrize("given", [{}, {"keep": 0.5, "floor_std": 0.3}], ids=["additive", "replaced"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kernels_larger_than_the_fused_ones(library, dtype, given):
+    """31x31 depthwise: the basis stays in device memory."""
+    x = torch.randn(5, 1, 31, 31, dtype=dtype)
+    scores = torch.rand(5)
+    want = x.double()
+    given = {"ratio": 0.5, "std": STD, **given}
+    perturb_on_host(library, [x], [scores], rng=tip.NoiseRNG(KEY), **given)
+    tip.perturb_([want], [scores], rng=tip.NoiseRNG(KEY), backend="reference", **given)
+    # Normals are off by 8 u32 6.76 and a tap sums 961 of them with weights of norm 1; the float32 sums of 2 * 961
+    # products of numbers below 31 (4.5 + 6.76) are off by less than 1e-3 at worst, by their square root as a rule.
+    tolerance = 31 * 8 * 2.0**-24 * 6.76 if dtype == torch.float64 else 1e-3
+    torch.testing.assert_close(x.double(), want, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["dense", "channels_last"])
+def test_words_far_out_in_the_stream(library, last):
+    """A shard whose groups cross 2^32, so that both words of the counter change inside a tile."""
+    kernels, channel = 2**21, 2**12
+    x = torch.randn(3, 8, 3, 3)
+    shard = tip.Shard(channel - 1, kernels - 4, kernels + 4)  # the second channel begins beyond group 2^32
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    want = x.clone()
+    scores = torch.rand(channel + 2)
+    given = {"ratio": 1.0, "std": STD, "shards": [shard]}
+    report = perturb_on_host(library, [x], [scores], rng=tip.NoiseRNG(KEY), **given)
+    tip.perturb_([want], [scores], rng=tip.NoiseRNG(KEY), backend="reference", **given)
+    assert report.pairs if last else report.dense
+    torch.testing.assert_close(x, want, rtol=0, atol=1e-5)  # float32 rounding of values below 10, a few times
+
+
+def contiguous(*sizes: int) -> tuple[int, ...]:
+    strides = [1]
+    for size in reversed(sizes[1:]):
+        strides.insert(0, strides[0] * size)
+    return tuple(strides)
+
+
+def cover(library, places: list[Place], *, floor: bool = False, large: bool = True) -> tuple[list[int], list[int], int]:
+    """(elements covered, farthest offset) of each tensor, and the number of launches, without touching memory."""
+    count = len(places)
+    arrays = [(ctypes.c_int64 * len(values))(*values) for place in places for values in (place.sizes, place.strides)]
+    rows = (HostTensor * count)()
+    for i, place in enumerate(places):
+        sizes, strides = arrays[2 * i], arrays[2 * i + 1]
+        channels = place.sizes[0]
+        rows[i] = HostTensor(
+            place.address, place.address, place.address if place.high_dim else None, ctypes.addressof(sizes),
+            ctypes.addressof(strides), len(place.sizes), DTYPES[place.dtype], channels, 1, (channels + 2) // 3, i,
+            place.high_dim, 0, 0, place.sizes[1] if len(place.sizes) > 1 else 1,
+        )  # fmt: skip
+    covered, reach, tables = (ctypes.c_int64 * count)(), (ctypes.c_int64 * count)(), ctypes.c_int64()
+    call = HostCall(None, None, 1 if floor else None, None, 1.0, 12, 0)
+    library.cover_on_host(
+        rows, ctypes.c_int64(count), ctypes.byref(call), ctypes.c_int64(large), covered, reach, ctypes.byref(tables)
+    )
+    return list(covered), list(reach), tables.value
+
+
+HUGE = {
+    "3x3": Place((70_000, 4_000, 3, 3), contiguous(70_000, 4_000, 3, 3)),
+    "3x3 bfloat16": Place((70_001, 4_001, 3, 3), contiguous(70_001, 4_001, 3, 3), torch.bfloat16),
+    "channels_last": Place((60_000, 4_100, 3, 3), (9 * 4_100, 1, 3 * 4_100, 4_100)),
+    "one channel": Place((1, 300_000_001, 3, 3), contiguous(1, 300_000_001, 3, 3)),
+    "linear": Place((65_537, 65_537), (65_537, 1), high_dim=0),
+    "transposed linear": Place((3, 2**31 + 5), (1, 3), high_dim=0),
+    "strided": Place((2**30, 3), (2**33, 7), high_dim=0),
+}
+
+
+@pytest.mark.parametrize("place", HUGE.values(), ids=HUGE)
+def test_plans_tensors_beyond_32_bits(library, place):
+    count = 1
+    for size in place.sizes:
+        count *= size
+    covered, reach, _ = cover(library, [place], floor=place.high_dim == 0)
+    assert covered == [count]
+    assert reach == [sum((size - 1) * stride for size, stride in zip(place.sizes, place.strides, strict=True))]
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("count", [1, 17, 170, 500])
+def test_long_lists_take_as_few_launches_as_they_need(library, count, large):
+    """Tensors of two axes fill a table to its last entry: 4096 or 32760 bytes, 128 of them for the call."""
+    places = [Place((8, 8 + i, 3, 3), contiguous(8, 8 + i, 3, 3)) for i in range(count)]
+    covered, _, tables = cover(library, places, large=large)
+    assert covered == [8 * (8 + i) * 9 for i in range(count)]
+    per_table = ((32760 if large else 4096) - 128) // ENTRY_BYTES
+    assert tables == -(-count // per_table)

@@ -6,9 +6,11 @@
 #if defined(__CUDACC__)
 #define TIP_HD __host__ __device__ __forceinline__
 #define TIP_UNROLL _Pragma("unroll")
+#define TIP_ROLLED _Pragma("unroll 1")
 #else
 #define TIP_HD inline __attribute__((always_inline))
 #define TIP_UNROLL
+#define TIP_ROLLED
 #endif
 
 // Kernels are compiled once per instruction set; without a namespace of their own the linker would merge their

@@ -60,6 +60,7 @@ class AnyKernel {
   }
 
   TIP_HD void prepare(int thread) const {
+    TIP_ROLLED
     for (int slot = thread; slot < layout_.modes; slot += kThreads)
       modes_[slot] = mode_of_slot(entry_, call_, shared_, slot);
     if (layout_.basis_room > 0) with_arithmetic([&](auto zero) { load_basis(zero, thread); });
@@ -68,6 +69,7 @@ class AnyKernel {
   // Whether none of a group's words is used.
   TIP_HD bool is_silent(int group) const {
     const int first = group / entry_.lane_groups * entry_.lane_units;
+    TIP_ROLLED
     for (int unit = 0; unit < entry_.lane_units; ++unit)
       if (mode(first + unit) >= Mode::white) return false;
     return true;
@@ -103,6 +105,7 @@ class AnyKernel {
   template <class A>
   TIP_HD void load_basis(A, int thread) const {
     A* basis = reinterpret_cast<A*>(memory_);
+    TIP_ROLLED
     for (int i = thread; i < entry_.taps * layout_.used; i += kThreads) {
       const int tap = i / layout_.used, column = i % layout_.used;
       basis[tap * layout_.basis_room + column] = static_cast<A>(entry_.basis[tap * entry_.taps + column]);
@@ -112,6 +115,7 @@ class AnyKernel {
   template <class A>
   TIP_HD void replace(A zero, int thread) const {
     const int begin = shared_.tile.begin * entry_.high_dim, end = shared_.tile.end * entry_.high_dim;
+    TIP_ROLLED
     for (int i = begin + thread; i < end; i += kThreads) {
       const int slot = i / entry_.high_dim, column = i % entry_.high_dim;
       if (mode(slot) != Mode::selected) continue;
@@ -128,6 +132,7 @@ class AnyKernel {
     const int slots = shared_.tile.end - shared_.tile.begin, taps = entry_.taps;
     const bool interleaved = entry_.unit_stride == 1 && taps > 1;
     const A std = call_.std[entry_.id], floor = call_.floor_std ? call_.floor_std[entry_.id] : 0.0f, factor = scale<A>();
+    TIP_ROLLED
     for (int i = thread; i < slots * taps; i += kThreads) {
       const int slot = shared_.tile.begin + (taps == 1 ? i : interleaved ? i % slots : i / taps);
       const int tap = taps == 1 ? 0 : interleaved ? i / slots : i % taps;

@@ -1,4 +1,6 @@
 // The kernels of one generator, TIP_ROUNDS. csrc/cuda/launch.cpp chooses among them.
+#include <algorithm>
+
 #include "cuda/check.h"
 #include "cuda/generator.h"
 #include "cuda/perturb.h"
@@ -19,7 +21,7 @@ __device__ void take_ticket(const Call& call, uint64_t step) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 8) perturb_tiles(const __grid_constant__ T table) {
+__global__ void __launch_bounds__(kThreads, 7) perturb_tiles(const __grid_constant__ T table) {
   __shared__ Shared shared;
   extern __shared__ __align__(16) char memory[];
   perturb_tile<TIP_ROUNDS>(DeviceBlock(), table, table.call.first_tile + blockIdx.x, shared, memory,
@@ -56,14 +58,16 @@ void launch(T& table, bool is_last, int64_t shared_bytes, cudaStream_t stream) {
   }
 }
 
+// Launches the tensors from `begin` on that fit into a table, or none if that leaves some and `all` is asked for.
 template <class T>
-size_t launch_table(const Call& call, const std::vector<PlannedTensor>& tensors, size_t begin, cudaStream_t stream) {
+size_t launch_table(const Call& call, const std::vector<PlannedTensor>& tensors, size_t begin, bool all,
+                    cudaStream_t stream) {
   T table;
   table.call = call;
   const size_t end = fill_table(tensors, begin, table);
+  if (all && end < tensors.size()) return begin;
   int64_t shared_bytes = 0;
-  for (size_t i = begin; i < end; ++i)
-    if (tensors[i].shared_bytes > shared_bytes) shared_bytes = tensors[i].shared_bytes;
+  for (size_t i = begin; i < end; ++i) shared_bytes = std::max(shared_bytes, tensors[i].shared_bytes);
   launch(table, end == tensors.size(), shared_bytes, stream);
   return end;
 }
@@ -73,11 +77,8 @@ size_t launch_table(const Call& call, const std::vector<PlannedTensor>& tensors,
 template <>
 void Generator<TIP_ROUNDS>::perturb(const Call& call, const std::vector<PlannedTensor>& tensors, void* stream) {
   const cudaStream_t on = static_cast<cudaStream_t>(stream);
-  size_t begin = 0;
-  do {
-    const bool few = tensors.size() - begin <= SmallTable::kEntries;
-    begin = (few ? launch_table<SmallTable> : launch_table<LargeTable>)(call, tensors, begin, on);
-  } while (begin < tensors.size());
+  if (launch_table<SmallTable>(call, tensors, 0, true, on) == tensors.size()) return;
+  for (size_t begin = 0; begin < tensors.size();) begin = launch_table<LargeTable>(call, tensors, begin, false, on);
 }
 
 template <>

@@ -32,6 +32,7 @@ TIP_HD void begin(const T& table, int64_t index, Shared& shared, int thread) {
 
 TIP_HD bool idle(const Entry& entry, const Call& call, const Shared& shared) {
   if (mode_of_other(call) != Mode::untouched) return false;
+  TIP_ROLLED
   for (int row = 0; row < shared.tile.rows; ++row)
     if (mode_of_row(entry, call, shared, row) != Mode::untouched) return false;
   return true;
@@ -44,6 +45,64 @@ TIP_HD void draw(const Stream& stream, uint32_t tensor, uint64_t group, float sc
   generate<kRounds>(stream, counter(tensor, group), words);
   TIP_UNROLL
   for (int w = 0; w < kGroup; w += 2) box_muller<uint32_t, float>(words[w], words[w + 1], scale, z[w], z[w + 1]);
+}
+
+template <int kRounds, class Block>
+TIP_HD void perturb_three(const Block& block, const Call& call, const Entry& entry, const Axis* axes,
+                          const Shared& shared, char* memory) {
+  const ThreeKernel kernel(call, entry, axes, shared, memory);
+  const bool dense = kernel.is_dense();
+  typename Block::template Local<Lane> lanes;
+  TIP_ROLLED
+  for (int round = 0; round < kernel.rounds(); ++round) {
+    block.each([&](int thread) { kernel.prepare(thread, round, lanes[thread]); });
+    block.sync_warp();
+    block.each([&](int thread) {
+      Lane& lane = lanes[thread];
+      if (!lane.busy) return;
+      if (dense) kernel.load(thread, round, lane);
+      if (lane.is_silent()) {
+        kernel.take_nothing(lane);
+      } else {
+        float z[kGroup];
+        draw<kRounds>(shared.stream, entry.id, shared.tile.lane + kernel.lane_of(thread, round), kernel.unit(),
+                      z);
+        kernel.take(z, lane);
+      }
+      wait_for_copies();
+    });
+    block.sync_warp();
+    block.each([&](int thread) {
+      if (lanes[thread].busy) kernel.add(thread, round, lanes[thread]);
+    });
+    block.sync_warp();
+    block.each([&](int thread) {
+      if (dense && lanes[thread].busy) kernel.store(thread, round, lanes[thread]);
+    });
+    block.sync_warp();
+  }
+}
+
+template <int kRounds, class Block>
+TIP_HD void perturb_any(const Block& block, const Call& call, const Entry& entry, const Axis* axes,
+                        const Shared& shared, char* memory) {
+  const AnyKernel kernel(call, entry, axes, shared, memory);
+  block.each([&](int thread) { kernel.prepare(thread); });
+  block.sync();
+  block.each([&](int thread) {
+    for (int group = thread; group < entry.tile_lanes * entry.lane_groups; group += kThreads) {
+      if (kernel.is_silent(group)) continue;
+      float z[kGroup];
+      draw<kRounds>(shared.stream, entry.id, shared.tile.lane * entry.lane_groups + group, 1.0f, z);
+      kernel.take(group, z);
+    }
+  });
+  block.sync();
+  if (kernel.replaces()) {
+    block.each([&](int thread) { kernel.replace(thread); });
+    block.sync();
+  }
+  block.each([&](int thread) { kernel.apply(thread); });
 }
 
 // `has_read(step)` is called by one thread when all of the block have read the state.
@@ -65,36 +124,10 @@ TIP_HD void perturb_tile(const Block& block, const T& table, int64_t index, Shar
   }
   if (idle(entry, call, shared)) return;
 
-  const bool is_three = entry.path != Path::any;
-  const ThreeKernel three(call, entry, axes, shared, memory);
-  const AnyKernel any(call, entry, axes, shared, memory);
-  typename Block::template Local<Lane> lanes;
-  block.each([&](int thread) { is_three ? three.prepare(thread, lanes[thread]) : any.prepare(thread); });
-  block.sync();
-  block.each([&](int thread) {
-    if (is_three) three.load(thread, lanes[thread]);
-    const int groups = entry.tile_lanes * entry.lane_groups;
-    const float scale = is_three ? three.unit() : 1.0f;
-    for (int group = thread; group < groups; group += kThreads) {
-      if (is_three ? lanes[thread].is_silent() : any.is_silent(group)) continue;
-      float z[kGroup];
-      draw<kRounds>(shared.stream, entry.id, shared.tile.lane * entry.lane_groups + group, scale, z);
-      is_three ? three.take(z, lanes[thread]) : any.take(group, z);
-    }
-    wait_for_copies();
-  });
-  block.sync();
-  if (is_three) {
-    block.each([&](int thread) { three.add(thread, lanes[thread]); });
-    if (!three.is_dense()) return;
-    block.sync_warp();
-    block.each([&](int thread) { three.store(thread); });
+  if (entry.path == Path::any) {
+    perturb_any<kRounds>(block, call, entry, axes, shared, memory);
   } else {
-    if (any.replaces()) {
-      block.each([&](int thread) { any.replace(thread); });
-      block.sync();
-    }
-    block.each([&](int thread) { any.apply(thread); });
+    perturb_three<kRounds>(block, call, entry, axes, shared, memory);
   }
 }
 

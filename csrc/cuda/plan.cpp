@@ -18,6 +18,15 @@ int64_t elements_of(const TensorView& tensor) {
   return count;
 }
 
+// A block's start is worth some hundred instructions, but large models only have blocks to spare.
+int rounds_that_pay(const std::vector<TensorView>& tensors) {
+  constexpr int64_t kMost = 8, kEnoughBlocks = 8192, kBlockElements = kThreads * 18;
+  int64_t elements = 0;
+  for (const TensorView& tensor : tensors)
+    if (tensor.basis) elements += elements_of(tensor);
+  return static_cast<int>(std::clamp<int64_t>(elements / kBlockElements / kEnoughBlocks, 1, kMost));
+}
+
 class TensorPlan {
  public:
   TensorPlan(const TensorView& view, const Options& options) : view_(view), options_(options) {
@@ -61,7 +70,7 @@ class TensorPlan {
     entry_.channels = view_.score_count;
     entry_.selected = view_.selected;
     entry_.path = path();
-    if (entry_.path == Path::any) merge_taps();
+    merge_taps();
   }
 
   void merge_taps() {
@@ -85,9 +94,10 @@ class TensorPlan {
     if (dense && rows_follow) return Path::dense3x3;
     const int64_t first = view_.first_channel * view_.kernels_per_channel + view_.first_kernel;
     // Two kernels of a lane are then two neighbours in one row, at an address that is a multiple of two elements.
-    const bool even = ((stride[0] | stride[2] | stride[3] | view_.sizes[1] | first | view_.kernels_per_channel) & 1) == 0;
+    const bool even = ((stride[0] | stride[3] | view_.sizes[1] | first | view_.kernels_per_channel) & 1) == 0;
+    const bool even_taps = stride[2] == 3 * stride[3];
     const bool aligned = reinterpret_cast<uintptr_t>(view_.data) % (2 * bytes_of(view_.dtype)) == 0;
-    return stride[1] == 1 && even && aligned ? Path::pairs3x3 : Path::any;
+    return stride[1] == 1 && even_taps && even && aligned ? Path::pairs3x3 : Path::any;
   }
 
   bool is_whole() const { return view_.kernels_per_channel == view_.sizes[1]; }
@@ -139,7 +149,8 @@ class TensorPlan {
   }
 
   int32_t tile_lanes() const {
-    int64_t lanes = std::max<int64_t>(1, kThreads / entry_.lane_groups);
+    const int64_t rounds = entry_.path == Path::any ? 1 : options_.rounds;
+    int64_t lanes = std::max<int64_t>(1, rounds * kThreads / entry_.lane_groups);
     if (entry_.basis) lanes = std::min(lanes, (kRowsPerTile - 1) * entry_.row_units / entry_.lane_units);
     // Whole 16-byte words of small kernels, so that all tiles of a tensor are aligned alike.
     return static_cast<int32_t>(lanes >= 4 ? lanes / 4 * 4 : std::max<int64_t>(1, lanes));
@@ -166,7 +177,8 @@ void append_axis(std::vector<Axis>& axes, Axis next) {
   axes.push_back(next);
 }
 
-std::vector<PlannedTensor> plan_tensors(const std::vector<TensorView>& tensors, const Options& options) {
+std::vector<PlannedTensor> plan_tensors(const std::vector<TensorView>& tensors, Options options) {
+  if (options.rounds == 0) options.rounds = rounds_that_pay(tensors);
   std::vector<PlannedTensor> planned;
   planned.reserve(tensors.size());
   for (const TensorView& tensor : tensors) {

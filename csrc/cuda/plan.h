@@ -22,6 +22,7 @@ struct TensorView {
 
 struct Options {
   bool floor, scaled, replaces;  // floor_std is given, grad_scale is given, keep is not 1
+  int rounds;                    // lanes of a thread, where it can take several; 0 for as many as pay
 };
 
 struct PlannedTensor {
@@ -35,7 +36,7 @@ struct PlannedTensor {
 void append_axis(std::vector<Axis>& axes, Axis next);
 
 // The tensors that have something to do.
-std::vector<PlannedTensor> plan_tensors(const std::vector<TensorView>& tensors, const Options& options);
+std::vector<PlannedTensor> plan_tensors(const std::vector<TensorView>& tensors, Options options);
 
 // Fills a table from tensors [begin, ...); returns the first one that did not fit.
 template <int kBytes>

@@ -85,7 +85,7 @@ void perturb_(std::vector<Tensor> grads, std::vector<Tensor> scores, std::vector
   call.ticket = ticket_of(state);
   const Device device(state);
   launch_perturb(static_cast<int>(rounds), call,
-                 plan_tensors(views, {floor_std.has_value(), grad_scale.has_value(), call.keep != 1.0f}),
+                 plan_tensors(views, {floor_std.has_value(), grad_scale.has_value(), call.keep != 1.0f, 0}),
                  device.stream());
 }
 

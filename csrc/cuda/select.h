@@ -24,6 +24,7 @@ struct Shared {
 // Counts the channels that outrank each row's; `shared.rank` starts at zero. For every thread of the block.
 TIP_HD void count_ranks(const Entry& entry, Shared& shared, int thread) {
   const Tile& tile = shared.tile;
+  TIP_ROLLED
   for (int row = 0; row < tile.rows; ++row) {
     const int64_t channel = entry.first_channel + tile.row + row;
     const uint32_t key = rank_key(entry.scores[channel * entry.score_stride]);

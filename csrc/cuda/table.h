@@ -19,7 +19,7 @@ constexpr int64_t kFusedTaps = 49;    // larger bases stay in device memory
 enum class Path : uint8_t {
   any,       // every dtype, stride, kernel size and option
   dense3x3,  // additive noise on 3x3 kernels without DC: kernels lie one after the other
-  pairs3x3,  // the same, and each two kernels lie interleaved (channels_last)
+  pairs3x3,  // the same, and each two kernels lie interleaved, their taps evenly spaced (channels_last)
 };
 
 // One dimension: elements, and steps in elements and units.

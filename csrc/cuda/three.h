@@ -20,109 +20,124 @@ TIP_HD int64_t three_shared_bytes(Path path) {
   return path == Path::dense3x3 ? kThreads * (kLaneElements * 4 + 2) : 0;
 }
 
-// What a thread keeps: two kernels.
+// What a thread keeps of a round: two kernels.
 struct Lane {
-  Mode mode[2];
-  float x[kLaneElements];  // the gradient, unless it passes through shared memory
+  bool busy;     // some kernel of the warp is worked on
+  bool whole;    // all are, they lie densely and at an aligned address
+  Mode mode[2];  // of the thread's kernels
   float noise[kLaneElements];
 
-  TIP_HD bool is_untouched() const { return mode[0] == Mode::untouched && mode[1] == Mode::untouched; }
   TIP_HD bool is_silent() const { return mode[0] != Mode::selected && mode[1] != Mode::selected; }
 };
 
+// In each round a warp works on kWarpSlots successive kernels.
 class ThreeKernel {
  public:
   TIP_HD ThreeKernel(const Call& call, const Entry& entry, const Axis* axes, const Shared& shared, char* memory)
       : call_(call), entry_(entry), axes_(axes), shared_(shared), memory_(memory) {}
 
   TIP_HD bool is_dense() const { return entry_.path == Path::dense3x3; }
+  TIP_HD int rounds() const { return (entry_.tile_lanes + kThreads - 1) / kThreads; }
+  TIP_HD int lane_of(int thread, int round) const { return round * kThreads + thread; }
+  TIP_HD int first_slot(int thread, int round) const { return 2 * lane_of(thread / kWarp * kWarp, round); }
 
-  TIP_HD void prepare(int thread, Lane& lane) const {
-    TIP_UNROLL
-    for (int i = 0; i < kLaneElements; ++i) lane.noise[i] = 0.0f;
-    for (int i = 0; i < 2; ++i) lane.mode[i] = mode_of_slot(entry_, call_, shared_, 2 * thread + i);
+  TIP_HD void prepare(int thread, int round, Lane& lane) const {
+    const Tile& tile = shared_.tile;
+    const int first = first_slot(thread, round), last = first + kWarpSlots - 1;
+    const bool inside = first >= tile.begin && last < tile.end;
+    const int row = inside ? place_of(entry_, tile, first).row : 0;
+    if (inside && place_of(entry_, tile, last).row == row) {
+      lane.mode[0] = lane.mode[1] = mode_of_row(entry_, call_, shared_, row);
+      lane.busy = lane.mode[0] != Mode::untouched;
+      lane.whole = is_dense() && reinterpret_cast<uintptr_t>(gradient_of(first)) % 16 == 0;
+      if (lane.whole) return;
+    } else {
+      TIP_UNROLL
+      for (int i = 0; i < 2; ++i)
+        lane.mode[i] = mode_of_slot(entry_, call_, shared_, 2 * lane_of(thread, round) + i);
+      lane.busy = last >= tile.begin && first < tile.end;
+      lane.whole = false;
+    }
     if (is_dense()) modes()[2 * thread] = lane.mode[0], modes()[2 * thread + 1] = lane.mode[1];
   }
 
-  // Starts reading. The modes of the warp are there.
-  TIP_HD void load(int thread, Lane& lane) const {
-    with_small_type(entry_.dtype, [&](auto* type) {
-      if (is_dense()) {
-        load_warp(type, thread);
-      } else if (!lane.is_untouched()) {
-        load_pairs(type, thread, lane);
-      }
-    });
-  }
+  // Starts to read dense gradients. The modes of the warp are there.
+  TIP_HD void load(int thread, int round, const Lane& lane) const { copy_dense<true>(thread, round, lane); }
 
   // What the normals of `take` have to be multiplied with.
   TIP_HD float unit() const { return call_.std[entry_.id] * kGain3x3; }
 
   TIP_HD void take(const float z[kGroup], Lane& lane) const {
-    // Of two channels that meet in this lane one may be left alone.
     TIP_UNROLL
-    for (int i = 0; i < 2; ++i)
-      if (lane.mode[i] == Mode::selected) synthesize_3x3(z + 8 * i, lane.noise + 9 * i);
+    for (int i = 0; i < 2; ++i) synthesize_3x3(z + 8 * i, lane.noise + 9 * i);
+    // Of two channels that meet in this lane one may be left alone.
+    if (lane.mode[0] == lane.mode[1]) return;
+    TIP_UNROLL
+    for (int i = 0; i < kLaneElements; ++i)
+      if (lane.mode[i / 9] != Mode::selected) lane.noise[i] = 0.0f;
   }
 
-  // Adds the noise, in shared memory if the gradient is there, else for good.
-  TIP_HD void add(int thread, Lane& lane) const {
+  TIP_HD void take_nothing(Lane& lane) const {
+    TIP_UNROLL
+    for (int i = 0; i < kLaneElements; ++i) lane.noise[i] = 0.0f;
+  }
+
+  // Adds the noise, in shared memory to dense gradients, else for good.
+  TIP_HD void add(int thread, int round, const Lane& lane) const {
     const float scale = call_.grad_scale ? *call_.grad_scale : 1.0f;
-    with_small_type(entry_.dtype, [&](auto* type) {
-      if (is_dense()) {
-        add_dense(type, thread, lane, scale);
-      } else if (!lane.is_untouched()) {
-        store_pairs(type, thread, lane, scale);
-      }
-    });
+    if (is_dense()) {
+      with_small_type(entry_.dtype, [&](auto* type) { add_dense(type, thread, lane, scale); });
+    } else if (lane.mode[0] != Mode::untouched) {  // kernels of a pair are in one row
+      const int64_t offset = unit_offset(entry_, axes_, shared_.tile, 2 * lane_of(thread, round));
+      with_small_type(entry_.dtype, [&](auto* type) { add_pairs(type, offset, lane, scale); });
+    }
   }
 
-  TIP_HD void store(int thread) const {
-    with_small_type(entry_.dtype, [&](auto* type) { store_warp(type, thread); });
-  }
+  // Writes what `load` has read.
+  TIP_HD void store(int thread, int round, const Lane& lane) const { copy_dense<false>(thread, round, lane); }
 
  private:
   // Dense kernels, through shared memory.
 
   TIP_HD Mode* modes() const { return reinterpret_cast<Mode*>(memory_ + kThreads * kLaneElements * 4); }
 
-  template <class T>
-  TIP_HD T* tile_data(int first_slot) const {
-    return reinterpret_cast<T*>(memory_) + 9 * first_slot;
+  TIP_HD char* gradient_of(int first_slot) const {
+    return entry_.data + (shared_.tile.offset + 9 * (first_slot - shared_.tile.begin)) * bytes_of(entry_.dtype);
   }
 
-  template <class T>
-  TIP_HD T* gradient_data(int first_slot) const {
-    return reinterpret_cast<T*>(entry_.data) + shared_.tile.offset + 9 * (first_slot - shared_.tile.begin);
-  }
-
-  // Whether all of a warp's kernels are in one row and worked on, at an aligned address.
-  TIP_HD bool whole(int first_slot, const void* data) const {
-    const Tile& tile = shared_.tile;
-    const int last_slot = first_slot + kWarpSlots - 1;
-    if (first_slot < tile.begin || last_slot >= tile.end || reinterpret_cast<uintptr_t>(data) % 16 != 0) return false;
-    if (tile.rows > 1 && place_of(entry_, tile, first_slot).row != place_of(entry_, tile, last_slot).row) return false;
-    return modes()[first_slot] != Mode::untouched;
-  }
-
-  template <class T>
-  TIP_HD void load_warp(T*, int thread) const {
-    const int first = thread / kWarp * kWarpSlots, lane = thread % kWarp;
-    const T* from = gradient_data<T>(first);
-    T* to = tile_data<T>(first);
-    if (whole(first, from)) {
-      constexpr int kVector = 16 / sizeof(T);
-      TIP_UNROLL
-      for (int i = lane * kVector; i < kWarpElements; i += kWarp * kVector) start_copy(to + i, from + i);
+  // Copies a warp's kernels to shared memory, or back.
+  template <bool kLoad>
+  TIP_HD void copy_dense(int thread, int round, const Lane& lane) const {
+    if (entry_.dtype == DType::f32) {
+      copy_kernels<kLoad, uint32_t>(thread, round, lane);
     } else {
-      for (int i = lane; i < kWarpElements; i += kWarp)
-        if (modes()[first + i / 9] != Mode::untouched) to[i] = from[i];
+      copy_kernels<kLoad, uint16_t>(thread, round, lane);
     }
+  }
+
+  template <bool kLoad, class Bits>
+  TIP_HD void copy_kernels(int thread, int round, const Lane& lane) const {
+    constexpr int kVector = 16 / sizeof(Bits), kStep = kWarp * kVector;
+    const int own = thread % kWarp;
+    Bits* gradient = reinterpret_cast<Bits*>(gradient_of(first_slot(thread, round)));
+    Bits* tile = reinterpret_cast<Bits*>(memory_) + thread / kWarp * kWarpElements;
+    if (lane.whole) {
+      gradient += own * kVector, tile += own * kVector;
+      TIP_UNROLL
+      for (int i = 0; i < kWarpElements; i += kStep)
+        if (i + kStep <= kWarpElements || own * kVector < kWarpElements - i)
+          kLoad ? start_copy(tile + i, gradient + i) : copy16(gradient + i, tile + i);
+      return;
+    }
+    TIP_ROLLED
+    for (int i = own; i < kWarpElements; i += kWarp)
+      if (modes()[thread / kWarp * kWarpSlots + i / 9] != Mode::untouched)
+        (kLoad ? tile : gradient)[i] = (kLoad ? gradient : tile)[i];
   }
 
   template <class T>
   TIP_HD void add_dense(T*, int thread, const Lane& lane, float scale) const {
-    T* own = tile_data<T>(2 * thread);
+    T* own = reinterpret_cast<T*>(memory_) + kLaneElements * thread;
     TIP_UNROLL
     for (int i = 0; i < kLaneElements; i += 2) {
       const Pair x = load_pair(own + i);
@@ -130,50 +145,18 @@ class ThreeKernel {
     }
   }
 
-  template <class T>
-  TIP_HD void store_warp(T*, int thread) const {
-    const int first = thread / kWarp * kWarpSlots, lane = thread % kWarp;
-    T* to = gradient_data<T>(first);
-    const T* from = tile_data<T>(first);
-    if (whole(first, to)) {
-      constexpr int kVector = 16 / sizeof(T);
-      TIP_UNROLL
-      for (int i = lane * kVector; i < kWarpElements; i += kWarp * kVector) copy16(to + i, from + i);
-    } else {
-      for (int i = lane; i < kWarpElements; i += kWarp)
-        if (modes()[first + i / 9] != Mode::untouched) to[i] = from[i];
-    }
-  }
-
   // Kernels that lie interleaved, two by two.
 
-  TIP_HD int64_t offset_of_tap(int tap) const {
-    const Axis* taps = axes_ + entry_.row_axes;
-    return tap / 3 * taps[0].stride + tap % 3 * taps[1].stride;
-  }
-
   template <class T>
-  TIP_HD T* kernel_data(int thread) const {
-    return reinterpret_cast<T*>(entry_.data) + unit_offset(entry_, axes_, shared_.tile, 2 * thread);
-  }
-
-  template <class T>
-  TIP_HD void load_pairs(T*, int thread, Lane& lane) const {
-    const T* data = kernel_data<T>(thread);
+  TIP_HD void add_pairs(T*, int64_t offset, const Lane& lane, float scale) const {
+    T* data = reinterpret_cast<T*>(entry_.data) + offset;
+    const int64_t stride = axes_[entry_.row_axes].stride;
+    Pair x[9];
     TIP_UNROLL
-    for (int tap = 0; tap < 9; ++tap) {
-      const Pair x = load_pair(data + offset_of_tap(tap));
-      lane.x[tap] = x.first, lane.x[9 + tap] = x.second;
-    }
-  }
-
-  template <class T>
-  TIP_HD void store_pairs(T*, int thread, const Lane& lane, float scale) const {
-    T* data = kernel_data<T>(thread);
+    for (int tap = 0; tap < 9; ++tap) x[tap] = load_pair(data + tap * stride);
     TIP_UNROLL
     for (int tap = 0; tap < 9; ++tap)
-      store_pair(data + offset_of_tap(tap), {lane.x[tap] * scale + lane.noise[tap],
-                                             lane.x[9 + tap] * scale + lane.noise[9 + tap]});
+      store_pair(data + tap * stride, {x[tap].first * scale + lane.noise[tap], x[tap].second * scale + lane.noise[9 + tap]});
   }
 
   const Call& call_;

@@ -1,6 +1,7 @@
 // Where a tile lies: the index arithmetic of the kernels, for the host too.
 #pragma once
 
+#include "core/lanes.h"
 #include "cuda/table.h"
 
 TIP_BEGIN_NAMESPACE
@@ -14,6 +15,7 @@ TIP_HD int64_t divide(int64_t a, int64_t b) {
 // Elements, or units, from the first to the i-th point of some axes, innermost first.
 TIP_HD int64_t stride_offset(const Axis* axes, int count, int64_t i) {
   int64_t offset = 0;
+  TIP_ROLLED
   for (int a = 0; a + 1 < count; ++a) {
     const int64_t outer = divide(i, axes[a].size);
     offset += (i - outer * axes[a].size) * axes[a].stride;
@@ -24,6 +26,7 @@ TIP_HD int64_t stride_offset(const Axis* axes, int count, int64_t i) {
 
 TIP_HD int64_t index_offset(const Axis* axes, int count, int64_t i) {
   int64_t offset = 0;
+  TIP_ROLLED
   for (int a = 0; a + 1 < count; ++a) {
     const int64_t outer = divide(i, axes[a].size);
     offset += (i - outer * axes[a].size) * axes[a].index_stride;
@@ -37,6 +40,8 @@ struct Tile {
   int32_t entry;
   int32_t begin, end;   // the slots that are in the span
   int32_t rows;         // that have a unit in the tile, 0 for an empty tile
+  int32_t second_row;   // the slot where the second row begins
+  uint32_t inverse;     // of the units in a row, see place_of
   int64_t lane;         // first one
   int64_t row;          // of slot `begin`
   int64_t unit_in_row;  // of slot `begin`
@@ -47,6 +52,7 @@ struct Tile {
 template <class T>
 TIP_HD int find_entry(const T& table, int64_t tile) {
   int low = 0, high = table.entries - 1;
+  TIP_ROLLED
   while (low < high) {
     const int middle = (low + high) / 2;
     if (tile < table.entry[middle].tile_end) {
@@ -83,6 +89,9 @@ TIP_HD Tile locate(const T& table, int64_t index) {
   tile.unit_in_row = by_row ? unit : unit - tile.row * entry.row_units;
   const int64_t last = tile.unit_in_row + (tile.end - tile.begin) - 1;
   tile.rows = static_cast<int32_t>(divide(last, entry.row_units)) + 1;
+  const int64_t left_in_row = entry.row_units - tile.unit_in_row;
+  tile.second_row = left_in_row < slots ? tile.begin + static_cast<int32_t>(left_in_row) : INT32_MAX;
+  tile.inverse = entry.row_units <= slots ? (1u << 31) / static_cast<uint32_t>(entry.row_units) + 1 : 0;
   tile.offset = stride_offset(rows, entry.row_axes, tile.row) + tile.unit_in_row * entry.unit_stride;
   return tile;
 }
@@ -94,13 +103,12 @@ struct Place {
 };
 
 TIP_HD Place place_of(const Entry& entry, const Tile& tile, int slot) {
-  const int64_t unit = tile.unit_in_row + (slot - tile.begin);
-  if (unit < entry.row_units) return {0, unit};
-  // The rows after the first are shorter than a tile.
-  const uint32_t beyond = static_cast<uint32_t>(unit - entry.row_units);
-  const uint32_t row_units = static_cast<uint32_t>(entry.row_units < UINT32_MAX ? entry.row_units : UINT32_MAX);
-  const uint32_t row = beyond / row_units;
-  return {static_cast<int32_t>(row + 1), static_cast<int64_t>(beyond - row * row_units)};
+  if (slot < tile.second_row) return {0, tile.unit_in_row + (slot - tile.begin)};
+  // Division by multiplication: exact, since neither slots nor the units of such a row reach 2^15.
+  const uint32_t unit = static_cast<uint32_t>(slot - tile.second_row);
+  uint32_t row, low;
+  multiply_wide(2 * unit, tile.inverse, row, low);
+  return {static_cast<int32_t>(row + 1), unit - row * entry.row_units};
 }
 
 // Elements from the tensor's first to the first tap of a slot.
