@@ -8,6 +8,19 @@
 
 TIP_BEGIN_NAMESPACE
 
+// -2 ln(1 + f) for 1 + f in [sqrt(1/2), sqrt(2)).
+template <class F>
+TIP_HD F minus_two_log1p(F f) {
+  F p = f * -0.17469682f + 0.28615043f;  // f (-2 + f p)
+  p = p * f + -0.29835948f;
+  p = p * f + 0.33141017f;
+  p = p * f + -0.39924145f;
+  p = p * f + 0.50003511f;
+  p = p * f + -0.66667902f;
+  p = p * f + 0.99999982f;
+  return f * (p * f + -2.0f);
+}
+
 // -2 ln(u) for u in [2^-33, 1].
 template <class U, class F>
 TIP_HD F minus_two_log(F u) {
@@ -15,35 +28,37 @@ TIP_HD F minus_two_log(F u) {
   const U bits = float_bits(u);
   const auto e = as_int(bits - 0x3F3504F3u) >> 23;
   const F f = bits_float(bits - (as_uint(e) << 23)) - 1.0f;
-  F p = f * -0.17469682f + 0.28615043f;  // -2 ln(1 + f) = f (-2 + f p)
-  p = p * f + -0.29835948f;
-  p = p * f + 0.33141017f;
-  p = p * f + -0.39924145f;
-  p = p * f + 0.50003511f;
-  p = p * f + -0.66667902f;
-  p = p * f + 0.99999982f;
-  return to_float(e) * -1.3862944f + f * (p * f + -2.0f);
+  return to_float(e) * -1.3862944f + minus_two_log1p(f);
+}
+
+// sin(x) / x and cos(x) for |x| <= pi/2, from z = x^2.
+template <class F>
+TIP_HD F sine_ratio(F z) {
+  F s = z * 2.6019031e-6f + -1.9807419e-4f;
+  s = s * z + 0.008333026f;
+  s = s * z + -0.16666657f;
+  return s * z + 1.0f;
+}
+
+template <class F>
+TIP_HD F cosine(F z) {
+  F c = z * -2.6051495e-7f + 2.476016e-5f;
+  c = c * z + -0.0013888362f;
+  c = c * z + 0.041666638f;
+  c = c * z + -0.5f;
+  return c * z + 1.0f;
 }
 
 // radius * cos and radius * sin of the angle 2 pi turns / 2^32.
 template <class U, class F>
-TIP_HD void on_circle(F radius, U turns, F& cosine, F& sine) {
+TIP_HD void on_circle(F radius, U turns, F& even, F& odd) {
   // Half a turn changes both signs, so it goes into the radius and leaves an angle in [-pi/2, pi/2).
   const U half = (turns + 0x40000000u) & 0x80000000u;
   const F r = bits_float(float_bits(radius) ^ half);
   const F x = to_float(as_int(turns - half)) * 1.4629180792671596e-9f;
   const F z = x * x;
-  F s = z * 2.6019031e-6f + -1.9807419e-4f;
-  s = s * z + 0.008333026f;
-  s = s * z + -0.16666657f;
-  s = s * z + 1.0f;
-  F c = z * -2.6051495e-7f + 2.476016e-5f;
-  c = c * z + -0.0013888362f;
-  c = c * z + 0.041666638f;
-  c = c * z + -0.5f;
-  c = c * z + 1.0f;
-  cosine = r * c;
-  sine = r * x * s;
+  even = r * cosine(z);
+  odd = r * x * sine_ratio(z);
 }
 
 // Two normals, times `scale`, from two consecutive words.

@@ -1,32 +1,20 @@
 // A block's work, from its tile to the last store.
 #pragma once
 
-#include "core/generate.h"
-#include "core/normals.h"
 #include "cuda/any.h"
 #include "cuda/three.h"
 
 TIP_BEGIN_NAMESPACE
 
-// Word i of the state: eight of key, then the two of the step.
-TIP_HD uint32_t state_word(const int64_t* state, int i) {
-  return static_cast<uint32_t>(state[i / 2] >> (i % 2 * 32));
-}
-
-TIP_HD Stream read_stream(const int64_t* state) {
-  Stream stream;
-  TIP_UNROLL
-  for (int i = 0; i < 8; ++i) stream.key[i] = state_word(state, i);
-  stream.step = static_cast<uint64_t>(state[4]);
-  return stream;
-}
-
 // Finds the tile, reads the state and clears the ranks, in three warps at once.
 template <class T>
 TIP_HD void begin(const T& table, int64_t index, Shared& shared, int thread) {
+  const int64_t* state = table.call.state;
+  Source& source = shared.source;
   if (thread == 0 && index < table.tiles) shared.tile = locate(table, index);
-  if (thread >= 32 && thread < 40) shared.stream.key[thread - 32] = state_word(table.call.state, thread - 32);
-  if (thread == 40) shared.stream.step = static_cast<uint64_t>(table.call.state[4]);
+  if (thread >= 32 && thread < 40) source.stream.key[thread - 32] = state_word(state, thread - 32);
+  if (thread == 40) source.stream.step = static_cast<uint64_t>(state[4]);
+  if (thread == 42 || thread == 43) start_column(state, thread - 40, source.column[thread - 42]);
   if (thread >= 64 && thread < 64 + kRowsPerTile) shared.rank[thread - 64] = 0;
 }
 
@@ -36,15 +24,6 @@ TIP_HD bool idle(const Entry& entry, const Call& call, const Shared& shared) {
   for (int row = 0; row < shared.tile.rows; ++row)
     if (mode_of_row(entry, call, shared, row) != Mode::untouched) return false;
   return true;
-}
-
-// The normals of one group of words, times `scale`. Large: kernels hold this code once.
-template <int kRounds>
-TIP_HD void draw(const Stream& stream, uint32_t tensor, uint64_t group, float scale, float z[kGroup]) {
-  uint32_t words[kGroup];
-  generate<kRounds>(stream, counter(tensor, group), words);
-  TIP_UNROLL
-  for (int w = 0; w < kGroup; w += 2) box_muller<uint32_t, float>(words[w], words[w + 1], scale, z[w], z[w + 1]);
 }
 
 template <int kRounds, class Block>
@@ -65,7 +44,7 @@ TIP_HD void perturb_three(const Block& block, const Call& call, const Entry& ent
         kernel.take_nothing(lane);
       } else {
         float z[kGroup];
-        draw<kRounds>(shared.stream, entry.id, shared.tile.lane + kernel.lane_of(thread, round), kernel.unit(),
+        draw<kRounds>(shared.source, entry.id, shared.tile.lane + kernel.lane_of(thread, round), kernel.unit(),
                       z);
         kernel.take(z, lane);
       }
@@ -93,7 +72,7 @@ TIP_HD void perturb_any(const Block& block, const Call& call, const Entry& entry
     for (int group = thread; group < entry.tile_lanes * entry.lane_groups; group += kThreads) {
       if (kernel.is_silent(group)) continue;
       float z[kGroup];
-      draw<kRounds>(shared.stream, entry.id, shared.tile.lane * entry.lane_groups + group, 1.0f, z);
+      draw<kRounds>(shared.source, entry.id, shared.tile.lane * entry.lane_groups + group, 1.0f, z);
       kernel.take(group, z);
     }
   });
@@ -112,7 +91,7 @@ TIP_HD void perturb_tile(const Block& block, const T& table, int64_t index, Shar
   block.each([&](int thread) { begin(table, index, shared, thread); });
   block.sync();
   block.each([&](int thread) {
-    if (thread == 0) has_read(shared.stream.step);
+    if (thread == 0) has_read(shared.source.stream.step);
   });
   if (index >= table.tiles || shared.tile.rows == 0) return;
   const Call& call = table.call;

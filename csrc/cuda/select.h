@@ -3,6 +3,7 @@
 
 #include "core/rank.h"
 #include "cuda/block.h"
+#include "cuda/draw.h"
 #include "cuda/tile.h"
 
 TIP_BEGIN_NAMESPACE
@@ -16,7 +17,7 @@ enum class Mode : uint8_t {
 
 // What a block shares besides noise and gradients.
 struct Shared {
-  Stream stream;
+  Source source;
   Tile tile;
   int rank[kRowsPerTile];  // how many channels outrank each of the tile's
 };
