@@ -301,7 +301,9 @@ def test_scale_alone_is_exact(backend):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_store_rounds_once_to_nearest_even(dtype, backend):
     """Every number of the dtype times 1.5, which is exact in float32 and often half way between two results."""
-    x = torch.arange(-(2**15), 2**15, 61 if is_interpreted(backend) else 1).to(torch.int16).view(dtype)
+    x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    if is_interpreted(backend):  # which misreads subnormal bfloat16
+        x = x[~(x.abs() < torch.finfo(dtype).tiny)][::61].clone()
     want = (x.float() * 1.5).to(dtype)
     got = perturbed(x, None, backend, grad_scale=1.5)
     assert torch.equal(got.isnan(), want.isnan())
