@@ -68,8 +68,7 @@ def main() -> None:
     if device.type == "cuda":
         report["bandwidth"] = bandwidth(device, options.rounds)
         print_bandwidth(report["bandwidth"])
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / (re.sub(r"[^a-z0-9]+", "-", report["machine"]["device"].lower()).strip("-") + ".json")
+    path = report_path(device)
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(f"\nwritten to {path}")
 
@@ -221,6 +220,13 @@ def machine(device: torch.device) -> dict[str, object]:
         "python": platform.python_version(),
         "cpu capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def report_path(device: torch.device) -> pathlib.Path:
+    """Where the figures of a device are written, in a folder that exists."""
+    RESULTS.mkdir(exist_ok=True)
+    name = re.sub(r"[^a-z0-9]+", "-", str(machine(device)["device"]).lower()).strip("-")
+    return RESULTS / f"{name}.json"
 
 
 def _version(package: str) -> str | None:
