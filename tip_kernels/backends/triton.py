@@ -24,7 +24,7 @@ from .. import _ops
 from . import triton_tables
 
 _OLDEST_TRITON = (3, 6)
-_INTERPRETER_LANES = 64  # the interpreter's time goes with the number of operations, not with their width
+_INTERPRETER_LANES = 512  # the interpreter takes its time for an operation, however wide
 
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 """Compiler options of ``perturb`` and ``words``. No loop is worth pipelining through shared memory."""
@@ -414,7 +414,7 @@ def _row_sums(x: torch.Tensor, rows: int, length: int) -> torch.Tensor:
     sums = x.new_zeros(rows, dtype=_real(x))
     if x.numel():
         grid = (-(-rows // settings["ROWS"]),)
-        _kernels().row_sums[grid](x, sums, rows, length, **settings, **SALIENCY_OPTIONS)
+        _kernels().row_sums[grid](x, sums, rows, length // settings["UNIT"], **settings, **SALIENCY_OPTIONS)
     return sums
 
 
@@ -425,7 +425,7 @@ def _column_sums(x: torch.Tensor, images: int, length: int, channels: int) -> to
     sums = x.new_zeros(images, parts, channels, dtype=_real(x))
     if x.numel():
         grid = (images, parts, -(-channels // settings["BLOCK"]))
-        _kernels().column_sums[grid](x, sums, length, part, channels, **settings, **SALIENCY_OPTIONS)
+        _kernels().column_sums[grid](x, sums, length, part, channels // settings["UNIT"], **settings, **SALIENCY_OPTIONS)
     return sums
 
 

@@ -881,42 +881,41 @@ def words(out, state, tensor_id, first_position, count, ROUNDS: tl.constexpr, LA
         tl.store(out + place, all_words[i].to(tl.int32, bitcast=True), mask=(place >= 0) & (place < count))
 
 
-@triton.jit(do_not_specialize=["rows", "length"])
+@triton.jit(do_not_specialize=["rows", "units"])
 def row_sums(
-    x, sums, rows, length,
+    x, sums, rows, units,
     UNIT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
-    """Sum of each row of a contiguous [rows, length] matrix; length is a multiple of UNIT elements."""
+    """Sum of each row of a contiguous [rows, units * UNIT] matrix."""
+    length = units.to(tl.int64) * UNIT
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    start = tl.multiple_of(row * length, UNIT)
-    end = tl.multiple_of(length, UNIT)
     total = tl.full([ROWS, BLOCK], 0, REAL)
-    for first in range(0, end, BLOCK):
+    for first in range(0, length, BLOCK):
         column = first + tl.arange(0, BLOCK)
-        inside = (row < rows)[:, None] & (column < end)[None, :]
-        total += tl.load(x + start[:, None] + column[None, :], mask=inside, other=0.0).to(REAL)
+        inside = (row < rows)[:, None] & (column < length)[None, :]
+        total += tl.load(x + (row * length)[:, None] + column[None, :], mask=inside, other=0.0).to(REAL)
     tl.store(sums + row, tl.sum(total, axis=1), mask=row < rows)
 
 
-@triton.jit(do_not_specialize=["length", "part", "columns"])
+@triton.jit(do_not_specialize=["length", "part", "units"])
 def column_sums(
-    x, sums, length, part, columns,
+    x, sums, length, part, units,
     UNIT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, REAL: tl.constexpr,
 ):  # fmt: skip
-    """Sums over parts of the rows of contiguous [images, length, columns]: [images, parts, columns].
+    """Sums over parts of the rows of contiguous [images, length, units * UNIT]: [images, parts, units * UNIT].
 
-    columns is a multiple of UNIT elements. The grid is [images, parts, blocks of columns].
+    The grid is [images, parts, blocks of columns].
     """
+    columns = units.to(tl.int64) * UNIT
     image = tl.program_id(0).to(tl.int64)
-    width = tl.multiple_of(columns, UNIT)
-    column = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    first = tl.program_id(1) * part
+    column = tl.program_id(2).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    first = tl.program_id(1).to(tl.int64) * part
     last = tl.minimum(first + part, length)
     total = tl.full([ROWS, BLOCK], 0, REAL)
     for top in range(first, last, ROWS):
         row = top + tl.arange(0, ROWS)
-        start = tl.multiple_of((image * length + row) * width, UNIT)
-        inside = (row < last)[:, None] & (column < width)[None, :]
+        start = (image * length + row) * columns
+        inside = (row < last)[:, None] & (column < columns)[None, :]
         total += tl.load(x + start[:, None] + column[None, :], mask=inside, other=0.0).to(REAL)
-    place = (image * tl.num_programs(1) + tl.program_id(1)) * width + column
-    tl.store(sums + place, tl.sum(total, axis=0), mask=column < width)
+    place = (image * tl.num_programs(1) + tl.program_id(1)) * columns + column
+    tl.store(sums + place, tl.sum(total, axis=0), mask=column < columns)

@@ -1,0 +1,236 @@
+"""The Triton kernels compile ahead of time for GPUs that are not here, and the machine code is what it should be.
+
+Triton's interpreter is on in this process, so a second one compiles; it runs this file as a script.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "sm_100": ("cuda", 100, 32), "gfx942": ("hip", "gfx942", 64)}
+INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
+
+
+def launches(lanes: int) -> dict[str, Any]:
+    """Launches planned for lists that together take every path, in every arithmetic, with every generator."""
+    from tip_kernels.backends import triton as backend
+
+    def plan(shapes, dtype=torch.float32, layout=torch.contiguous_format, aligned=True, rounds=12, keep=False, **amounts):
+        grads = [torch.empty(s, dtype=dtype, device="meta") for s in shapes]
+        grads = [g.to(memory_format=layout) if g.dim() == 4 else g for g in grads]
+        taps = sorted({g[0, 0].numel() for g in grads if g.dim() == 4})
+        call = backend.Call(
+            grads=tuple((g.shape, g.stride(), g.dtype) for g in grads),
+            scores=tuple((g.shape[:1], (1,)) for g in grads),
+            selected=tuple(len(g) // 2 for g in grads),
+            tensor_ids=tuple(range(len(grads))),
+            basis_ids=tuple(taps.index(g[0, 0].numel()) if g.dim() == 4 else -1 for g in grads),
+            basis_taps=tuple(taps),
+            high_dims=tuple(k - 1 for k in taps),
+            floor=amounts.get("floor", False),
+            scale=amounts.get("scale", False),
+            keep=keep,
+            rounds=rounds,
+            shards=None,
+        )
+        (launch,) = backend.plan(call, lanes)
+        return launch.variant(launch.memories([0 if aligned else 4] * len(grads)))
+
+    conv, net = (64, 64, 3, 3), [(64, 3, 7, 7), (64, 64, 3, 3), (64,), (10, 64)]
+    everything = {"floor": True, "scale": True}
+    return {
+        "3x3": plan([conv]),
+        "3x3 floor": plan([conv], floor=True, rounds=8),
+        "3x3 16-bit": plan([conv], dtype=torch.bfloat16, rounds=20),
+        "3x3 channels_last": plan([conv], layout=torch.channels_last, keep=True),
+        "3x3 unaligned": plan([conv], aligned=False, scale=True, dtype=torch.float16, rounds=10),
+        "convolutions": plan([(64, 3, 7, 7), conv]),
+        "network": plan(net, rounds=10, **everything),
+        "network in double": plan(net, dtype=torch.float64, keep=True, **everything),
+    }
+
+
+def compile_for(target_name: str, cases: list[str]) -> dict[str, dict]:
+    """Reports of the compilers by case: registers, spills, bytes of local memory, instructions."""
+    from triton.backends.compiler import GPUTarget
+
+    from tip_kernels.backends import triton as backend
+    from tip_kernels.backends import triton_kernels as kernels
+
+    target = GPUTarget(*TARGETS[target_name])
+    reports = {}
+    for name, variant in launches(target.warp_size).items():
+        if name in cases:
+            reports[name] = report(kernels.perturb, variant.signature(), variant.constants(), backend.OPTIONS, target)
+    if "words" in cases:
+        integers = {"tensor_id": "i64", "first_position": "i64", "count": "i32"}
+        signature = {"out": "*i32", "state": "*i64", **integers}
+        constants = {"ROUNDS": 20, "LANES": target.warp_size}
+        reports["words"] = report(kernels.words, signature, constants, backend.OPTIONS, target)
+    options = backend.SALIENCY_OPTIONS
+    if "row sums" in cases:
+        signature = {"x": "*fp32", "sums": "*fp32", "rows": "i32", "units": "i32"}
+        constants = backend.row_sum_settings(torch.float32, 56 * 56)
+        reports["row sums"] = report(kernels.row_sums, signature, constants, options, target)
+    if "column sums" in cases:
+        signature = {"x": "*bf16", "sums": "*fp32", "length": "i32", "part": "i32", "units": "i32"}
+        constants = backend.column_sum_settings(torch.bfloat16, 256)
+        reports["column sums"] = report(kernels.column_sums, signature, constants, options, target)
+    return reports
+
+
+def report(kernel, signature: dict[str, str], constants: dict[str, Any], options: dict, target) -> dict:
+    import triton
+    from triton.compiler import ASTSource
+
+    types = {name: signature.get(name, "constexpr") for name in kernel.arg_names}
+    pointers = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(types.values()) if t[0] == "*"}
+    attributes = pointers if kernel.__name__ in ("row_sums", "column_sums") else {}  # the launcher's are not specialised
+    source = ASTSource(kernel, signature=types, constexprs=constants, attrs=attributes)
+    compiled = triton.compile(source, target=target, options=options)
+    return cuda_report(compiled.asm["cubin"]) if target.backend == "cuda" else hip_report(compiled.asm["amdgcn"])
+
+
+def cuda_report(cubin: bytes) -> dict:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, code = (cuobjdump(option, file.name) for option in ("-res-usage", "-sass"))
+    registers, stack, local = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage).groups()
+    instructions = collections.Counter(INSTRUCTION.findall(code))
+    spills = sum(n for name, n in instructions.items() if name.startswith(("LDL", "STL")))
+    return {
+        "registers": int(registers),
+        "local": int(stack) + int(local),
+        "spills": spills,
+        "wide loads": sum(n for name, n in instructions.items() if re.match(r"LDG.*\.128", name)),
+        "wide stores": sum(n for name, n in instructions.items() if re.match(r"STG.*\.128", name)),
+        "approximations": sum(n for name, n in instructions.items() if re.match(r"MUFU\.(LG2|EX2|SIN|COS|TANH)", name)),
+        "instructions": sum(instructions.values()),
+    }
+
+
+def cuobjdump(option: str, path: str) -> str:
+    """Of Triton's wheel."""
+    import triton
+
+    tool = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    return subprocess.run([str(tool), option, path], check=True, capture_output=True, text=True).stdout
+
+
+def hip_report(assembly: str) -> dict:
+    def field(name: str) -> int:
+        return int(re.search(rf"\.{name}:\s+(\d+)", assembly)[1])
+
+    return {
+        "registers": field("vgpr_count"),
+        "local": field("private_segment_fixed_size"),
+        "spills": field("vgpr_spill_count") + field("sgpr_spill_count"),
+        "wide loads": len(re.findall(r"(?:global|flat)_load_dwordx4", assembly)),
+        "wide stores": len(re.findall(r"(?:global|flat)_store_dwordx4", assembly)),
+        "approximations": len(re.findall(r"v_(?:log|exp|sin|cos)_f32", assembly)),
+        "instructions": len(re.findall(r"^\s+[vs]_\w+", assembly, re.MULTILINE)),
+    }
+
+
+CASES = (*launches(32), "words", "row sums", "column sums")
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, dict[str, dict]]:
+    """By target and case. Two processes at a time; Triton keeps what it compiled for the next run."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])
+    found: dict[str, dict] = {}
+    running: dict[str, subprocess.Popen] = {}
+    for name in (*TARGETS, None):
+        if name is not None:
+            command = [sys.executable, __file__, name, json.dumps(CASES)]
+            running[name] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        while running and (len(running) == 2 or name is None):
+            oldest = next(iter(running))
+            process = running.pop(oldest)
+            output, _ = process.communicate()
+            assert process.returncode == 0, f"compilation for {oldest} failed"
+            found[oldest] = json.loads(output.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_variant_compiles(reports, target):
+    assert reports[target].keys() == set(CASES)
+    assert all(report["registers"] > 0 and report["instructions"] > 50 for report in reports[target].values())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("case", ["3x3", "3x3 floor", "3x3 16-bit", "3x3 channels_last", "convolutions"])
+def test_no_spills(reports, target, case):
+    """A thread's 4 kernels of 3x3, their normals and the basis fit into its registers."""
+    assert reports[target][case]["spills"] == 0
+    assert reports[target][case]["local"] == 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("case", ["3x3", "3x3 floor", "3x3 channels_last"])
+def test_accesses_of_16_bytes(reports, target, case):
+    """36 floats a lane: nine vectors of 16 bytes in, nine out."""
+    assert reports[target][case]["wide loads"] >= 9
+    assert reports[target][case]["wide stores"] >= 9
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("case", ["row sums", "column sums"])
+def test_saliency_reads_16_bytes(reports, target, case):
+    assert reports[target][case]["wide loads"] > 0
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("case", CASES)
+def test_no_approximate_functions(reports, target, case):
+    """Logarithm, sine and cosine are polynomials of ours: the units' approximations would spoil the tails."""
+    assert reports[target][case]["approximations"] == 0
+
+
+def test_launches_pass_what_is_compiled(monkeypatch):
+    """The types of the launcher's arguments are the signature that the tests above compile."""
+    from triton.runtime.jit import mangle_type
+
+    import tip_kernels as tip
+    from tip_kernels.backends import triton as backend
+
+    passed = []
+
+    class Recorder:
+        class perturb:  # noqa: N801  stands for the kernel
+            def __class_getitem__(cls, grid):
+                return lambda *args, **options: passed.append((grid, args, options))
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(backend, "_kernels", lambda: Recorder)
+    monkeypatch.setattr(backend, "_constants", lambda variant: {"variant": variant})
+    for dtype in (torch.float32, torch.float64):
+        grads = [torch.zeros(8, 8, 3, 3, dtype=dtype), torch.zeros(3, dtype=dtype)]
+        scores = [torch.zeros(8), None]
+        for extra in ({}, {"floor_std": 1.0, "grad_scale": 0.5}):
+            tip.perturb_(grads, scores, ratio=0.5, std=1.0, rng=tip.NoiseRNG(), backend="triton", **extra)
+    assert len(passed) == 4
+    for grid, args, options in passed:
+        variant = options.pop("variant")
+        assert [mangle_type(arg) for arg in args] == list(variant.signature().values())
+        assert options == backend.OPTIONS
+        assert grid == (2 if variant.floor else 1,)
+
+
+if __name__ == "__main__":
+    print(json.dumps(compile_for(sys.argv[1], json.loads(sys.argv[2]))))
