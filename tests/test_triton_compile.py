@@ -18,7 +18,12 @@ import torch
 
 pytest.importorskip("triton")
 
-TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "sm_100": ("cuda", 100, 32), "gfx942": ("hip", "gfx942", 64)}
+TARGETS = {
+    "sm_80": ("cuda", 80, 32),
+    "sm_90": ("cuda", 90, 32),
+    "sm_100": ("cuda", 100, 32),
+    "gfx942": ("hip", "gfx942", 64),
+}
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
 
 
@@ -26,7 +31,9 @@ def launches(lanes: int) -> dict[str, Any]:
     """Launches planned for lists that together take every path, in every arithmetic, with every generator."""
     from tip_kernels.backends import triton as backend
 
-    def plan(shapes, dtype=torch.float32, layout=torch.contiguous_format, aligned=True, rounds=12, keep=False, **amounts):
+    def plan(
+        shapes, dtype=torch.float32, layout=torch.contiguous_format, aligned=True, rounds=12, keep=False, **amounts
+    ):
         grads = [torch.empty(s, dtype=dtype, device="meta") for s in shapes]
         grads = [g.to(memory_format=layout) if g.dim() == 4 else g for g in grads]
         taps = sorted({g[0, 0].numel() for g in grads if g.dim() == 4})
@@ -96,8 +103,8 @@ def report(kernel, signature: dict[str, str], constants: dict[str, Any], options
 
     types = {name: signature.get(name, "constexpr") for name in kernel.arg_names}
     pointers = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(types.values()) if t[0] == "*"}
-    attributes = pointers if kernel.__name__ in ("row_sums", "column_sums") else {}  # the launcher's are not specialised
-    source = ASTSource(kernel, signature=types, constexprs=constants, attrs=attributes)
+    aligned = kernel.__name__ in ("row_sums", "column_sums")  # the others are not specialised by alignment
+    source = ASTSource(kernel, signature=types, constexprs=constants, attrs=pointers if aligned else {})
     compiled = triton.compile(source, target=target, options=options)
     return cuda_report(compiled.asm["cubin"]) if target.backend == "cuda" else hip_report(compiled.asm["amdgcn"])
 

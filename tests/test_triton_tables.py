@@ -19,9 +19,7 @@ BASIS_TAPS = [9, 25]  # of the bases 0 and 1
 def entry(grad: torch.Tensor, basis=-1, high_dim=0, selected=None, shard=None, tensor_id=0) -> tables.Tensor:
     channels = grad.shape[0] if grad.dim() else 1
     selected = (channels if basis >= 0 else 0) if selected is None else selected
-    return tables.Tensor(
-        tuple(grad.shape), grad.stride(), tensor_id, basis, high_dim, selected, channels, 1, shard
-    )
+    return tables.Tensor(tuple(grad.shape), grad.stride(), tensor_id, basis, high_dim, selected, channels, 1, shard)
 
 
 def conv(*shape, layout=torch.contiguous_format, **options) -> tables.Tensor:

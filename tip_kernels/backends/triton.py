@@ -425,7 +425,9 @@ def _column_sums(x: torch.Tensor, images: int, length: int, channels: int) -> to
     sums = x.new_zeros(images, parts, channels, dtype=_real(x))
     if x.numel():
         grid = (images, parts, -(-channels // settings["BLOCK"]))
-        _kernels().column_sums[grid](x, sums, length, part, channels // settings["UNIT"], **settings, **SALIENCY_OPTIONS)
+        _kernels().column_sums[grid](
+            x, sums, length, part, channels // settings["UNIT"], **settings, **SALIENCY_OPTIONS
+        )
     return sums
 
 
