@@ -77,12 +77,12 @@ def test_uses_no_local_memory(unit, compiled):
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if unit[2] == "perturb.cu"], ids=lambda unit: "-".join(unit))
-def test_registers_leave_room_for_eight_blocks(unit, compiled):
-    """65,536 registers of a multiprocessor, 8 blocks of 128 threads: 64 each, and the SIMT width hides latency."""
+def test_registers_leave_room_for_six_blocks(unit, compiled):
+    """65,536 registers of a multiprocessor for 6 blocks of 128 threads: 85, of which 8 are given at a time."""
     report, _ = compiled[unit]
     used = [int(count) for count in re.findall(r"Used (\d+) registers", report)]
     assert used
-    assert max(used) <= 64
+    assert max(used) <= 80
 
 
 @pytest.mark.parametrize("arch", known_archs() if NVCC else [])

@@ -131,7 +131,8 @@ class AnyKernel {
   TIP_HD void apply(A zero, int thread) const {
     const int slots = shared_.tile.end - shared_.tile.begin, taps = entry_.taps;
     const bool interleaved = entry_.unit_stride == 1 && taps > 1;
-    const A std = call_.std[entry_.id], floor = call_.floor_std ? call_.floor_std[entry_.id] : 0.0f, factor = scale<A>();
+    const A std = call_.std[entry_.id], factor = scale<A>();
+    const A floor = call_.floor_std ? call_.floor_std[entry_.id] : 0.0f;
     TIP_ROLLED
     for (int i = thread; i < slots * taps; i += kThreads) {
       const int slot = shared_.tile.begin + (taps == 1 ? i : interleaved ? i % slots : i / taps);

@@ -13,6 +13,7 @@ struct ActivationGrad {
   DType dtype;
   const char* data;
   int64_t samples, channels, space;
+  double inverse_space;
   int64_t sample_stride, channel_stride;
   int32_t axes;               // of space, innermost first
   Axis axis[kMostSpaceAxes];

@@ -21,7 +21,7 @@ __device__ void take_ticket(const Call& call, uint64_t step) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 7) perturb_tiles(const __grid_constant__ T table) {
+__global__ void __launch_bounds__(kThreads, 6) perturb_tiles(const __grid_constant__ T table) {
   __shared__ Shared shared;
   extern __shared__ __align__(16) char memory[];
   perturb_tile<TIP_ROUNDS>(DeviceBlock(), table, table.call.first_tile + blockIdx.x, shared, memory,

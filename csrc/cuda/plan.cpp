@@ -10,7 +10,9 @@ namespace tip {
 namespace {
 
 int64_t size_of(const TensorView& tensor, size_t dim) { return dim < tensor.sizes.size() ? tensor.sizes[dim] : 1; }
-int64_t stride_of(const TensorView& tensor, size_t dim) { return dim < tensor.strides.size() ? tensor.strides[dim] : 1; }
+int64_t stride_of(const TensorView& tensor, size_t dim) {
+  return dim < tensor.strides.size() ? tensor.strides[dim] : 1;
+}
 
 int64_t elements_of(const TensorView& tensor) {
   int64_t count = 1;

@@ -108,9 +108,10 @@ Tensor channel_saliency(Tensor tensor) {
     append_axis(space, {tensor.size(dim), tensor.stride(dim), grad.space});
     grad.space *= tensor.size(dim);
   }
+  grad.inverse_space = 1.0 / static_cast<double>(grad.space);
   if (space.empty()) space.push_back({1, 1, 1});
-  STD_TORCH_CHECK(space.size() <= kMostSpaceAxes, "expected at most ", kMostSpaceAxes, " separate spatial dimensions, got ",
-                  space.size());
+  STD_TORCH_CHECK(space.size() <= kMostSpaceAxes, "expected at most ", kMostSpaceAxes,
+                  " spatial dimensions that lie apart, got ", space.size());
   grad.axes = static_cast<int32_t>(space.size());
   std::copy(space.begin(), space.end(), grad.axis);
   const Device device(tensor);

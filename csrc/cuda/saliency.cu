@@ -1,5 +1,7 @@
 // channel_saliency: |mean over space| of every sample and channel in one read, then the sum over samples. Sums are
 // taken in a fixed order, in float32 (float64 for float64).
+#include <algorithm>
+
 #include "core/dtype.h"
 #include "cuda/check.h"
 #include "cuda/launch.h"
@@ -14,6 +16,11 @@ constexpr int kLanes = 32;
 
 template <class T>
 using Sum = decltype(value(T()));
+
+template <class A>
+__device__ float magnitude_of_mean(A sum, const ActivationGrad& grad) {
+  return static_cast<float>((sum < 0 ? -sum : sum) * static_cast<A>(grad.inverse_space));
+}
 
 // Elements of 16 bytes.
 template <class T>
@@ -56,45 +63,49 @@ __device__ Sum<T> sum_space(const ActivationGrad& grad, const T* x, int thread) 
   if (contiguous && reinterpret_cast<uintptr_t>(x) % 16 == 0 && grad.space % Vector<T>::kSize == 0)
     return sum_vectors<T, kThreads>(x, grad.space, thread);
   Sum<T> sum = 0;
+  TIP_ROLLED
   for (int64_t i = thread; i < grad.space; i += kThreads)
     sum += value(x[contiguous ? i : stride_offset(grad.axis, grad.axes, i)]);
   return sum;
 }
 
-// Space lies together: a row is a sample's channel, for kThreads threads (a warp or the block).
+// Space lies together, or anyhow: a channel of a sample is for kThreads threads, a warp or the block.
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kSumThreads) sum_rows(const __grid_constant__ ActivationGrad grad, float* alpha) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kSumThreads / kThreads) + threadIdx.x / kThreads;
-  Sum<T> sum = 0;
-  if (row < grad.samples * grad.channels) {
-    const int64_t sample = row / grad.channels, channel = row - sample * grad.channels;
+__global__ void __launch_bounds__(kSumThreads, 3) sum_rows(const __grid_constant__ ActivationGrad grad, float* alpha) {
+  const int64_t channel = static_cast<int64_t>(blockIdx.x) * (kSumThreads / kThreads) + threadIdx.x / kThreads;
+  const bool inside = channel < grad.channels;
+  for (int64_t sample = blockIdx.y; sample < grad.samples; sample += gridDim.y) {
     const T* x = reinterpret_cast<const T*>(grad.data) + sample * grad.sample_stride + channel * grad.channel_stride;
-    sum = sum_of_warp(sum_space<T, kThreads>(grad, x, threadIdx.x % kThreads));
+    Sum<T> sum = inside ? sum_of_warp(sum_space<T, kThreads>(grad, x, threadIdx.x % kThreads)) : 0;
+    if constexpr (kThreads > kLanes) {
+      __shared__ Sum<T> partial[kSumThreads / kLanes];
+      __syncthreads();  // before the next sample overwrites it
+      if (threadIdx.x % kLanes == 0) partial[threadIdx.x / kLanes] = sum;
+      __syncthreads();
+      sum = 0;
+      for (int warp = 0; warp < kThreads / kLanes; ++warp) sum += partial[warp];
+    }
+    if (inside && threadIdx.x % kThreads == 0) alpha[sample * grad.channels + channel] = magnitude_of_mean(sum, grad);
   }
-  if constexpr (kThreads > kLanes) {
-    __shared__ Sum<T> partial[kSumThreads / kLanes];
-    if (threadIdx.x % kLanes == 0) partial[threadIdx.x / kLanes] = sum;
-    __syncthreads();
-    sum = 0;
-    for (int warp = 0; warp < kThreads / kLanes; ++warp) sum += partial[warp];
-  }
-  if (threadIdx.x % kThreads == 0 && row < grad.samples * grad.channels)
-    alpha[row] = static_cast<float>((sum < 0 ? -sum : sum) / static_cast<Sum<T>>(grad.space));
 }
 
-// Channels lie together: a block takes a vector of channels from each of kColumns threads, for one sample.
+constexpr int kColumns = 8;  // vectors of channels that a block takes
+
+// Channels lie together: a thread reads a vector of them at every kRows-th point of space.
 template <class T>
-__global__ void __launch_bounds__(kSumThreads) sum_columns(const __grid_constant__ ActivationGrad grad, float* alpha) {
-  constexpr int kSize = Vector<T>::kSize, kColumns = 8, kRows = kSumThreads / kColumns, kInFlight = 4;
+__global__ void __launch_bounds__(kSumThreads, 3) sum_columns(const __grid_constant__ ActivationGrad grad,
+                                                              float* alpha) {
+  constexpr int kSize = Vector<T>::kSize, kRows = kSumThreads / kColumns, kInFlight = 4;
   __shared__ Sum<T> partial[kRows][kColumns * kSize + 1];
   const int column = threadIdx.x % kColumns, row = threadIdx.x / kColumns;
-  const int64_t channel = (static_cast<int64_t>(blockIdx.x) * kColumns + column) * kSize, sample = blockIdx.y;
-  Sum<T> sum[kSize] = {};
-  if (channel < grad.channels) {
+  const int64_t channel = (static_cast<int64_t>(blockIdx.x) * kColumns + column) * kSize;
+  const int64_t own = static_cast<int64_t>(blockIdx.x) * kColumns * kSize + threadIdx.x;
+  const int64_t stride = grad.axis[0].stride, points = channel < grad.channels ? grad.space : 0;
+  for (int64_t sample = blockIdx.y; sample < grad.samples; sample += gridDim.y) {
     const T* x = reinterpret_cast<const T*>(grad.data) + sample * grad.sample_stride + channel;
-    const int64_t stride = grad.axis[0].stride;
+    Sum<T> sum[kSize] = {};
     int64_t i = row;
-    for (; i + (kInFlight - 1) * kRows < grad.space; i += kInFlight * kRows) {
+    for (; i + (kInFlight - 1) * kRows < points; i += kInFlight * kRows) {
       Vector<T> read[kInFlight];
 #pragma unroll
       for (int n = 0; n < kInFlight; ++n) read[n] = *reinterpret_cast<const Vector<T>*>(x + (i + n * kRows) * stride);
@@ -103,20 +114,19 @@ __global__ void __launch_bounds__(kSumThreads) sum_columns(const __grid_constant
 #pragma unroll
         for (int e = 0; e < kSize; ++e) sum[e] += value(read[n].element[e]);
     }
-    for (; i < grad.space; i += kRows) {
+    for (; i < points; i += kRows) {
       const Vector<T> read = *reinterpret_cast<const Vector<T>*>(x + i * stride);
 #pragma unroll
       for (int e = 0; e < kSize; ++e) sum[e] += value(read.element[e]);
     }
+    __syncthreads();  // before the next sample overwrites them
+    for (int e = 0; e < kSize; ++e) partial[row][column * kSize + e] = sum[e];
+    __syncthreads();
+    if (threadIdx.x >= kColumns * kSize || own >= grad.channels) continue;
+    Sum<T> total = 0;
+    for (int r = 0; r < kRows; ++r) total += partial[r][threadIdx.x];
+    alpha[sample * grad.channels + own] = magnitude_of_mean(total, grad);
   }
-  for (int e = 0; e < kSize; ++e) partial[row][column * kSize + e] = sum[e];
-  __syncthreads();
-  const int64_t own = static_cast<int64_t>(blockIdx.x) * kColumns * kSize + threadIdx.x;
-  if (threadIdx.x >= kColumns * kSize || own >= grad.channels) return;
-  Sum<T> total = 0;
-  for (int r = 0; r < kRows; ++r) total += partial[r][threadIdx.x];
-  alpha[sample * grad.channels + own] =
-      static_cast<float>((total < 0 ? -total : total) / static_cast<Sum<T>>(grad.space));
 }
 
 // alpha [samples, channels] to scores [channels]: a warp's threads take successive channels.
@@ -146,20 +156,20 @@ bool channels_lie_together(const ActivationGrad& grad) {
   constexpr int64_t kSize = Vector<T>::kSize;
   return grad.channel_stride == 1 && grad.axes == 1 && grad.channels % kSize == 0 &&
          grad.axis[0].stride % kSize == 0 && grad.sample_stride % kSize == 0 &&
-         reinterpret_cast<uintptr_t>(grad.data) % 16 == 0 && grad.samples <= 65535;
+         reinterpret_cast<uintptr_t>(grad.data) % 16 == 0;
 }
 
 template <class T>
 void launch_sums(const ActivationGrad& grad, float* alpha, cudaStream_t stream) {
-  constexpr int64_t kEnoughRows = 4096;  // to fill a device with warps
-  const int64_t rows = grad.samples * grad.channels;
+  constexpr int64_t kEnoughRows = 4096, kMostBlocksY = 65535;  // rows that fill a device with warps
+  const unsigned int samples = static_cast<unsigned int>(std::min(grad.samples, kMostBlocksY));
+  const auto blocks = [&](int64_t channels) { return dim3(blocks_for(grad.channels, channels), samples); };
   if (channels_lie_together<T>(grad)) {
-    const dim3 blocks(blocks_for(grad.channels, 8 * Vector<T>::kSize), static_cast<unsigned int>(grad.samples));
-    sum_columns<T><<<blocks, kSumThreads, 0, stream>>>(grad, alpha);
-  } else if (rows >= kEnoughRows) {
-    sum_rows<T, kLanes><<<blocks_for(rows, kSumThreads / kLanes), kSumThreads, 0, stream>>>(grad, alpha);
+    sum_columns<T><<<blocks(kColumns * Vector<T>::kSize), kSumThreads, 0, stream>>>(grad, alpha);
+  } else if (grad.samples * grad.channels >= kEnoughRows) {
+    sum_rows<T, kLanes><<<blocks(kSumThreads / kLanes), kSumThreads, 0, stream>>>(grad, alpha);
   } else {
-    sum_rows<T, kSumThreads><<<blocks_for(rows, 1), kSumThreads, 0, stream>>>(grad, alpha);
+    sum_rows<T, kSumThreads><<<blocks(1), kSumThreads, 0, stream>>>(grad, alpha);
   }
   check(cudaGetLastError());
 }

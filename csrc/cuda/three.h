@@ -30,7 +30,7 @@ struct Lane {
   TIP_HD bool is_silent() const { return mode[0] != Mode::selected && mode[1] != Mode::selected; }
 };
 
-// In each round a warp works on kWarpSlots successive kernels.
+// In each round a warp works on kWarpSlots successive kernels. The axes of such tensors are rows and taps.
 class ThreeKernel {
  public:
   TIP_HD ThreeKernel(const Call& call, const Entry& entry, const Axis* axes, const Shared& shared, char* memory)
@@ -88,7 +88,8 @@ class ThreeKernel {
     if (is_dense()) {
       with_small_type(entry_.dtype, [&](auto* type) { add_dense(type, thread, lane, scale); });
     } else if (lane.mode[0] != Mode::untouched) {  // kernels of a pair are in one row
-      const int64_t offset = unit_offset(entry_, axes_, shared_.tile, 2 * lane_of(thread, round));
+      const Place place = place_of(entry_, shared_.tile, 2 * lane_of(thread, round));
+      const int64_t offset = (shared_.tile.row + place.row) * axes_[0].stride + place.unit;
       with_small_type(entry_.dtype, [&](auto* type) { add_pairs(type, offset, lane, scale); });
     }
   }
@@ -117,22 +118,23 @@ class ThreeKernel {
 
   template <bool kLoad, class Bits>
   TIP_HD void copy_kernels(int thread, int round, const Lane& lane) const {
-    constexpr int kVector = 16 / sizeof(Bits), kStep = kWarp * kVector;
-    const int own = thread % kWarp;
-    Bits* gradient = reinterpret_cast<Bits*>(gradient_of(first_slot(thread, round)));
-    Bits* tile = reinterpret_cast<Bits*>(memory_) + thread / kWarp * kWarpElements;
+    constexpr int kBytes = kWarpElements * sizeof(Bits), kStep = kWarp * 16;
+    char* gradient = gradient_of(first_slot(thread, round));
+    char* tile = memory_ + thread / kWarp * kBytes;
     if (lane.whole) {
-      gradient += own * kVector, tile += own * kVector;
+      const int own = thread % kWarp * 16;
+      gradient += own, tile += own;
       TIP_UNROLL
-      for (int i = 0; i < kWarpElements; i += kStep)
-        if (i + kStep <= kWarpElements || own * kVector < kWarpElements - i)
+      for (int i = 0; i < kBytes; i += kStep)
+        if (i + kStep <= kBytes || own < kBytes - i)
           kLoad ? start_copy(tile + i, gradient + i) : copy16(gradient + i, tile + i);
       return;
     }
+    Bits* to = reinterpret_cast<Bits*>(kLoad ? tile : gradient);
+    const Bits* from = reinterpret_cast<const Bits*>(kLoad ? gradient : tile);
     TIP_ROLLED
-    for (int i = own; i < kWarpElements; i += kWarp)
-      if (modes()[thread / kWarp * kWarpSlots + i / 9] != Mode::untouched)
-        (kLoad ? tile : gradient)[i] = (kLoad ? gradient : tile)[i];
+    for (int i = thread % kWarp; i < kWarpElements; i += kWarp)
+      if (modes()[thread / kWarp * kWarpSlots + i / 9] != Mode::untouched) to[i] = from[i];
   }
 
   template <class T>
@@ -150,13 +152,14 @@ class ThreeKernel {
   template <class T>
   TIP_HD void add_pairs(T*, int64_t offset, const Lane& lane, float scale) const {
     T* data = reinterpret_cast<T*>(entry_.data) + offset;
-    const int64_t stride = axes_[entry_.row_axes].stride;
+    const int64_t stride = axes_[1].stride;
     Pair x[9];
     TIP_UNROLL
     for (int tap = 0; tap < 9; ++tap) x[tap] = load_pair(data + tap * stride);
     TIP_UNROLL
     for (int tap = 0; tap < 9; ++tap)
-      store_pair(data + tap * stride, {x[tap].first * scale + lane.noise[tap], x[tap].second * scale + lane.noise[9 + tap]});
+      store_pair(data + tap * stride,
+                 {x[tap].first * scale + lane.noise[tap], x[tap].second * scale + lane.noise[9 + tap]});
   }
 
   const Call& call_;
