@@ -1,6 +1,7 @@
 """One fixture, ``backend``: every backend on a device where it can run, with helpers to make gradients for it."""
 
 import importlib.util
+import os
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch
 import tip_kernels as tip
 from tip_kernels import _dispatch
 
-INTERPRETING = importlib.util.find_spec("triton") is not None and not torch.cuda.is_available()
-"""Whether the Triton kernels run in Triton's interpreter, on CPU tensors."""
+ASKED = os.environ.get("TIP_KERNELS_TEST_TRITON") == "1"
+INTERPRETING = ASKED and importlib.util.find_spec("triton") is not None and not torch.cuda.is_available()
+"""Whether the Triton kernels run in Triton's interpreter, on CPU tensors: on request, since it takes many minutes."""
 
 
 def _import_interpreted() -> None:
