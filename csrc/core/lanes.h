@@ -16,16 +16,7 @@ TIP_HD float to_float(int32_t x) { return static_cast<float>(x); }
 TIP_HD int32_t as_int(uint32_t x) { return static_cast<int32_t>(x); }
 TIP_HD uint32_t as_uint(int32_t x) { return static_cast<uint32_t>(x); }
 TIP_HD float choose(bool condition, float yes, float no) { return condition ? yes : no; }
-TIP_HD float square_root(float x) {
-#if defined(__CUDA_ARCH__)
-  // One instruction instead of ten; its relative error is at most 2^-23 (PTX ISA), and no x here is subnormal.
-  float root;
-  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
-  return root;
-#else
-  return sqrtf(x);
-#endif
-}
+TIP_HD float square_root(float x) { return sqrtf(x); }
 TIP_HD uint32_t float_bits(float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);
