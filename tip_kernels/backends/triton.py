@@ -6,7 +6,7 @@ without waiting: those that depend on shapes once, those with addresses whenever
 has captured are kept for good, because it may be replayed at any time.
 
 Kernels are compiled at their first use, with fixed settings: one warp a program, see ``triton_kernels.py``. They
-also run in Triton's interpreter, on CPU tensors, if TRITON_INTERPRET=1 is set before the first use.
+also run in Triton's interpreter, on CPU tensors, if TRITON_INTERPRET=1 is set before Triton is imported.
 """
 
 import contextlib
