@@ -143,7 +143,7 @@ def run_nvcc(arguments: list[str]) -> str:
 def extensions() -> list[Extension]:
     """The libraries to build here."""
     names = ["tip_kernels._cpu"]
-    wants_cuda = torch.version.cuda is not None or "TIP_KERNELS_CUDA_ARCHS" in os.environ
+    wants_cuda = torch.version.cuda is not None or bool(os.environ.get("TIP_KERNELS_CUDA_ARCHS"))
     if wants_cuda and nvcc() is not None:
         names.append("tip_kernels._cuda")
     elif wants_cuda:

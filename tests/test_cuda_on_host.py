@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from test_generators import _assert_normals as assert_normals
 from test_perturb import (
     CASES,
     KEY,
@@ -25,6 +26,7 @@ from test_perturb import (
 
 import tip_kernels as tip
 from tip_kernels import functional
+from tip_kernels.rng import GENERATORS
 
 ROOT = pathlib.Path(__file__).parent.parent
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -241,6 +243,18 @@ def test_kernels_larger_than_the_fused_ones(library, dtype, given):
     # products of numbers below 31 (4.5 + 6.76) are off by less than 1e-3 at worst, by their square root as a rule.
     tolerance = 31 * 8 * 2.0**-24 * 6.76 if dtype == torch.float64 else 1e-3
     torch.testing.assert_close(x.double(), want, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_normals_are_box_muller_pairs_of_the_stream(library, generator):
+    """The shorter way of csrc/cuda/draw.h to the same words and, within the same tolerance, the same normals."""
+    rng = tip.NoiseRNG(KEY, generator, STEP)
+    words = torch.empty(2**16, dtype=torch.int32)
+    torch.ops.tip_kernels.words_reference_(words, rng.state(words.device).clone(), PLACE, 0, rng.rounds)
+    values = torch.zeros(2**16, dtype=torch.float64)
+    absent: list[None] = [None] * PLACE
+    perturb_on_host(library, [*absent, values], [*absent, None], ratio=0.0, std=0.0, floor_std=1.0, rng=rng)
+    assert_normals(values.numpy(), words.long() & 0xFFFFFFFF)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["dense", "channels_last"])

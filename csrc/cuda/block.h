@@ -23,6 +23,11 @@ struct DeviceBlock {
   __device__ __forceinline__ void each(F f) const {
     f(static_cast<int>(threadIdx.x));
   }
+  // Whether f(thread) is true for some thread; everything before is visible to all then.
+  template <class F>
+  __device__ __forceinline__ bool any(F f) const {
+    return __syncthreads_or(f(static_cast<int>(threadIdx.x)));
+  }
   __device__ __forceinline__ void sync() const { __syncthreads(); }
   __device__ __forceinline__ void sync_warp() const { __syncwarp(); }
 };
@@ -40,6 +45,12 @@ struct HostBlock {
   void each(F f) const {
     for (int thread = 0; thread < kThreads; ++thread) f(thread);
   }
+  template <class F>
+  bool any(F f) const {
+    bool found = false;
+    for (int thread = 0; thread < kThreads; ++thread) found |= f(thread);
+    return found;
+  }
   void sync() const {}
   void sync_warp() const {}
 };
@@ -52,6 +63,15 @@ TIP_HD void add_to_shared(int* sum, int value) {
 #else
   *sum += value;
 #endif
+}
+
+// A pointer to device memory that came out of shared memory, where the compiler loses sight of what it points to.
+template <class T>
+TIP_HD T* global_pointer(T* pointer) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(pointer));
+#endif
+  return pointer;
 }
 
 // 16 aligned bytes from device to shared memory, there after wait_for_copies in the same thread.

@@ -18,22 +18,15 @@ TIP_HD void begin(const T& table, int64_t index, Shared& shared, int thread) {
   if (thread >= 64 && thread < 64 + kRowsPerTile) shared.rank[thread - 64] = 0;
 }
 
-TIP_HD bool idle(const Entry& entry, const Call& call, const Shared& shared) {
-  if (mode_of_other(call) != Mode::untouched) return false;
-  TIP_ROLLED
-  for (int row = 0; row < shared.tile.rows; ++row)
-    if (mode_of_row(entry, call, shared, row) != Mode::untouched) return false;
-  return true;
-}
-
 template <int kRounds, class Block>
 TIP_HD void perturb_three(const Block& block, const Call& call, const Entry& entry, const Axis* axes,
                           const Shared& shared, char* memory) {
   const ThreeKernel kernel(call, entry, axes, shared, memory);
   const bool dense = kernel.is_dense();
+  const int rounds = kernel.rounds();
   typename Block::template Local<Lane> lanes;
   TIP_ROLLED
-  for (int round = 0; round < kernel.rounds(); ++round) {
+  for (int round = 0; round < rounds; ++round) {
     block.each([&](int thread) { kernel.prepare(thread, round, lanes[thread]); });
     block.sync_warp();
     block.each([&](int thread) {
@@ -101,7 +94,10 @@ TIP_HD void perturb_tile(const Block& block, const T& table, int64_t index, Shar
     block.each([&](int thread) { count_ranks(entry, shared, thread); });
     block.sync();
   }
-  if (idle(entry, call, shared)) return;
+  if (entry.basis) {
+    const auto work = [&](int thread) { return find_mode(entry, call, shared, thread); };
+    if (!block.any(work)) return;
+  }
 
   if (entry.path == Path::any) {
     perturb_any<kRounds>(block, call, entry, axes, shared, memory);

@@ -19,7 +19,8 @@ enum class Mode : uint8_t {
 struct Shared {
   Source source;
   Tile tile;
-  int rank[kRowsPerTile];  // how many channels outrank each of the tile's
+  int rank[kRowsPerTile];   // how many channels outrank each of the tile's
+  Mode mode[kRowsPerTile];  // of their rows, where there is a high band
 };
 
 // Counts the channels that outrank each row's; `shared.rank` starts at zero. For every thread of the block.
@@ -40,16 +41,19 @@ TIP_HD Mode mode_of_other(const Call& call) {
   return call.floor_std ? Mode::white : call.grad_scale ? Mode::scaled : Mode::untouched;
 }
 
-TIP_HD Mode mode_of_row(const Entry& entry, const Call& call, const Shared& shared, int row) {
-  const bool selected = entry.scores ? shared.rank[row] < entry.selected : entry.basis && entry.selected > 0;
-  return selected ? Mode::selected : mode_of_other(call);
+// Finds what happens to a row of kernels, from the ranks. Whether that is anything.
+TIP_HD bool find_mode(const Entry& entry, const Call& call, Shared& shared, int row) {
+  if (row >= shared.tile.rows) return false;
+  const bool selected = entry.scores ? shared.rank[row] < entry.selected : entry.selected > 0;
+  shared.mode[row] = selected ? Mode::selected : mode_of_other(call);
+  return shared.mode[row] != Mode::untouched;
 }
 
 TIP_HD Mode mode_of_slot(const Entry& entry, const Call& call, const Shared& shared, int slot) {
   const Tile& tile = shared.tile;
   if (slot < tile.begin || slot >= tile.end) return Mode::untouched;
   if (!entry.basis) return mode_of_other(call);
-  return mode_of_row(entry, call, shared, tile.rows > 1 ? place_of(entry, tile, slot).row : 0);
+  return shared.mode[place_of(entry, tile, slot).row];
 }
 
 TIP_END_NAMESPACE

@@ -47,7 +47,7 @@ class ThreeKernel {
     const bool inside = first >= tile.begin && last < tile.end;
     const int row = inside ? place_of(entry_, tile, first).row : 0;
     if (inside && place_of(entry_, tile, last).row == row) {
-      lane.mode[0] = lane.mode[1] = mode_of_row(entry_, call_, shared_, row);
+      lane.mode[0] = lane.mode[1] = shared_.mode[row];
       lane.busy = lane.mode[0] != Mode::untouched;
       lane.whole = is_dense() && reinterpret_cast<uintptr_t>(gradient_of(first)) % 16 == 0;
       if (lane.whole) return;
@@ -102,14 +102,14 @@ class ThreeKernel {
 
   TIP_HD Mode* modes() const { return reinterpret_cast<Mode*>(memory_ + kThreads * kLaneElements * 4); }
 
-  TIP_HD char* gradient_of(int first_slot) const {
-    return entry_.data + (shared_.tile.offset + 9 * (first_slot - shared_.tile.begin)) * bytes_of(entry_.dtype);
+  TIP_HD char* gradient_of(int slot) const {
+    return global_pointer(shared_.tile.data) + static_cast<int64_t>(slot) * shared_.tile.slot_bytes;
   }
 
   // Copies a warp's kernels to shared memory, or back.
   template <bool kLoad>
   TIP_HD void copy_dense(int thread, int round, const Lane& lane) const {
-    if (entry_.dtype == DType::f32) {
+    if (shared_.tile.slot_bytes == 9 * sizeof(float)) {
       copy_kernels<kLoad, uint32_t>(thread, round, lane);
     } else {
       copy_kernels<kLoad, uint16_t>(thread, round, lane);

@@ -6,7 +6,7 @@ without waiting: those that depend on shapes once, those with addresses whenever
 has captured are kept for good, because it may be replayed at any time.
 
 Kernels are compiled at their first use, with fixed settings: one warp a program, see ``triton_kernels.py``. They
-also run in Triton's interpreter, on CPU tensors, if TRITON_INTERPRET=1 is set before the first use.
+also run in Triton's interpreter, on CPU tensors, if TRITON_INTERPRET=1 is set before Triton is imported.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from .. import _ops
 from . import triton_tables
 
 _OLDEST_TRITON = (3, 6)
-_INTERPRETER_LANES = 512  # the interpreter takes its time for an operation, however wide
+_INTERPRETER_LANES = 4096  # the interpreter takes its time for an operation, however wide
 
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 """Compiler options of ``perturb`` and ``words``. No loop is worth pipelining through shared memory."""
@@ -218,67 +218,115 @@ def _table_entry(call: Call, i: int) -> triton_tables.Tensor:
     )
 
 
+class _Made(NamedTuple):
+    """A thing with memory on a device: ready on ``stream`` at once, and elsewhere after ``ready``."""
+
+    value: Any
+    memory: list[torch.Tensor]
+    stream: torch.cuda.Stream | None
+    ready: torch.cuda.Event | None
+
+
 class _Cache:
-    """The least recently used things on a device.
+    """The least recently used things on devices, for all streams.
 
     What a CUDA graph captures is kept for good, since it may be replayed at any time. What is made during a capture
-    is the graph's own, since its content exists only after a replay.
+    is the graph's own, since its content exists only after a replay. A capture begins when the device is idle, so it
+    need not wait for what was made before.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._values: dict[Hashable, Any] = {}
-        self._captured: list[Any] = []
+        self._values: dict[Hashable, _Made] = {}
+        self._captured: list[_Made] = []
 
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        value = self._values.pop(key, None)
-        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-        if value is None and capturing:
-            value = make()
-        else:
-            value = self._values[key] = make() if value is None else value
-        if capturing:
-            self._captured.append(value)
-        if len(self._values) > self._size:
-            del self._values[next(iter(self._values))]
-        return value
+    def get(self, key: Hashable, device: torch.device, make: Callable[[], tuple[Any, list[torch.Tensor]]]) -> Any:
+        """The value that ``make`` returned, with its memory, when it was first asked for this key."""
+        made = self._values.pop(key, None)
+        if _capturing(device):
+            if made is None:
+                made = _Made(*make(), None, None)
+            else:
+                self._values[key] = made
+            self._captured.append(made)
+            return made.value
+        if made is None:
+            made = _make(device, make)
+            if len(self._values) == self._size:
+                del self._values[next(iter(self._values))]
+        elif made.stream is not None and made.stream != torch.cuda.current_stream(device):
+            torch.cuda.current_stream(device).wait_event(made.ready)
+            for tensor in made.memory:
+                if tensor.is_cuda:
+                    tensor.record_stream(torch.cuda.current_stream(device))
+        self._values[key] = made
+        return made.value
+
+
+def _make(device: torch.device, make: Callable[[], tuple[Any, list[torch.Tensor]]]) -> _Made:
+    value, memory = make()
+    if device.type != "cuda":
+        return _Made(value, memory, None, None)
+    stream = torch.cuda.current_stream(device)
+    return _Made(value, memory, stream, stream.record_event())
+
+
+def _capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 _TABLES = _Cache(64)
 _HEADERS = _Cache(64)
 _BASES = _Cache(64)
+_SPARE: dict[int, torch.Tensor] = {}
+"""Pinned memory by size, for captures, during which the driver may refuse to give any."""
+
+
+def _upload(array: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(copy on the device, the host memory that is copied from) without a wait. A graph copies at each replay."""
+    source = torch.from_numpy(array)
+    if device.type != "cuda":
+        return source, source
+    pinned = _SPARE.pop(array.nbytes, None) if _capturing(device) else None
+    if pinned is None:
+        pinned = torch.empty(array.nbytes, dtype=torch.uint8, pin_memory=True)
+    if not _capturing(device) and array.nbytes not in _SPARE:
+        _SPARE[array.nbytes] = torch.empty(array.nbytes, dtype=torch.uint8, pin_memory=True)
+    pinned = pinned.view(source.dtype).view(source.shape)
+    pinned.copy_(source)
+    return pinned.to(device, non_blocking=True), pinned
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Resident:
-    """The tables of a launch on the device, and the host memory that they are copied from."""
+    """The tables of a launch on the device."""
 
     launch: Launch
     rows: torch.Tensor
     programs: torch.Tensor
     offsets: torch.Tensor
-    sources: tuple[torch.Tensor, ...]
 
 
 class _Header(NamedTuple):
-    """What of a launch depends on addresses: on the device, its host memory, and memory for the rows ``widened``."""
+    """What of a launch depends on addresses."""
 
     variant: Variant
     on_device: torch.Tensor
-    source: torch.Tensor
-    wide: list[torch.Tensor]
 
 
-def _make_resident(launch: Launch, device: torch.device) -> _Resident:
-    tables = launch.tables
-    sources = tuple(_host(array, device) for array in (tables.rows, tables.programs, tables.offsets))
-    rows, programs, offsets = (source.to(device, non_blocking=True) for source in sources)
-    return _Resident(launch, rows, programs, offsets, sources)
+def _make_residents(call: Call, device: torch.device) -> tuple[list[_Resident], list[torch.Tensor]]:
+    residents, memory = [], []
+    for launch in plan(call, _lanes(device)):
+        tables = launch.tables
+        pairs = [_upload(array, device) for array in (tables.rows, tables.programs, tables.offsets)]
+        residents.append(_Resident(launch, *(on_device for on_device, _ in pairs)))
+        memory += [tensor for pair in pairs for tensor in pair]
+    return residents, memory
 
 
 def _make_header(
     launch: Launch, grads: list[torch.Tensor], scores: list[torch.Tensor], keep: float, device: torch.device
-) -> _Header:
+) -> tuple[_Header, list[torch.Tensor]]:
     """See ``triton_kernels.perturb`` for the layout."""
     values = np.zeros(2 + 4 * len(launch.tables.rows), dtype=np.int64)
     values[1] = np.float64(keep).view(np.int64)
@@ -293,14 +341,16 @@ def _make_header(
         grad = grads[row]
         wide.append(torch.empty_strided(grad.shape, grad.stride(), dtype=launch.settings.real, device=device))
         entries[row, 2] = wide[-1].data_ptr()
-    source = _host(values, device)
-    return _Header(launch.variant(memories), source.to(device, non_blocking=True), source, wide)
+    on_device, source = _upload(values, device)
+    return _Header(launch.variant(memories), on_device), [on_device, source, *wide]
 
 
-def _host(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Host memory that can be copied to the device without a wait."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory() if device.type == "cuda" else tensor
+def _make_bases(
+    bases: list[torch.Tensor], real: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """With the bases themselves: while they live, no others can have their addresses."""
+    packed = triton_tables.pack_bases(bases, real, device)
+    return packed, [packed, *bases]
 
 
 def perturb_(
@@ -337,24 +387,21 @@ def perturb_(
     amounts = (std, std if floor_std is None else floor_std, std if grad_scale is None else grad_scale)
     device = state.device
     with _on(device):
-        # One stream's tables are no other's: then the allocator may reuse their memory without a wait.
-        place = (device, torch.cuda.current_stream().cuda_stream if device.type == "cuda" else 0)
-        residents = _TABLES.get(
-            (call, place), lambda: [_make_resident(launch, device) for launch in plan(call, _lanes(device))]
-        )
+        residents = _TABLES.get((call, device), device, functools.partial(_make_residents, call, device))
         for i, resident in enumerate(residents):
             launch = resident.launch
             mine = [grads[m] for m in launch.members]
             my_scores = [scores[m] for m in launch.members]
-            addresses = tuple([tensor.data_ptr() for tensor in (*mine, *my_scores)])
             header = _HEADERS.get(
-                (resident, addresses, keep), functools.partial(_make_header, launch, mine, my_scores, keep, device)
+                (resident, tuple([tensor.data_ptr() for tensor in (*mine, *my_scores)]), keep),
+                device,
+                functools.partial(_make_header, launch, mine, my_scores, keep, device),
             )
-            real = header.variant.real
-            packed, _ = _BASES.get(
-                (tuple([basis.data_ptr() for basis in bases]), call.basis_taps, real, place),
-                # with the bases: while they live, no others can have their addresses
-                lambda real=real: (triton_tables.pack_bases(bases, real, device), bases),
+            real = launch.settings.real
+            packed = _BASES.get(
+                (tuple([basis.data_ptr() for basis in bases]), call.basis_taps, real, device),
+                device,
+                functools.partial(_make_bases, bases, real, device),
             )
             _kernels().perturb[(len(resident.programs),)](
                 header.on_device, resident.rows, resident.programs, resident.offsets, packed,
