@@ -1,7 +1,6 @@
 """One fixture, ``backend``: every backend on a device where it can run, with helpers to make gradients for it."""
 
 import importlib.util
-import os
 
 import pytest
 import torch
@@ -9,9 +8,11 @@ import torch
 import tip_kernels as tip
 from tip_kernels import _dispatch
 
-ASKED = os.environ.get("TIP_KERNELS_TEST_TRITON") == "1"
-INTERPRETING = ASKED and importlib.util.find_spec("triton") is not None and not torch.cuda.is_available()
-"""Whether the Triton kernels run in Triton's interpreter, on CPU tensors: on request, since it takes many minutes."""
+INTERPRETING = importlib.util.find_spec("triton") is not None and not torch.cuda.is_available()
+"""Whether the Triton kernels run in Triton's interpreter, on CPU tensors."""
+
+NOT_INTERPRETED = ("test_defense", "test_rng")
+"""Modules that test no kernels: the interpreter takes a second for what a kernel does in a microsecond."""
 
 
 def _import_interpreted() -> None:
@@ -47,6 +48,8 @@ class BackendUnderTest:
         on_gpu = name in ("cuda", "triton") and torch.cuda.is_available()
         self.name = name
         self.device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+        self.interpreted = name == "triton" and not on_gpu
+        """Whether this is Triton's interpreter: tests trim their sizes for it."""
 
     def perturb_(self, grads, scores, **options) -> None:
         tip.perturb_(grads, scores, backend=self.name, **options)
@@ -94,7 +97,9 @@ def _laid_out(values: torch.Tensor, layout: str) -> torch.Tensor:
 @pytest.fixture(params=[backend.name for backend in _dispatch.BACKENDS])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BackendUnderTest:
     under_test = BackendUnderTest(request.param)
-    if request.param == "triton" and INTERPRETING:
+    if under_test.interpreted and INTERPRETING:
+        if request.module.__name__ in NOT_INTERPRETED:
+            pytest.skip("tests no kernels: not in Triton's interpreter")
         monkeypatch.setenv("TRITON_INTERPRET", "1")
     row = next(row for row in _dispatch.BACKENDS if row.name == request.param)
     reason = row.why_not(under_test.device)

@@ -204,14 +204,9 @@ def assert_close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype, tole
     assert (error <= allowed).all(), f"largest error {error.max():.3g}, allowed {allowed.flatten()[error.argmax()]:.3g}"
 
 
-def is_interpreted(backend) -> bool:
-    """Whether Triton interprets, which takes seconds for what else takes a millisecond."""
-    return backend.name == "triton" and backend.device.type == "cpu"
-
-
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_equals_the_reference(case, backend):
-    if is_interpreted(backend) and (CASES.index(case) % 4 or case.shape == "many kernels"):
+    if backend.interpreted and (CASES.index(case) % 4 or case.shape == "many kernels"):
         pytest.skip("Triton's interpreter takes a quarter of the cases, of small tensors")
     grad, scores = inputs(case)
     arithmetic = case.dtype if case.dtype == torch.float64 else torch.float32
@@ -302,7 +297,7 @@ def test_scale_alone_is_exact(backend):
 def test_store_rounds_once_to_nearest_even(dtype, backend):
     """Every number of the dtype times 1.5, which is exact in float32 and often half way between two results."""
     x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
-    if is_interpreted(backend):  # which misreads subnormal bfloat16
+    if backend.interpreted:  # which misreads subnormal bfloat16
         x = x[~(x.abs() < torch.finfo(dtype).tiny)][::61].clone()
     want = (x.float() * 1.5).to(dtype)
     got = perturbed(x, None, backend, grad_scale=1.5)
