@@ -24,7 +24,7 @@ bench: $(VENV)/ready
 	$(BIN)/python -m pytest bench/bench_perturb.py --benchmark-only
 
 study: $(VENV)/ready
-	$(BIN)/python -m bench.privacy.study
+	$(BIN)/python -m bench.privacy study
 
 # Without build isolation, because the library is built against the torch that is installed here.
 $(VENV)/ready: setup.py pyproject.toml $(shell find csrc -type f)

@@ -1,6 +1,4 @@
-"""make study: which attacker gets how far against which defence, and what the defence costs in accuracy.
-
-    python -m bench.privacy.study [--iterations 400] [--seeds 1]
+"""Which attacker gets how far against which defence, and what the defence costs in accuracy (make study).
 
 Each attacker chooses its smoothing on one photo (it can try any defence on images of its own) and is scored on the
 others. Accuracy is of the same small net trained on handwritten digits with the defence in every step. A row that is
@@ -75,11 +73,12 @@ def cases() -> dict[str, Case]:
     return table
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", type=int, default=400, help="steps of one attack")
     parser.add_argument("--seeds", type=int, default=1, help="noise seeds a photo")
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # the figures then do not depend on the number of cores, and a busy machine hurts less
     torch.manual_seed(0)
     model = tasks.small_conv_net(channels=3, size=32)
@@ -218,7 +217,3 @@ def draw(rows: list[Row]) -> None:
     figure.legend(loc="outside right center", fontsize=8)
     figure.savefig(PICTURE, dpi=150)
     plt.close(figure)
-
-
-if __name__ == "__main__":
-    main()
