@@ -2,9 +2,9 @@
 
 import argparse
 
-from bench.privacy import study
+from bench.privacy import federated, study
 
-COMMANDS = {"study": study}
+COMMANDS = {"study": study, "federate": federated}
 """Modules by command: each has ``add_arguments(parser)`` and ``run(options)``, and its docstring is the help."""
 
 
