@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+pytest.importorskip("pyarrow")
 pytest.importorskip("sklearn")
-pq = pytest.importorskip("pyarrow.parquet")
-Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("torchmetrics")
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 
 from bench.privacy import __main__ as command
 from bench.privacy import federated, images, resnet

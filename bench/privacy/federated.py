@@ -60,6 +60,8 @@ class Settings:
         return " ".join(f"--{f.name.replace('_', '-')} {getattr(self, f.name)}" for f in changed)
 
 
+Curve = list[tuple[int, float]]
+"""(Round, test accuracy in percent), from round 0 on."""
 Update = dict[str, torch.Tensor]
 Protect = Callable[[nn.Module, Update, Labelled, float, int, Settings], None]
 """Changes an update in place; called with the client's model and images, the noise ``beta`` and a seed."""
@@ -125,13 +127,13 @@ def run(options: argparse.Namespace) -> None:
     folder = "--data FOLDER " if options.data else ""
     command = f"python -m bench.privacy federate {folder}--rounds {options.rounds} {settings.command()}".rstrip()
     train, test = load(options.data, options.device)
-    curves = {}
+    curves: dict[str, Curve] = {}
     for defence in names:
         checkpoint = CHECKPOINTS / f"{name}-{defence}.pt"
         if not options.resume:
             checkpoint.unlink(missing_ok=True)
-        curves[defence] = []
-        for curves[defence] in training(defence, train, test, options.rounds, settings, checkpoint):
+        for curve in training(defence, train, test, options.rounds, settings, checkpoint):
+            curves[defence] = curve
             save(curves, RESULTS / f"{name}.csv", command)
         draw(curves, RESULTS / f"{name}.png", command)
     print(f"{table(curves)}\n\nin {RESULTS / name}.csv and .png")
@@ -139,10 +141,8 @@ def run(options: argparse.Namespace) -> None:
 
 def training(
     defence: str, train: Labelled, test: Labelled, rounds: int, settings: Settings, checkpoint: pathlib.Path
-) -> Iterator[list[tuple[int, float]]]:
-    """Trains on from the checkpoint, if there is one; yields the curve whenever it has grown.
-
-    The curve is of (round, test accuracy in percent), from round 0 and a hundred times at most.
+) -> Iterator[Curve]:
+    """Trains on from the checkpoint, if there is one; yields the curve whenever it has grown, a hundred times at most.
 
     Raises:
         ValueError: the checkpoint is of other settings.
@@ -177,7 +177,7 @@ def build(settings: Settings, data: Labelled) -> nn.Module:
 
 
 def play_round(model: nn.Module, clients: list[Labelled], number: int, protect: Protect, settings: Settings) -> None:
-    """One round of FedAvg: the sampled clients train, protect and send; the model moves by the mean of their updates."""
+    """One round of FedAvg: clients train, protect and send, and the model moves by the mean of their updates."""
     before = copied(state(model))
     drawn = torch.randperm(len(clients), generator=generator(settings, number, 0))[: settings.sampled].tolist()
     images = sum(len(clients[i].labels) for i in drawn)
@@ -281,7 +281,7 @@ def assign(model: nn.Module, tensors: Update) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def keep(model: nn.Module, checkpoint: pathlib.Path, settings: Settings, done: int, curve: list) -> None:
+def keep(model: nn.Module, checkpoint: pathlib.Path, settings: Settings, done: int, curve: Curve) -> None:
     """Saves where the training stands; an interruption leaves the old file or the new one."""
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     new = checkpoint.with_suffix(".new")
@@ -290,7 +290,7 @@ def keep(model: nn.Module, checkpoint: pathlib.Path, settings: Settings, done: i
     new.replace(checkpoint)
 
 
-def restore(model: nn.Module, checkpoint: pathlib.Path, settings: Settings) -> tuple[int, list[tuple[int, float]]]:
+def restore(model: nn.Module, checkpoint: pathlib.Path, settings: Settings) -> tuple[int, Curve]:
     """Rounds done and the curve so far, with the model as it was then."""
     if not checkpoint.exists():
         return 0, []
@@ -301,7 +301,7 @@ def restore(model: nn.Module, checkpoint: pathlib.Path, settings: Settings) -> t
     return saved["done"], saved["curve"]
 
 
-def save(curves: dict[str, list], path: pathlib.Path, command: str) -> None:
+def save(curves: dict[str, Curve], path: pathlib.Path, command: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         file.write(f"# {command}\n")
@@ -310,7 +310,7 @@ def save(curves: dict[str, list], path: pathlib.Path, command: str) -> None:
         writer.writerows((name, number, f"{value:.2f}") for name, curve in curves.items() for number, value in curve)
 
 
-def draw(curves: dict[str, list], path: pathlib.Path, command: str) -> None:
+def draw(curves: dict[str, Curve], path: pathlib.Path, command: str) -> None:
     figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for name, curve in curves.items():
         axis.plot(*zip(*curve, strict=True), label=name)
@@ -322,7 +322,7 @@ def draw(curves: dict[str, list], path: pathlib.Path, command: str) -> None:
     plt.close(figure)
 
 
-def table(curves: dict[str, list]) -> str:
+def table(curves: dict[str, Curve]) -> str:
     """The last accuracies beside the paper's."""
     lines = ["| defence | rounds | accuracy | the paper: ResNet-18, CIFAR-10, 1,000 rounds |", "|---|---|---|---|"]
     for name, curve in curves.items():
