@@ -48,9 +48,11 @@ def test_only_the_table_of_the_page_is_replaced(tmp_path):
         report.publish(page, HARDER, "new")
 
 
-def test_pages_marks_are_there():
-    for table in (EQUAL, PUBLISHED, HARDER):
-        assert report.PAGE.read_text().count(f"<!-- {table}: ") == 2
+def test_marks_of_the_tables_are_there():
+    for page, tables in ((report.PAGE, (EQUAL, PUBLISHED, HARDER)), (report.README, (report.THREATS,))):
+        for table in tables:
+            assert page.read_text().count(f"<!-- {table}: ") == 2
+    assert set(report.SHOWN) <= set(study.cases()[EQUAL])
 
 
 def tiny_scene(**changes) -> evaluate.Scene:
@@ -70,14 +72,14 @@ def test_smoothing_is_tuned_on_images_that_are_not_scored(monkeypatch):
         asked.append((batches, list(seeds)))
         good = metrics.Score(20.0, 0.5)
         return [
-            evaluate.Try(tv, [good._replace(psnr=-abs(tv - 0.3))], [[good], [good._replace(psnr=25.0)]])
+            evaluate.Try(tv, [good._replace(psnr=-abs(tv - 0.1))], [[good], [good._replace(psnr=25.0)]])
             for tv in smoothings
         ]
 
     monkeypatch.setattr(evaluate, "score", score)
     scene = tiny_scene()
     outcome = evaluate.attack(scene, defenses.none, attackers.naive, attacks.Search(), seeds=range(1, 3))
-    assert outcome.smoothing == 0.3
+    assert outcome.smoothing == 0.1
     assert asked == [(scene.tuning, [0]), (scene.scored, [1, 2])]
     assert (outcome.psnr_median, outcome.psnr_best) == (0.0, 25.0)  # of the chosen start; of any
 
@@ -131,18 +133,19 @@ def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
             if len(done) == 2:
                 raise KeyboardInterrupt
 
-    page = tmp_path / "page.md"
-    page.write_text("".join(f"<!-- {t}: begins -->\n<!-- {t}: ends -->\n" for t in (EQUAL, PUBLISHED, HARDER)))
+    page, tables = tmp_path / "page.md", (EQUAL, PUBLISHED, HARDER, report.THREATS)
+    page.write_text("".join(f"<!-- {table}: begins -->\n<!-- {table}: ends -->\n" for table in tables))
     monkeypatch.setattr(study, "work", work)
     monkeypatch.setattr(study, "jobs", lambda: jobs)
     parser = argparse.ArgumentParser()
     study.add_arguments(parser)
-    options = parser.parse_args(["--results", str(tmp_path), "--page", str(page)])
+    options = parser.parse_args(["--results", str(tmp_path), "--page", str(page), "--readme", str(page)])
     with pytest.raises(KeyboardInterrupt):
         study.run(options)
     study.run(options)
     assert done == jobs
-    assert "| DP | 20.0 dB | 20.0 dB | naive | 21.0 dB | 0.50 | 97.0 % |" in page.read_text()
+    # In the page's first table and the README's.
+    assert page.read_text().count("| DP | 20.0 dB | 20.0 dB | naive | 21.0 dB | 0.50 | 97.0 % |") == 2
     assert (tmp_path / "privacy.png").stat().st_size > 0
 
 
@@ -163,18 +166,19 @@ def test_control_reads_cifar(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["CIFAR-10, 0", "CIFAR-10, 1", "median"]
     assert lines[-1].endswith("s an image")
-    with pytest.raises(FileNotFoundError, match=r"expected test\*.parquet"):
-        tasks.cifar_images(tmp_path / "nothing", 1)
 
 
-def test_cifar_images_are_those_of_the_file(tmp_path):
-    pytest.importorskip("pyarrow")
-    pixels = write_cifar(tmp_path)
-    assert tasks.cifar_images(tmp_path, 2).equal(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+def test_attack_saves_a_picture(tmp_path, capsys):
+    picture = tmp_path / "attack.png"
+    entry.main(["attack", "--attacker", "spectral", "--iterations", "2", "--output", str(picture)])
+    assert capsys.readouterr().out.startswith("TIP 0.3, spectral: ")
+    assert picture.stat().st_size > 0
+    with pytest.raises(SystemExit, match="expected --attacker from naive for DP, got spectral"):
+        entry.main(["attack", "--defence", "DP", "--attacker", "spectral"])
 
 
 def write_cifar(folder):
-    """Two images of noise as ``test.parquet``; PNG, which loses nothing."""
+    """Two images of noise as ``test.parquet``."""
     import io
 
     import numpy as np
@@ -189,4 +193,3 @@ def write_cifar(folder):
         Image.fromarray(picture).save(file, "PNG")
         rows.append({"img": {"bytes": file.getvalue(), "path": None}, "label": number})
     parquet.write_table(pa.Table.from_pylist(rows), folder / "test.parquet")
-    return pixels

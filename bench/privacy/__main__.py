@@ -2,9 +2,9 @@
 
 import argparse
 
-from bench.privacy import control, federated, study, tune
+from bench.privacy import attack, control, federated, study, tune
 
-COMMANDS = {"study": study, "control": control, "federate": federated, "tune": tune}
+COMMANDS = {"study": study, "control": control, "attack": attack, "federate": federated, "tune": tune}
 """Modules by command: each has ``add_arguments(parser)`` and ``run(options)``, and its docstring is the help."""
 
 

@@ -33,7 +33,7 @@ class Attack(NamedTuple):
     gradient: Gradient
     labels: torch.Tensor
     weights: Sequence[torch.Tensor | None] | None = None
-    tv: float = 1e-2
+    tv: float = 1e-3
 
 
 class Search(NamedTuple):

@@ -9,19 +9,21 @@ import torch
 from tqdm import tqdm
 
 from bench.privacy import attackers, attacks, defenses, evaluate, metrics, tasks
+from bench.privacy.images import read
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=pathlib.Path, help="folder with CIFAR-10 test images, as parquet")
     parser.add_argument("--images", type=int, default=3, help="of CIFAR-10; the photos are three")
-    parser.add_argument("--iterations", type=int, default=300, help="steps of one attack")
+    parser.add_argument("--iterations", type=int, default=250, help="steps of one attack")
 
 
 def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # more are no faster at this size, and slow everything down on a busy machine
     images = {name: tasks.photo_crop(name) for name in tasks.PHOTO_CROPS}
     if options.data is not None:
-        images = {f"CIFAR-10, {n}": image for n, image in enumerate(tasks.cifar_images(options.data, options.images))}
+        pixels = read(options.data, "test", torch.device("cpu")).images[: options.images]
+        images = {f"CIFAR-10, {n}": image.float() / 255 for n, image in enumerate(pixels)}
     start = time.perf_counter()
     scores = rebuild(list(images.values()), options.iterations)
     seconds = (time.perf_counter() - start) / len(images)

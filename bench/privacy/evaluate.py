@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.privacy import attackers, attacks, defenses, metrics, tasks
 
-SMOOTHING = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0)
+SMOOTHING = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 3.0)
 """Weights of the total variation among which an attacker chooses."""
 
 

@@ -36,7 +36,23 @@ def load(folder: pathlib.Path | None, device: torch.device) -> tuple[Labelled, L
         images, labels, test_images, test_labels = tasks.digits()
         pairs = (images, labels), (test_images, test_labels)
         return tuple(Labelled((255 * x).byte().to(device), y.to(device)) for x, y in pairs)  # type: ignore[return-value]
-    return _read(folder, "train", device), _read(folder, "test", device)
+    return read(folder, "train", device), read(folder, "test", device)
+
+
+def read(folder: pathlib.Path, split: str, device: torch.device) -> Labelled:
+    """The ``"train"`` or ``"test"`` images of a folder; see :func:`load`."""
+    import pyarrow.parquet as pq  # not needed for the digits
+
+    files = sorted(folder.rglob(f"{split}*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"expected {split}*.parquet below {folder}, got none")
+    images, labels = [], []
+    for file in files:
+        table = pq.read_table(file, columns=["img", "label"])
+        images += [np.asarray(Image.open(io.BytesIO(img["bytes"])).convert("RGB")) for img in table["img"].to_pylist()]
+        labels += table["label"].to_pylist()
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return Labelled(pixels.to(device), torch.tensor(labels, device=device))
 
 
 def divide(labels: torch.Tensor, clients: int, partition: str, seed: int) -> list[torch.Tensor]:
@@ -62,18 +78,3 @@ def _deal(draw: np.random.Generator, indices: np.ndarray, clients: int) -> list[
     shares = draw.dirichlet(np.full(clients, 0.5))
     ends = (shares.cumsum()[:-1] * len(indices)).astype(int)
     return np.split(draw.permutation(indices), ends)
-
-
-def _read(folder: pathlib.Path, split: str, device: torch.device) -> Labelled:
-    import pyarrow.parquet as pq  # not needed for the digits
-
-    files = sorted(folder.rglob(f"{split}*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"expected {split}*.parquet below {folder}, got none")
-    images, labels = [], []
-    for file in files:
-        table = pq.read_table(file, columns=["img", "label"])
-        images += [np.asarray(Image.open(io.BytesIO(img["bytes"])).convert("RGB")) for img in table["img"].to_pylist()]
-        labels += table["label"].to_pylist()
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return Labelled(pixels.to(device), torch.tensor(labels, device=device))

@@ -1,4 +1,4 @@
-"""The tables and the figure of docs/privacy.md, from the study's lines."""
+"""The tables and the figure of docs/privacy.md and the README's table, from the study's lines."""
 
 import itertools
 import pathlib
@@ -10,9 +10,12 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 RESULTS = pathlib.Path("bench/results")
-PAGE = pathlib.Path("docs/privacy.md")
+PAGE, README = pathlib.Path("docs/privacy.md"), pathlib.Path("README.md")
 EQUAL, PUBLISHED, HARDER = "equal noise energy", "the paper's noise", "other attacks"
 """The tables, and the marks of their places in the page."""
+THREATS = "threat model"
+"""The mark in the README, of a few lines of the first table."""
+SHOWN = ("none", "DP", "APG", "TIP 0.3", "TIP 1.0", "TIP 0.3 with floor")
 
 
 class Row(NamedTuple):
@@ -37,10 +40,11 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def write(rows: list[Row], costs: list[Cost], results: pathlib.Path, page: pathlib.Path) -> None:
-    """Puts the tables into the page and draws the figure."""
+def write(rows: list[Row], costs: list[Cost], results: pathlib.Path, page: pathlib.Path, readme: pathlib.Path) -> None:
+    """Puts the tables into the page and the README, and draws the figure."""
     for table in (EQUAL, PUBLISHED, HARDER):
         publish(page, table, markdown(table, rows, costs))
+    publish(readme, THREATS, markdown(EQUAL, [row for row in rows if row.defence in SHOWN], costs))
     draw(rows, costs, results / "privacy.png")
 
 

@@ -1,11 +1,7 @@
 """The small model and the images that everything here is measured on; all of it comes with scikit-learn."""
 
-import io
-import pathlib
-
 import numpy as np
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from torch import nn
 
@@ -39,25 +35,6 @@ def photo_crop(name: str) -> torch.Tensor:
     photo = torch.from_numpy(load_sample_images().images[number].astype(np.float32) / 255).permute(2, 0, 1)
     square = photo[:, top : top + 32 * shrink, left : left + 32 * shrink]
     return nn.functional.avg_pool2d(square, shrink)
-
-
-def cifar_images(folder: pathlib.Path, count: int) -> torch.Tensor:
-    """The first CIFAR-10 test images of a folder of parquet files in the ``uoft-cs/cifar10`` layout.
-
-    Returns:
-        float32 [count, 3, 32, 32] in [0, 1].
-
-    Raises:
-        FileNotFoundError: no ``test*.parquet`` anywhere in the folder.
-    """
-    from pyarrow import parquet
-
-    path = next(iter(sorted(folder.rglob("test*.parquet"))), None)
-    if path is None:
-        raise FileNotFoundError(f"expected test*.parquet in {folder}, got none")
-    rows = next(parquet.ParquetFile(path).iter_batches(count, columns=["img"])).to_pylist()
-    pictures = [np.asarray(Image.open(io.BytesIO(row["img"]["bytes"])).convert("RGB")) for row in rows]
-    return torch.from_numpy(np.stack(pictures).astype(np.float32) / 255).permute(0, 3, 1, 2).contiguous()
 
 
 def trained_conv_net(epochs: int = 5, batch_size: int = 64, lr: float = 0.1) -> nn.Sequential:
