@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from bench.privacy import __main__ as command
-from bench.privacy import federated, images, resnet
+from bench.privacy import federated, images, report, resnet
 from bench.privacy.images import Labelled
 
 TINY = ["--model", "small", "--clients", "4", "--sampled", "2", "--images-per-client", "40", "--lr", "0.1"]
@@ -23,7 +23,7 @@ TINY = ["--model", "small", "--clients", "4", "--sampled", "2", "--images-per-cl
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(federated, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(federated, "CHECKPOINTS", tmp_path / "checkpoints")
     return tmp_path
 
@@ -167,7 +167,9 @@ def test_what_each_defence_changes():
 def test_a_resumed_run_is_the_uninterrupted_one(folder, capsys):
     federate("--rounds", "2", "--defences", "tip,apg", "--name", "whole")
     federate("--rounds", "1", "--defences", "tip,apg", "--name", "parts")
-    federate("--rounds", "2", "--defences", "tip,apg", "--name", "parts", "--resume")
+    page = folder / "page.md"
+    page.write_text("before\n<!-- parts: begins -->\n<!-- parts: ends -->\n")
+    federate("--rounds", "2", "--defences", "tip,apg", "--name", "parts", "--resume", "--page", str(page))
     results = folder / "results"
     whole, parts = ((results / f"{name}.csv").read_text() for name in ("whole", "parts"))
     assert whole == parts
@@ -176,6 +178,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(folder, capsys):
     models = [torch.load(folder / "checkpoints" / f"{name}-tip.pt")["model"] for name in ("whole", "parts")]
     assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
     assert "| tip | 2 |" in capsys.readouterr().out
+    assert "| tip | 2 |" in page.read_text()
 
 
 def test_a_checkpoint_of_other_settings_is_refused(folder):

@@ -63,9 +63,12 @@ def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(tune, "work", work)
     arguments = ["tune", "--ratios", "0.3", "--cutoffs", "0.5", "--stds", "0.02", "--results", str(tmp_path)]
     command.main([*arguments, "--floors", "0"])
-    command.main([*arguments, "--floors", "0,0.02"])
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- settings: begins -->\n<!-- settings: ends -->\n")
+    command.main([*arguments, "--floors", "0,0.02", "--page", str(page)])
     assert [setting.floor_std for setting in asked] == [0.0, 0.02]
     assert "For 15 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.02, with 97.0 %" in capsys.readouterr().out
+    assert "floor 0.02, with 97.0 %" in page.read_text()
     assert (tmp_path / "tune.png").stat().st_size > 0
     command.main([*arguments, "--floors", "0", "--epochs", "1"])  # another effort, other figures
     assert len(asked) == 3

@@ -19,13 +19,12 @@ from torch import nn
 from tqdm import tqdm
 
 import tip_kernels as tip
-from bench.privacy import resnet, tasks
+from bench.privacy import report, resnet, tasks
 from bench.privacy.images import Labelled, divide, load
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-RESULTS = pathlib.Path("bench/results")
 CHECKPOINTS = pathlib.Path("build/federated")
 PAPER = {"none": 79, "tip": 73, "apg": 59, "dp": 44}
 """Accuracy in percent after 1,000 rounds of ResNet-18 on CIFAR-10, read off the plot of arXiv 2602.11633."""
@@ -105,6 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--defences", default=",".join(DEFENCES), help="some of %(default)s")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu (default) or cuda")
     parser.add_argument("--name", help="of the results; default: federated-DATA-MODEL-PARTITION")
+    parser.add_argument("--page", type=pathlib.Path, help="Markdown file with marks of that name for the table")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoints")
     for field in dataclasses.fields(Settings):
         parser.add_argument(
@@ -126,6 +126,8 @@ def run(options: argparse.Namespace) -> None:
     name = options.name or f"federated-{data}-{settings.model}-{settings.partition}"
     folder = "--data FOLDER " if options.data else ""
     command = f"python -m bench.privacy federate {folder}--rounds {options.rounds} {settings.command()}".rstrip()
+    if settings.model == "small":
+        torch.set_num_threads(1)  # more are no faster for so small a net, and the figures do not depend on them
     train, test = load(options.data, options.device)
     curves: dict[str, Curve] = {}
     for defence in names:
@@ -134,9 +136,11 @@ def run(options: argparse.Namespace) -> None:
             checkpoint.unlink(missing_ok=True)
         for curve in training(defence, train, test, options.rounds, settings, checkpoint):
             curves[defence] = curve
-            save(curves, RESULTS / f"{name}.csv", command)
-        draw(curves, RESULTS / f"{name}.png", command)
-    print(f"{table(curves)}\n\nin {RESULTS / name}.csv and .png")
+            save(curves, report.RESULTS / f"{name}.csv", command)
+        draw(curves, report.RESULTS / f"{name}.png", command)
+    if options.page:
+        report.publish(options.page, name, table(curves))
+    print(f"{table(curves)}\n\nin {report.RESULTS / name}.csv and .png")
 
 
 def training(

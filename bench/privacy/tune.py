@@ -21,12 +21,11 @@ import matplotlib
 import torch
 from tqdm import tqdm
 
-from bench.privacy import attackers, attacks, defenses, evaluate
+from bench.privacy import attackers, attacks, defenses, evaluate, report
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-RESULTS = pathlib.Path("bench/results")
 ATTACKERS = {
     "naive": attackers.naive,
     "oracle mask": attackers.oracle_mask,
@@ -75,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--iterations", type=int, default=100, help="steps of one attack; default 100")
     parser.add_argument("--epochs", type=int, default=20, help="of training; default 20")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
-    parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="folder; default %(default)s")
+    parser.add_argument("--results", type=pathlib.Path, default=report.RESULTS, help="folder; default %(default)s")
+    parser.add_argument("--page", type=pathlib.Path, help="Markdown file with marks 'settings' for the table")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -89,7 +89,10 @@ def run(options: argparse.Namespace) -> None:
         save(rows, path)
     rows = [row for row in rows if row[: len(Setting._fields)] in settings and _key(row)[1] == effort]
     draw(rows, options.target_psnr, path.with_suffix(".png"))
-    print(f"{markdown(front(rows))}\n\n{advice(rows, options.target_psnr)}\n\nin {path} and {path.with_suffix('.png')}")
+    text = f"{markdown(front(rows))}\n\n{advice(rows, options.target_psnr)}"
+    if options.page:
+        report.publish(options.page, "settings", text)
+    print(f"{text}\n\nin {path} and {path.with_suffix('.png')}")
 
 
 def grid(ratios: list[float], cutoffs: list[float], stds: list[float], floors: list[float]) -> list[Setting]:
