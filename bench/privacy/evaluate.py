@@ -1,5 +1,6 @@
 """One attacker against one defence: choosing its smoothing on images of its own, then scoring it on others."""
 
+import copy
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +24,7 @@ class Scene(NamedTuple):
         scored: batches that it is scored on.
         labels: int64 [B], of every batch; the attacker reads them off the release.
         invert: :func:`bench.privacy.attacks.invert` or :func:`bench.privacy.attacks.invert_lbfgs`.
+        device: where that runs; all else is on the CPU.
     """
 
     model: nn.Module
@@ -30,6 +32,7 @@ class Scene(NamedTuple):
     scored: Sequence[torch.Tensor]
     labels: torch.Tensor
     invert: Callable[..., attacks.Reconstruction] = attacks.invert
+    device: str = "cpu"
 
 
 class Outcome(NamedTuple):
@@ -129,17 +132,25 @@ def score(
             release = defence(scene.model, batch, scene.labels, seed)
             seen = attacker(release)
             labels = attacks.recover_labels(*seen.gradient[-2:], batch_size=len(batch))
-            problems += [attacks.Attack(seen.gradient, labels, seen.weights, tv) for tv in smoothings]
+            problem = _moved(attacks.Attack(seen.gradient, labels, seen.weights), scene.device)
+            problems += [problem._replace(tv=tv) for tv in smoothings]
             originals += [batch] * len(smoothings)
-    found = scene.invert(scene.model, problems, originals[0].shape[1:], search=search, bases=release.bases)
+    model = copy.deepcopy(scene.model).to(scene.device)
+    found = scene.invert(model, problems, originals[0].shape[1:], search=search, bases=release.bases)
     return [
         Try(
             problem.tv,
-            metrics.compare(images, original),
-            [metrics.compare(start, original) for start in starts],
+            metrics.compare(images.cpu(), original),
+            [metrics.compare(start.cpu(), original) for start in starts],
         )
         for problem, images, starts, original in zip(problems, found.images, found.tries, originals, strict=True)
     ]
+
+
+def _moved(problem: attacks.Attack, device: str) -> attacks.Attack:
+    weights = problem.weights and [None if weight is None else weight.to(device) for weight in problem.weights]
+    gradient = [g.to(device) for g in problem.gradient]
+    return problem._replace(gradient=gradient, labels=problem.labels.to(device), weights=weights)
 
 
 def accuracy(defence: defenses.Defence, epochs: int = 20, batch_size: int = 64, lr: float = 0.5) -> float:

@@ -65,12 +65,13 @@ class Job(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """How hard the attackers try."""
+    """How hard the attackers try, how long the net is trained, and where the attacks run."""
 
     iterations: int
     seeds: int
     restarts: int
     epochs: int
+    device: str = "cpu"
 
 
 def cases() -> dict[str, dict[str, Case]]:
@@ -136,10 +137,11 @@ def _with_floor(std: float) -> defenses.Defence:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--iterations", type=int, default=250, help="steps of one attack, a third of them by L-BFGS")
+    parser.add_argument("--iterations", type=int, default=160, help="steps of one attack, a third of them by L-BFGS")
     parser.add_argument("--seeds", type=int, default=2, help="noise seeds a photo")
     parser.add_argument("--restarts", type=int, default=2, help="random starts of an attack")
     parser.add_argument("--epochs", type=int, default=20, help="of training for the accuracy")
+    parser.add_argument("--device", default="cpu", help="of the attacks: cpu or cuda")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument("--results", type=pathlib.Path, default=report.RESULTS, help="folder for figures and data")
     parser.add_argument("--page", type=pathlib.Path, default=report.PAGE, help="Markdown file with marks for tables")
@@ -151,7 +153,7 @@ def run(options: argparse.Namespace) -> None:
     lines = {kind: load(kind, path) for kind, path in files.items()}
     done = {Job(line.table, line.defence, getattr(line, "attacker", None)) for kind in files for line in lines[kind]}
     todo = [job for job in jobs() if job not in done]
-    effort = Effort(options.iterations, options.seeds, options.restarts, options.epochs)
+    effort = Effort(options.iterations, options.seeds, options.restarts, options.epochs, options.device)
     options.results.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(todo), desc="study", unit="line") as bar:
         for line in work(todo, effort, options.workers):
@@ -194,7 +196,8 @@ def measure(job: Job, effort: Effort) -> Row | Cost:
         percent = evaluate.accuracy(case.defence, effort.epochs)
         return Cost(job.table, job.defence, percent, time.process_time() - start)
     attacker = ({"naive": attackers.naive} | case.informed)[job.attacker.removesuffix(BY_LBFGS)]
-    scene, search = case.scene(), attacks.Search(iterations=effort.iterations, restarts=effort.restarts)
+    scene = case.scene()._replace(device=effort.device)
+    search = attacks.Search(iterations=effort.iterations, restarts=effort.restarts)
     if job.attacker.endswith(BY_LBFGS):  # which moves farther in a step, and whose steps do not run as a batch
         scene, search = evaluate.by_lbfgs(scene), search._replace(iterations=math.ceil(effort.iterations / 3))
     outcome = evaluate.attack(scene, case.defence, attacker, search, range(1, 1 + effort.seeds))
