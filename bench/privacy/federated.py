@@ -53,10 +53,11 @@ class Settings:
     augment: int = _option(0, "1: random flips and crops")
     seed: int = _option(0, "of everything random")
 
-    def command(self) -> str:
+    def changed(self) -> Iterator[str]:
         """The options that are not the defaults."""
-        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
-        return " ".join(f"--{f.name.replace('_', '-')} {getattr(self, f.name)}" for f in changed)
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) != field.default:
+                yield f"--{field.name.replace('_', '-')} {getattr(self, field.name)}"
 
 
 Curve = list[tuple[int, float]]
@@ -124,8 +125,7 @@ def run(options: argparse.Namespace) -> None:
     settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
     data = "cifar10" if options.data else "digits"
     name = options.name or f"federated-{data}-{settings.model}-{settings.partition}"
-    folder = "--data FOLDER " if options.data else ""
-    command = f"python -m bench.privacy federate {folder}--rounds {options.rounds} {settings.command()}".rstrip()
+    command = " ".join(_command(options, settings))
     if settings.model == "small":
         torch.set_num_threads(1)  # more are no faster for so small a net, and the figures do not depend on them
     train, test = load(options.data, options.device)
@@ -141,6 +141,19 @@ def run(options: argparse.Namespace) -> None:
     if options.page:
         report.publish(options.page, name, table(curves))
     print(f"{table(curves)}\n\nin {report.RESULTS / name}.csv and .png")
+
+
+def _command(options: argparse.Namespace, settings: Settings) -> Iterator[str]:
+    """What was run, in words; without the machine's paths and device."""
+    yield "python -m bench.privacy federate"
+    if options.data:
+        yield "--data FOLDER"
+    yield f"--rounds {options.rounds}"
+    if options.defences != ",".join(DEFENCES):
+        yield f"--defences {options.defences}"
+    if options.name:
+        yield f"--name {options.name}"
+    yield from settings.changed()
 
 
 def training(
@@ -298,7 +311,7 @@ def restore(model: nn.Module, checkpoint: pathlib.Path, settings: Settings) -> t
     """Rounds done and the curve so far, with the model as it was then."""
     if not checkpoint.exists():
         return 0, []
-    saved = torch.load(checkpoint, weights_only=True)
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if saved["settings"] != dataclasses.asdict(settings):
         raise ValueError(f"expected {checkpoint} to be of these settings, got others: run without --resume")
     model.load_state_dict(saved["model"])
