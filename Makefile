@@ -24,7 +24,9 @@ bench: $(VENV)/ready
 	$(BIN)/python -m pytest bench/bench_perturb.py --benchmark-only
 
 study: $(VENV)/ready
-	$(BIN)/python -m bench.privacy.study
+	$(BIN)/python -m bench.privacy study
+	$(BIN)/python -m bench.privacy tune --page docs/privacy.md
+	$(BIN)/python -m bench.privacy federate --model small --clients 20 --sampled 5 --lr 0.1 --rounds 15 --page docs/privacy.md
 
 # Without build isolation, because the library is built against the torch that is installed here.
 $(VENV)/ready: setup.py pyproject.toml $(shell find csrc -type f)

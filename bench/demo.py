@@ -128,8 +128,8 @@ def _targeted(settings: Mapping[str, float]) -> defenses.Defence:
 
 
 def _attack(release: defenses.Release, attacker, tv: float) -> attacks.Attack:
-    head_weight, head_bias = release.gradient[-2:]
-    return attacks.Attack(release.gradient, attacks.recover_labels(head_weight, head_bias), attacker(release), tv)
+    seen = attacker(release)
+    return attacks.Attack(seen.gradient, attacks.recover_labels(*seen.gradient[-2:]), seen.weights, tv)
 
 
 def _score(images: torch.Tensor, originals: torch.Tensor) -> Rebuilt:

@@ -1,12 +1,14 @@
 """Scalar noise mathematics against independent computations."""
 
 import math
+import sys
 
 import mpmath
 import pytest
 import torch
+from torch import nn
 
-from tip_kernels import calibration, spectrum
+from tip_kernels import TIP, NoiseRNG, calibration, spectrum
 
 mpmath.mp.dps = 50
 
@@ -71,6 +73,158 @@ def test_relative_std():
     std = calibration.relative_std(grads, 0.1)
     assert std.dtype == torch.float32
     assert std.tolist() == pytest.approx([0.1 * math.sqrt(12.5), 0.05, 0.0])
+
+
+def guaranteed(noise=1.0, **settings):
+    """A TIP with noise of ``noise`` times the clipping norm everywhere, which needs no scores."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2))
+    settings = {"max_grad_norm": 2.0, "scores": "public", "std": 2 * noise, "floor_std": 2 * noise, **settings}
+    return TIP(model, **settings)
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.0, 10.0])
+@pytest.mark.parametrize("delta", [1e-9, 1e-5])
+@pytest.mark.parametrize(("relation", "sensitivity"), [("add_or_remove", 1), ("replace", 2)])
+@pytest.mark.parametrize("rounds", [1, 9])
+def test_accounted_epsilon_is_the_gaussian_mechanisms(noise, delta, relation, sensitivity, rounds):
+    """Never below the exact epsilon (theorem 8), and above it by no more than one step of the grid of losses.
+
+    9 rounds of noise are one of a third of it; the replaced message is twice as far away. Besides the grid, the
+    library cuts tails of 2e-22, which these deltas do not notice.
+    """
+    epsilon = calibration.accounted_epsilon(guaranteed(noise), rounds=rounds, delta=delta, relation=relation)
+    exact_std = noise / sensitivity / math.sqrt(rounds)
+    grid = 1e-3 * max(1, rounds / noise**2)
+    assert exact_delta(epsilon, exact_std) <= delta < exact_delta(epsilon - grid, exact_std)
+
+
+def test_epsilon_grows_with_rounds_and_with_sampling():
+    def epsilon(rounds, sampling_probability):
+        options = {"rounds": rounds, "sampling_probability": sampling_probability, "delta": 1e-5}
+        return calibration.accounted_epsilon(guaranteed(), **options)
+
+    by_rounds = [epsilon(rounds, 0.1) for rounds in (1, 10, 100)]
+    assert by_rounds == sorted(set(by_rounds))
+    by_sampling = [epsilon(10, probability) for probability in (0.01, 0.1, 0.5, 1.0)]
+    assert by_sampling == sorted(set(by_sampling))
+
+
+def test_sampled_epsilon_of_one_round():
+    """One round against its definition: q N(1, s^2) + (1 - q) N(0, s^2) beside N(0, s^2), in both directions."""
+    q, s, delta = 0.1, 1.0, 1e-5
+    epsilon = calibration.accounted_epsilon(guaranteed(s), rounds=1, delta=delta, sampling_probability=q)
+
+    def exact(epsilon):
+        """The larger of the two hockey-stick divergences; the densities cross once, where the loss is epsilon."""
+
+        def mass(x, probability):  # of the numbers above x
+            inside, outside = mpmath.ncdf((1 - x) / s), mpmath.ncdf(-x / s)
+            return probability * inside + (1 - probability) * outside
+
+        up = s**2 * mpmath.log((mpmath.exp(epsilon) - 1 + q) / q) + 0.5
+        deltas = [mass(up, q) - mpmath.exp(epsilon) * mass(up, 0)]
+        if mpmath.exp(-epsilon) > 1 - q:  # the other direction cannot lose more than -log(1 - q)
+            down = s**2 * mpmath.log((mpmath.exp(-epsilon) - 1 + q) / q) + 0.5
+            deltas.append(1 - mass(down, 0) - mpmath.exp(epsilon) * (1 - mass(down, q)))
+        return max(deltas)
+
+    assert exact(epsilon) <= delta < exact(epsilon - 1e-3)  # the step of the grid at this noise
+
+
+def test_the_weakest_noise_counts():
+    def multiplier(**settings):
+        return guaranteed(**settings).noise_multiplier()
+
+    kernel, names = "0.weight", [name for name, _ in guaranteed().model.named_parameters()]
+    assert multiplier(std=0.5, floor_std=0.2) == 0.1  # both by the clipping norm of 2
+    assert multiplier(std=0.2, floor_std=0.5) == 0.1
+    assert multiplier(std={kernel: 0.2}, floor_std={name: 0.1 * (1 + i) for i, name in enumerate(names)}) == 0.05
+    assert multiplier(std=0.2, floor_std=0.5, keep=0.5) == 0.2  # half of the signal under the same noise
+    assert multiplier(std=0.2, floor_std=0.5, keep=0.0) == 0.25  # none
+    assert multiplier(std=0.2, floor_std=0.5, ratio=0.0) == 0.25  # nowhere
+    assert multiplier(std=0.0, floor_std=0.5, masks={(3, 3): torch.zeros(3, 2, dtype=torch.bool)}) == 0.25
+
+
+def test_every_direction_of_a_message_has_the_floor():
+    """The covariance of what is sent of a whole model, against the one that the bases give.
+
+    Its least eigenvalue is the lesser of std and floor_std, squared. The eigenvalues of the covariance of n normal
+    vectors of dimension D, whitened, lie within (1 +- (sqrt(D / n) + t))^2 but for a probability of 2 exp(-n t^2 / 2)
+    (Davidson & Szarek 2001, theorem II.13); t is chosen for 1e-9.
+    """
+    std, floor_std, calls = 0.5, 0.2, 2000
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(3, 2))
+    settings = {"ratio": 0.5, "cutoff": 0.75, "std": std, "floor_std": floor_std}
+    defense = TIP(model, **settings, scores="public", rng=NoiseRNG.from_seed(1))
+    defense.measure(torch.randn(2, 1, 3, 3), torch.tensor([0, 1]))
+    sent = []
+    for _ in range(calls):
+        update = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+        defense.perturb_update(update)
+        sent.append(torch.cat([tensor.flatten() for tensor in update.values()]))
+    sent = torch.stack(sent).double()
+
+    basis, high = spectrum.real_basis((3, 3), spectrum.radial_mask((3, 3), 0.75))
+    amounts = torch.tensor([std**2] * high + [floor_std**2] * (9 - high), dtype=torch.float64)
+    selected = defense.selected()["0.weight"]
+    assert selected.sum() == 2
+    eye = torch.eye(9, dtype=torch.float64)
+    kernels = [basis @ amounts.diag() @ basis.T if chosen else floor_std**2 * eye for chosen in selected]
+    others = floor_std**2 * torch.eye(3 + 6 + 2, dtype=torch.float64)
+    covariance = torch.block_diag(*kernels, others)
+    assert torch.linalg.eigvalsh(covariance).min().item() == pytest.approx(floor_std**2, rel=1e-12)  # float64 rounding
+
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(covariance), sent.T, upper=False)
+    eigenvalues = torch.linalg.eigvalsh(whitened @ whitened.T / calls)
+    margin = (len(covariance) / calls) ** 0.5 + (2 * math.log(2e9) / calls) ** 0.5
+    assert (1 - margin) ** 2 < eigenvalues.min()
+    assert eigenvalues.max() < (1 + margin) ** 2
+    assert torch.linalg.eigvalsh(sent.T @ sent / calls).min() > (1 - margin) ** 2 * floor_std**2
+
+
+UNACCOUNTABLE = [
+    ({"scores": "private"}, "expected scores='public', got 'private'"),
+    ({"max_grad_norm": None}, "expected max_grad_norm to be a number, got None"),
+    ({"floor_std": 0.0}, r"floor_std above 0 for all that is sent, got 0 \(0.weight\)"),
+    ({"std": 0.0}, r"std above 0 for every high band, got 0 \(0.weight\)"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), UNACCOUNTABLE)
+def test_no_epsilon_without_a_guarantee(settings, message):
+    with pytest.raises(ValueError, match=message):
+        calibration.accounted_epsilon(guaranteed(**settings), rounds=1, delta=1e-5)
+
+
+@pytest.mark.parametrize("bare", ["1.running_mean", "3.bias"])
+def test_no_epsilon_when_one_tensor_has_no_floor(bare):
+    model = guaranteed().model
+    floor_std = {name: 1.0 for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    assert calibration.accounted_epsilon(guaranteed(floor_std=floor_std), rounds=1, delta=1e-5) > 0
+    with pytest.raises(ValueError, match=rf"floor_std above 0 for all that is sent, got 0 \({bare}\)"):
+        calibration.accounted_epsilon(guaranteed(floor_std={**floor_std, bare: 0.0}), rounds=1, delta=1e-5)
+
+
+def test_accounting_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    with pytest.raises(ImportError, match=r"pip install 'tip_kernels\[accounting\]'"):
+        calibration.accounted_epsilon(guaranteed(), rounds=1, delta=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 0}, "rounds to be a positive integer, got 0"),
+        ({"rounds": 2.5}, "rounds to be a positive integer, got 2.5"),
+        ({"delta": 1.0}, r"delta in \(0, 1\), got 1.0"),
+        ({"sampling_probability": 0.0}, r"sampling_probability in \(0, 1\], got 0.0"),
+        ({"sampling_probability": 1.5}, r"sampling_probability in \(0, 1\], got 1.5"),
+        ({"relation": "swap"}, "relation to be one of add_or_remove, replace, got 'swap'"),
+    ],
+)
+def test_bad_accounting(change, message):
+    with pytest.raises(ValueError, match=message):
+        calibration.accounted_epsilon(guaranteed(), **{"rounds": 1, "delta": 1e-5, **change})
 
 
 BAD = [

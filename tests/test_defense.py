@@ -221,6 +221,63 @@ def test_kernels_without_scores_are_protected_whole(batch, backend):
     defense.perturb_gradients()  # the warning comes once
 
 
+def test_public_scores_do_not_depend_on_the_training_data(batch, backend):
+    """The selection is that of the probe batch, in every call and whatever was trained on."""
+    probe = torch.randn(4, 3, 8, 8), torch.tensor([1, 3, 0, 2])
+    model = net()
+    reference = TIP(twin(model), ratio=0.3, backend=backend.name)
+    reference.measure(*probe)
+    reference.perturb_update(difference(model, 3))
+    defense = TIP(model, ratio=0.3, scores="public", backend=backend.name)
+    defense.measure(*probe)
+    for images in (batch[0], 100 * batch[0].flip(1)):
+        loss(model, (images, batch[1])).backward()
+        defense.perturb_gradients()
+        selected = defense.selected()
+        assert all(torch.equal(mask, selected[name]) for name, mask in reference.selected().items())
+
+
+def test_public_scores_are_replaced_by_the_next_measurement(batch, backend):
+    """Batches without a call between them add up, the first after a call starts anew."""
+    model = net().eval()
+    one, two = [(part, batch[1][:2]) for part in batch[0].split(2)]
+    defense = TIP(model, scores="public", backend=backend.name)
+    defense.measure(*one)
+    first = dict(defense._cam.scores)
+    defense.measure(*two)
+    both = dict(defense._cam.scores)
+    defense.perturb_update(difference(model, 3))
+    assert same(defense._cam.scores, both)
+    defense.measure(*two)
+    second = defense._cam.scores
+    # The same float32 sums, in another order: one rounding of a sum of positive numbers.
+    assert all(((both[place] - first[place] - second[place]).abs() <= 4 * EPS * both[place]).all() for place in both)
+
+
+def test_public_scores_must_be_measured_first(batch, backend):
+    model = net()
+    defense = TIP(model, scores="public", max_grad_norm=0.1, floor_std=0.1, backend=backend.name)
+    loss(model, batch).backward()
+    before = grads(model)
+    with pytest.raises(RuntimeError, match="public images before the first perturb call"):
+        defense.perturb_gradients()
+    assert same(grads(model), before)
+    assert defense.rng.step == 0
+    defense.measure(*batch)
+    defense.perturb_gradients()
+    defense.reset()
+    with pytest.raises(RuntimeError, match="got no scores"):
+        defense.perturb_gradients()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_all_or_none_needs_no_scores(ratio, batch, backend):
+    model = net()
+    defense = TIP(model, ratio=ratio, scores="public", backend=backend.name)
+    defense.perturb_update(difference(model, 3))
+    assert defense.selected()["conv1.weight"].float().mean() == ratio
+
+
 def test_reset_forgets_scores(batch, backend):
     model = net()
     defense = TIP(model, std=0.1, backend=backend.name)
@@ -504,7 +561,7 @@ def test_a_floor_by_name_must_name_the_buffers_that_are_sent(batch, backend):
 )
 def test_bad_updates_change_nothing(change, error, message, batch, backend):
     model = net()
-    defense = TIP(model, ratio=1.0, std=0.1, max_grad_norm=0.1, backend=backend.name)
+    defense = TIP(model, ratio=0.5, std=0.1, max_grad_norm=0.1, backend=backend.name)
     defense.measure(*batch)
     update = difference(model, 3)
     moved = {k: v.to(backend.device) if isinstance(v, torch.Tensor) else v for k, v in change.items()}
@@ -535,6 +592,7 @@ def test_bad_gradients_change_nothing(batch, backend):
 
 
 BAD_SETTINGS = [
+    ({"scores": "probe"}, ValueError, "scores to be 'private' or 'public', got 'probe'"),
     ({"ratio": 1.5}, ValueError, r"ratio in \[0, 1\], got 1.5"),
     ({"cutoff": 1.0}, ValueError, r"cutoff in \[0, 1\), got 1.0"),
     ({"keep": -0.1}, ValueError, r"keep in \[0, 1\], got -0.1"),

@@ -1,6 +1,10 @@
-"""Scalar noise mathematics: how large a standard deviation a privacy target asks for."""
+"""Scalar noise mathematics: how large a standard deviation a privacy target asks for, and what a given one is worth."""
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .defense import TIP
 
 
 def classical_gaussian_std(epsilon: float, delta: float, sensitivity: float = 1.0) -> float:
@@ -95,6 +99,68 @@ def relative_std(grads, fraction: float):
     return fraction * torch.stack(mean_squares).sqrt()
 
 
+def accounted_epsilon(
+    defense: "TIP",
+    *,
+    rounds: int,
+    delta: float,
+    sampling_probability: float = 1.0,
+    relation: str = "add_or_remove",
+) -> float:
+    """The epsilon, at ``delta``, of all that one client sends through ``defense`` in ``rounds`` perturb calls.
+
+    What is protected is a whole message, so everything that the client holds, against anyone who sees its messages,
+    the server included. Each counts as a Gaussian mechanism with :meth:`tip_kernels.TIP.noise_multiplier`, whose
+    conditions apply; they are composed by the privacy loss distributions of ``dp-accounting`` (Doroshenko et al.
+    2022), on a grid that errs upwards. The probe images must not depend on what is protected, and neither may the
+    choice of the tensors that are sent.
+
+    Args:
+        defense: its settings count, not its state; the same must have been used in all rounds.
+        rounds: the messages of one client (perturb calls: a step of each attached optimizer is one), at least 1.
+        delta: in (0, 1).
+        sampling_probability: of taking part in a round, independently each time. Leave it at 1, and count only the
+            rounds in which the client took part, unless who took part stays hidden from those who see messages: a
+            client that is not drawn must then send zeros through the same perturb call.
+        relation: what two worlds must look alike. ``"add_or_remove"``: the client's message and one of zeros under
+            the same noise (sensitivity ``max_grad_norm``). ``"replace"``: any two messages (twice that).
+
+    Raises:
+        ValueError: an argument out of range, or ``defense`` guarantees nothing: scores from private data, no clipping,
+            or something that is sent without noise; the message says which.
+        ImportError: ``dp-accounting`` is not installed.
+    """
+    _check_accounting(rounds, delta, sampling_probability, relation)
+    multiplier = defense.noise_multiplier()
+    try:
+        import dp_accounting
+        from dp_accounting import pld
+    except ImportError as error:
+        raise ImportError("expected dp-accounting to be installed: pip install 'tip_kernels[accounting]'") from error
+    if sampling_probability == 1:  # Gaussian mechanisms compose to one
+        multiplier, rounds = multiplier / math.sqrt(rounds), 1
+    event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(multiplier)
+    if sampling_probability < 1:
+        event = dp_accounting.PoissonSampledDpEvent(sampling_probability, event)
+    neighbours = dp_accounting.NeighboringRelation[_RELATIONS[relation]]
+    # The grid of losses follows their size, 1 / (2 multiplier^2) in the mean, so that it stays small at any epsilon.
+    accountant = pld.PLDAccountant(neighbours, value_discretization_interval=1e-3 * max(1.0, multiplier**-2))
+    return accountant.compose(event, rounds).get_epsilon(delta)
+
+
+_RELATIONS = {"add_or_remove": "ADD_OR_REMOVE_ONE", "replace": "REPLACE_ONE"}
+
+
+def _check_accounting(rounds: int, delta: float, sampling_probability: float, relation: str) -> None:
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"expected rounds to be a positive integer, got {rounds!r}")
+    _check_delta(delta)
+    if not 0 < sampling_probability <= 1:
+        raise ValueError(f"expected sampling_probability in (0, 1], got {sampling_probability}")
+    if relation not in _RELATIONS:
+        raise ValueError(f"expected relation to be one of {', '.join(_RELATIONS)}, got {relation!r}")
+
+
 def _gaussian_delta(epsilon: float, std: float) -> float:
     """The delta of unit-sensitivity Gaussian noise at ``epsilon`` (Balle & Wang 2018, theorem 8)."""
     a, b = 0.5 / std, epsilon * std
@@ -115,6 +181,10 @@ def _log_phi(x: float) -> float:
 
 def _check_target(epsilon: float, delta: float, sensitivity: float) -> None:
     _check_positive(epsilon=epsilon, sensitivity=sensitivity)
+    _check_delta(delta)
+
+
+def _check_delta(delta: float) -> None:
     if not 0 < delta < 1:
         raise ValueError(f"expected delta in (0, 1), got {delta}")
 

@@ -31,6 +31,11 @@ class TIP:
     kernels are their parameters of kernel shape, so the direction of a weight norm counts too. All other parameters
     (biases, norms, linear layers, transposed convs with groups) get clipping and ``floor_std`` only.
 
+    With ``scores="public"`` the selection never depends on the training data: only :meth:`measure`, with images that
+    are not private, gives scores, and they serve every call until images are measured again. Measure once for each
+    global model. A perturb call before the first measurement is an error, since it would noise other channels than
+    were asked for; where all or none are selected (``ratio`` 1 or 0) none is needed.
+
     A copied or unpickled ``TIP`` has hooks on its own model, a new key and no scores; the hooks in a model copied
     without it do nothing. Build it when the layers are final. Scores are captured in ``torch.compile`` too, from torch
     2.13 on and with the model on its device first; they are not under ``torch.func`` transforms.
@@ -41,6 +46,7 @@ class TIP:
         std: noise of one coefficient of the high band, in gradient units: a float, or a mapping from parameter
             names to floats that names every conv kernel.
         floor_std: noise on every other coordinate: a float, or a mapping that names every parameter.
+        scores: ``"private"``, from the backward passes of the training, or ``"public"``, from :meth:`measure` only.
         max_grad_norm: clips the L2 norm of all tensors of a call together, as
             ``torch.nn.utils.clip_grad_norm_`` does, in the same pass; None does not clip.
         rng: key and step; a new key if absent.
@@ -61,15 +67,24 @@ class TIP:
         std: float | Mapping[str, float] = 0.01,
         keep: float = 1.0,
         floor_std: float | Mapping[str, float] = 0.0,
+        scores: str = "private",
         max_grad_norm: float | None = None,
         rng: NoiseRNG | None = None,
         backend: str | None = None,
     ) -> None:
         if max_grad_norm is not None and not (math.isfinite(max_grad_norm) and max_grad_norm > 0):
             raise ValueError(f"expected max_grad_norm to be None or positive and finite, got {max_grad_norm}")
+        if scores not in ("private", "public"):
+            raise ValueError(f"expected scores to be 'private' or 'public', got {scores!r}")
         self.model = model
         self.rng = NoiseRNG() if rng is None else rng
-        self._given = {"ratio": ratio, "std": std, "floor_std": floor_std, "max_grad_norm": max_grad_norm}
+        self._given = {
+            "ratio": ratio,
+            "std": std,
+            "floor_std": floor_std,
+            "scores": scores,
+            "max_grad_norm": max_grad_norm,
+        }
         self._fixed: dict[str, Any] = {
             "cutoff": cutoff,
             "masks": masks,
@@ -78,12 +93,13 @@ class TIP:
             "backend": backend,
         }
         self._ratio = ratio
+        self._public = scores == "public"
         self._max_grad_norm = max_grad_norm
         self._layout = layout = Layout(model)
         self._std = _Amount("std", std, layout.names, [layout.names[place] for place in layout.all.convs])
         self._floor_std = _Amount("floor_std", floor_std, layout.names, layout.parameter_names)
         self._check_settings()
-        self._cam = GradCAM(backend)
+        self._cam = GradCAM(backend, only_measured=self._public)
         self._last: tuple[list[int], list, float | list[float]] = ([], [], ratio)
         self._warned = False
         self._handles = [self._cam.watch(module, slots) for module, slots in layout.layers]
@@ -125,7 +141,8 @@ class TIP:
 
         TIP (arXiv 2602.11633, section 4). The model runs in evaluation mode; modes, random states, buffers and
         ``.grad`` are left as they were, and frozen weights are scored too. The next perturb call uses these scores
-        in place of those of the backward passes; several batches add up.
+        in place of those of the backward passes, and with ``scores="public"`` every call does. Batches measured
+        without a perturb call between them add up; the first one after it starts anew.
 
         Args:
             images: what the model takes, on its device.
@@ -175,6 +192,39 @@ class TIP:
         """Forgets all scores, captured or measured."""
         self._cam.drop(self._layout.all.convs)
 
+    def noise_multiplier(self) -> float:
+        """The least noise in any direction of a message, by ``max_grad_norm``: what an accountant needs.
+
+        A message clipped to ``max_grad_norm`` is sent at least as privately as by the Gaussian mechanism with noise
+        of ``noise_multiplier() * max_grad_norm`` on every coordinate: the frequency basis is orthonormal, so the
+        noise of a kernel is ``std`` or ``floor_std`` in every direction, and ``keep`` only weakens the signal under
+        it. That holds for messages of finite numbers, noise as exact as its floats, and for what a perturb call has
+        changed: integer buffers of an update, such as a batch norm's counter, pass it as they are.
+
+        Raises:
+            ValueError: nothing of the kind holds, because the scores come from private data, nothing is clipped,
+                or some tensor has no floor or some high band no ``std``.
+        """
+        if not self._public:
+            raise ValueError("expected scores='public', got 'private': the choice of channels tells of private data")
+        if self._max_grad_norm is None:
+            raise ValueError("expected max_grad_norm to be a number, got None: nothing bounds what one message tells")
+        least = math.inf
+        for name, amount in self._floor_std.named().items():
+            if amount == 0:
+                raise ValueError(f"expected a floor_std above 0 for all that is sent, got 0 ({name})")
+            least = min(least, amount)
+        keep = float(self._fixed["keep"])
+        noised = self._ratio > 0 and keep > 0  # with keep=0 the high band holds noise only
+        for place in self._layout.all.convs if noised else ():
+            name = self._layout.names[place]
+            amount = self._std.named()[name]
+            if self._high_band(place).any():
+                if amount == 0:
+                    raise ValueError(f"expected a std above 0 for every high band, got 0 ({name})")
+                least = min(least, amount / keep)
+        return least / self._max_grad_norm
+
     def state_dict(self) -> dict[str, object]:
         """Step and generator of the noise. Never the key, and no scores."""
         return {"rng": self.rng.state_dict()}
@@ -208,7 +258,7 @@ class TIP:
         self._perturb(grads, owned.convs, self._layout.parameter_names)
 
     def _perturb(self, tensors: list[torch.Tensor | None], convs: list[int], names: tuple[str, ...]) -> None:
-        """Clips and perturbs ``tensors``, given by place; then forgets the scores of ``convs``."""
+        """Clips and perturbs ``tensors``, given by place; the scores of ``convs`` are used then."""
         self._check_open()
         self._cam.collect()
         device = next((tensor.device for tensor in tensors if tensor is not None), self.rng.device)
@@ -220,7 +270,7 @@ class TIP:
         if self._max_grad_norm is not None and call.grads:
             call = call._replace(grad_scale=_clip_factor(call.grads, self._max_grad_norm))
         call.run()
-        self._cam.drop(convs)
+        self._cam.spend(convs)
         self._last = present, scores, ratio
 
     def _scores(self, tensors: list, present: list[int]) -> tuple[list[torch.Tensor | None], float | list[float]]:
@@ -235,8 +285,13 @@ class TIP:
             elif score.device != tensors[place].device:  # an update may lie elsewhere than the model
                 score = score.to(tensors[place].device)
             scores[place] = score
-        if not unknown or self._ratio == 0:
+        if not unknown or self._ratio in (0, 1):
             return scores, self._ratio
+        if self._public and not self._cam.scores:
+            raise RuntimeError(
+                "expected measure(images, labels) with public images before the first perturb call, because TIP was "
+                "built with scores='public'; got no scores"
+            )
         self._warn_unknown([self._layout.names[place] for place in unknown])
         ratio = [self._ratio] * len(tensors)
         for place in unknown:
@@ -246,13 +301,16 @@ class TIP:
     def _top(self, score: torch.Tensor, ratio: float, place: int) -> torch.Tensor:
         """The mask of the selected channels, by the op's rule."""
         selected = torch.zeros(len(score), dtype=torch.bool, device=score.device)
-        kernel_size = self._layout.kernel_sizes[place]
-        masks = self._fixed["masks"] or {}
-        mask = masks.get(kernel_size, spectrum.radial_mask(kernel_size, self._fixed["cutoff"]))
-        count = _arguments.select_count(ratio, len(score)) if mask.any() else 0
+        count = _arguments.select_count(ratio, len(score)) if self._high_band(place).any() else 0
         # NaN sorts as the highest, and a stable sort keeps the lower of two equal channels first.
         selected[score.sort(descending=True, stable=True).indices[:count]] = True
         return selected
+
+    def _high_band(self, place: int) -> torch.Tensor:
+        """The mask of a kernel, bool in ``rfftn`` layout."""
+        kernel_size = self._layout.kernel_sizes[place]
+        masks = self._fixed["masks"] or {}
+        return masks.get(kernel_size, spectrum.radial_mask(kernel_size, self._fixed["cutoff"]))
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Perturbs what the step will use; if that is a closure's work, returns the step's new arguments."""
@@ -315,7 +373,7 @@ class TIP:
         self._warned = True
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         warnings.warn(
-            f"no Grad-CAM scores since the last call for {', '.join(names[:3])}{more}: all channels are perturbed",
+            f"no Grad-CAM scores for {', '.join(names[:3])}{more}: all channels are perturbed",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -328,6 +386,7 @@ class _Amount:
         self, name: str, value: float | Mapping[str, float], names: tuple[str, ...], required: Iterable[str]
     ) -> None:
         self._name = name
+        self._names = names
         self._value = value
         self._tables: dict[torch.device, torch.Tensor] = {}
         if isinstance(value, torch.Tensor):
@@ -340,6 +399,10 @@ class _Amount:
             for key, amount in value.items():
                 _arguments.check_amount(amount, f"{name}[{key!r}]")
             self._table = torch.tensor([float(value.get(key, 0.0)) for key in names], dtype=torch.float32, device="cpu")
+
+    def named(self) -> dict[str, float]:
+        """By name: of all places, or of those that a mapping names."""
+        return dict(self._value) if isinstance(self._value, Mapping) else dict.fromkeys(self._names, self._value)
 
     def require(self, names: Iterable[str]) -> None:
         """Raises ValueError if a mapping lacks one of these names."""

@@ -25,11 +25,16 @@ class GradCAM:
     its device and keep nothing else alive: no activation, no graph, no module.
 
     In a compiled graph they become part of it and add to buffers, which :meth:`collect` empties into the scores.
+
+    Args:
+        backend: of the reductions.
+        only_measured: whether the hooks leave all backward passes but those of :meth:`measure` alone.
     """
 
-    def __init__(self, backend: str | None = None) -> None:
+    def __init__(self, backend: str | None = None, only_measured: bool = False) -> None:
         self.scores: dict[int, torch.Tensor] = {}
         self._backend = backend
+        self._only_measured = only_measured
         self._measured = False
         self._buffers: list[_Buffer] = []
         self._traced = False  # whether a compiled graph has run since the last collect()
@@ -53,6 +58,13 @@ class GradCAM:
                 self._add(buffer.kernels, buffer.sums.clone())
             buffer.traced = False
             buffer.sums.data.zero_()  # of .data: a graph between forward and backward must not see a new version
+
+    def spend(self, places: Iterable[int]) -> None:
+        """After a call has used the scores of these places: forgets them, or lets the next measurement replace them."""
+        if self._only_measured:
+            self._measured = False
+        else:
+            self.drop(places)
 
     def drop(self, places: Iterable[int]) -> None:
         """Forgets the scores of these places and goes back from measured scores to those of the backward pass."""
@@ -84,6 +96,8 @@ class GradCAM:
         return edges, torch.autograd.grad(total, [edge for _, edge in edges], allow_unused=True)
 
     def _on_traced_output(self, layer: "_Layer", output: torch.Tensor) -> None:
+        if self._only_measured:
+            return
         # The graph saves `sums` for its backward pass. Inductor writes to it without a new version, so that several
         # forward passes may wait for theirs; the debugging backend aot_eager refuses that.
         sums = layer.buffer.sums
@@ -94,7 +108,7 @@ class GradCAM:
 
     def _on_output(self, layer: "_Layer", output: torch.Tensor) -> torch.Tensor | None:
         measuring = self._edges is not None
-        if not (measuring or (output.requires_grad and layer.learns())):
+        if not (measuring or (output.requires_grad and layer.learns() and not self._only_measured)):
             return None
         if output._is_view():  # an activation in place would cut a view's node out of the graph, and its hook with it
             output = output.clone()

@@ -1,48 +1,68 @@
-"""What an attacker knows of a defence, as trust in the coefficients of what it saw (``Attack.weights``)."""
+"""What an attacker makes of a release by what it knows of the defence."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
+from bench.privacy.attacks import Gradient
 from bench.privacy.defenses import Release
 
-Weights = list[torch.Tensor | None]
+
+class Observation(NamedTuple):
+    """What an attacker matches, and how far it trusts each coefficient of it: see ``attacks.Attack``."""
+
+    gradient: Gradient
+    weights: list[torch.Tensor | None] | None = None
 
 
-def naive(release: Release) -> None:
+Attacker = Callable[[Release], Observation]
+
+
+def naive(release: Release) -> Observation:
     """Trusts everything alike: knows of no defence."""
+    return Observation(release.gradient)
 
 
-def oracle_mask(release: Release) -> Weights:
+def oracle_mask(release: Release) -> Observation:
     """Leaves out every channel that has more noise than the quietest, knowing which they are."""
     quietest = _quietest(release)
-    return [(std.amax((1, 2), keepdim=True) <= quietest).float() for std in release.noise_std]
+    return Observation(
+        release.gradient, [(std.amax((1, 2), keepdim=True) <= quietest).float() for std in release.noise_std]
+    )
 
 
-def spectral(release: Release) -> Weights:
+def spectral(release: Release) -> Observation:
     """Leaves out every coefficient that has more noise than the quietest: keeps the noised channels' low band."""
     quietest = _quietest(release)
-    return [(std <= quietest).float() for std in release.noise_std]
+    return Observation(release.gradient, [(std <= quietest).float() for std in release.noise_std])
 
 
-def whitened(release: Release) -> Weights:
+def whitened(release: Release) -> Observation:
     """Trusts each coefficient by its noise: one over the standard deviation, with a tenth of the signal beside it.
 
     The weighted match of the maximum a posteriori estimate under Gaussian noise. The signal's share keeps the
     weight of exact coefficients finite; it is read off the quietest coefficients.
     """
     scale = 0.1 * _root_mean_square(release)
-    return [1 / torch.sqrt(std.square() + scale**2) for std in release.noise_std]
+    return Observation(release.gradient, [1 / torch.sqrt(std.square() + scale**2) for std in release.noise_std])
 
 
-def inferred_mask(release: Release, ratio: float) -> Weights:
+def unsmoothed(release: Release) -> Observation:
+    """Undoes the smoothing, which loses nothing: what is left is the gradient with uniform noise."""
+    assert release.unsmooth is not None
+    return Observation(release.unsmooth(release.gradient))
+
+
+def inferred_mask(release: Release, ratio: float) -> Observation:
     """Leaves out the channels that look perturbed, knowing only the settings: the loudest in the high band.
 
     Of each tensor that has a frequency basis, the ``ceil(ratio * C)`` channels with the largest mean square of the
     coefficients that carry more noise than the quietest anywhere; which channels carry it is not looked at.
     """
     quietest = _quietest(release)
-    weights: Weights = []
+    weights: list[torch.Tensor | None] = []
     for sent, std, basis in zip(release.gradient, release.noise_std, release.bases, strict=True):
         high = None if basis is None else (std > quietest).flatten(0, 1).any(0)
         if basis is None or not high.any():
@@ -52,7 +72,7 @@ def inferred_mask(release: Release, ratio: float) -> Weights:
         weight = torch.ones(len(sent), 1, 1)
         weight[loudness.argsort(descending=True)[: math.ceil(round(ratio * len(sent), 9))]] = 0
         weights.append(weight)
-    return weights
+    return Observation(release.gradient, weights)
 
 
 def _quietest(release: Release) -> float:

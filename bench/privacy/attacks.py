@@ -1,10 +1,12 @@
 """Gradient inversion: rebuilding a client's images from the gradient it sent.
 
 The attacker holds the model, its parameters and the gradient, and searches for images whose own gradient looks
-like the one it saw (Geiping et al. 2020: cosine similarity, total variation, signed Adam). What it knows of a
-defence goes into ``weights``: how far it trusts each coefficient of the gradient. Many attacks run as one batch.
+like the one it saw: by cosine similarity, total variation and signed Adam (:func:`invert`, Geiping et al. 2020) or by
+squared distance and L-BFGS (:func:`invert_lbfgs`, DLG, Zhu et al. 2019). What it knows of a defence goes into
+``weights``: how far it trusts each coefficient of the gradient.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -31,11 +33,18 @@ class Attack(NamedTuple):
     gradient: Gradient
     labels: torch.Tensor
     weights: Sequence[torch.Tensor | None] | None = None
-    tv: float = 1e-2
+    tv: float = 1e-3
 
 
 class Search(NamedTuple):
-    """How an attacker searches: Adam's steps and first step size, random starts, and the seed of those starts."""
+    """How an attacker searches.
+
+    Args:
+        iterations: steps of Adam or of L-BFGS.
+        lr: Adam's first step size; L-BFGS searches along a line instead.
+        restarts: random starts.
+        seed: of those starts.
+    """
 
     iterations: int = 600
     lr: float = 0.1
@@ -44,10 +53,17 @@ class Search(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """The images [A, B, channels, height, width] in [0, 1] of the starts with the lowest loss, and that loss [A]."""
+    """What came of A attacks.
+
+    Args:
+        images: [A, B, channels, height, width] in [0, 1], of the starts with the lowest loss.
+        losses: [A], theirs.
+        tries: [A, restarts, B, channels, height, width], of every start.
+    """
 
     images: torch.Tensor
     losses: torch.Tensor
+    tries: torch.Tensor
 
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -67,6 +83,20 @@ def client_gradient(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
     """The gradient of the mean cross-entropy by every parameter: what a FedSGD client sends undefended."""
     loss = nn.functional.cross_entropy(model(images), labels)
     return [g.detach() for g in torch.autograd.grad(loss, list(model.parameters()))]
+
+
+def update_as_gradient(update: Gradient, lr: float, steps: int) -> Gradient:
+    """A FedAvg update, new minus global parameters, as the gradient that it nearly is at the global model.
+
+    Divided by ``-lr * steps`` it is the mean gradient along the client's way, whose first was taken at the parameters
+    that the attacker has.
+
+    Args:
+        update: in the order of ``model.parameters()``.
+        lr: of the client's SGD.
+        steps: that the client took.
+    """
+    return [change / (-lr * steps) for change in update]
 
 
 def invert(
@@ -104,11 +134,43 @@ def invert(
 
     starts = _random_starts(len(attacks), labels.shape[1], image_shape, search).to(labels.device)
     images, losses = _signed_adam(loss, starts, search, progress)
-    losses = losses.view(len(attacks), search.restarts)
-    best = losses.argmin(1)
-    images = images.view(len(attacks), search.restarts, *images.shape[1:])
-    rows = torch.arange(len(attacks), device=best.device)
-    return Reconstruction(images[rows, best], losses[rows, best])
+    return _best_start(images, losses, search.restarts)
+
+
+def invert_lbfgs(
+    model: nn.Module,
+    attacks: Sequence[Attack],
+    image_shape: Sequence[int],
+    *,
+    search: Search = Search(iterations=300),  # noqa: B008 - a NamedTuple is immutable
+    objective: Objective = squared_distance,
+    bases: Sequence[torch.Tensor | None] | None = None,
+    progress: Callable[[torch.Tensor], None] | None = None,
+    max_norm: float = math.inf,
+) -> Reconstruction:
+    """Runs every attack from every random start by L-BFGS, one after the other (DLG, Zhu et al. 2019).
+
+    The images are free while the search runs and cut to [0, 1] at its end. The net has to be twice differentiable:
+    with ReLU the matching loss is nearly flat almost everywhere. Arguments and result as of :func:`invert`, but the
+    images have the dtype of the gradients, ``search.lr`` is not used, and ``progress`` is called once a start, with its
+    loss [1, 1]. Distances depend on the scale, unlike cosines: ``max_norm`` is what the client clipped its gradient to,
+    and the candidates' are clipped alike.
+    """
+    images, losses = [], []
+    for attack in attacks:
+        observed = _Matcher(model, [attack], 1, bases, max_norm)
+        for start in _random_starts(1, len(attack.labels), image_shape, search):
+
+            def loss(images: torch.Tensor, attack=attack, observed=observed) -> torch.Tensor:
+                distance = observed.distance(objective, images, attack.labels[None])
+                return distance + attack.tv * total_variation(images)
+
+            found, value = _lbfgs(loss, start[None].to(attack.gradient[0]), search.iterations)
+            images.append(found)
+            losses.append(value)
+            if progress is not None:
+                progress(value.view(1, 1))
+    return _best_start(torch.cat(images), torch.cat(losses), search.restarts)
 
 
 def total_variation(images: torch.Tensor) -> torch.Tensor:
@@ -157,7 +219,10 @@ def recover_labels(head_weight: torch.Tensor, head_bias: torch.Tensor | None, ba
 class _Matcher:
     """The gradients of many candidate batches at once, beside the observed ones, as weighted coefficients."""
 
-    def __init__(self, model, attacks: Sequence[Attack], restarts: int, bases) -> None:
+    def __init__(
+        self, model: nn.Module, attacks: Sequence[Attack], restarts: int, bases, max_norm: float = math.inf
+    ) -> None:
+        self._max_norm = max_norm
         self._parameters = {name: p.detach() for name, p in model.named_parameters()}
         self._buffers = {name: b.detach() for name, b in model.named_buffers()}
         self._bases = bases or [None] * len(self._parameters)
@@ -180,8 +245,12 @@ class _Matcher:
 
     def distance(self, objective: Objective, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The matching loss [P] of candidates [P, B, *image_shape]."""
-        gradients = self._gradients(self._parameters, images, labels)
-        return objective(self._weighted(list(gradients.values())), self._observed)
+        gradients = list(self._gradients(self._parameters, images, labels).values())
+        if self._max_norm < math.inf:
+            norms = torch.cat([g.flatten(1) for g in gradients], 1).norm(dim=1)
+            factors = (self._max_norm / norms).clamp(max=1)
+            gradients = [g * factors.view(-1, *[1] * (g.dim() - 1)) for g in gradients]
+        return objective(self._weighted(gradients), self._observed)
 
     def _weighted(self, gradients: Gradient) -> torch.Tensor:  # P gradients of each parameter -> [P, D]
         parts = []
@@ -229,3 +298,30 @@ def _signed_adam(loss, images: torch.Tensor, search: Search, progress) -> tuple[
             progress(losses.detach().view(-1, search.restarts))
     with torch.no_grad():
         return images.detach(), loss(images)
+
+
+def _lbfgs(loss, images: torch.Tensor, iterations: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """L-BFGS with strong Wolfe line searches and the 100 last steps in memory; stops early where nothing moves."""
+    images = images.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [images], max_iter=iterations, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss(images).sum()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        found = images.detach().clamp(0, 1)
+        return found, loss(found)
+
+
+def _best_start(images: torch.Tensor, losses: torch.Tensor, restarts: int) -> Reconstruction:
+    """Of attacks times restarts, as many rows, each attack's start with the lowest loss."""
+    losses = losses.view(-1, restarts)
+    tries = images.view(*losses.shape, *images.shape[1:])
+    rows, best = torch.arange(len(losses), device=losses.device), losses.argmin(1)
+    return Reconstruction(tries[rows, best], losses[rows, best], tries)

@@ -1,224 +1,230 @@
-"""make study: which attacker gets how far against which defence, and what the defence costs in accuracy.
+"""Which attacker gets how far against which defence, and what the defence costs in accuracy (make study).
 
-    python -m bench.privacy.study [--iterations 400] [--seeds 1]
-
-Each attacker chooses its smoothing on one photo (it can try any defence on images of its own) and is scored on the
-others. Accuracy is of the same small net trained on handwritten digits with the defence in every step. A row that is
-in bench/results/privacy.csv already is not run again; delete the file to start anew.
+Regenerates every table and figure of docs/privacy.md, and the README's table. What is in bench/results/privacy.csv and
+accuracy.csv already is not run again; delete those files to start anew.
 """
 
 import argparse
 import csv
-import itertools
+import math
+import multiprocessing
+import os
 import pathlib
-import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from concurrent import futures
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import matplotlib
 import torch
-from torch import nn
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from tqdm import tqdm
 
-from bench.privacy import attackers, attacks, defenses, tasks
+from bench.privacy import attackers, attacks, defenses, evaluate, report
+from bench.privacy.report import EQUAL, HARDER, PUBLISHED, Cost, Row
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+RMS = 0.02
+"""Of the noise over all coordinates, where defences are compared at equal energy; in units of the clipping norm."""
 
-RESULTS = pathlib.Path("bench/results")
-TABLE, PICTURE = RESULTS / "privacy.csv", RESULTS / "privacy.png"
-PAGE = pathlib.Path("docs/privacy.md")
-TUNING, *SCORED = sorted(tasks.PHOTO_CROPS)
-SMOOTHING = (0.01, 0.1, 0.3, 1.0, 3.0)
-LABEL = torch.tensor([3])
+# The attackers that know of a smoothing, of pruning, of noise by channels, and of noise by channels and frequencies.
+UNSMOOTHED: dict[str, attackers.Attacker] = {"undoes the smoothing": attackers.unsmoothed}
+KEPT: dict[str, attackers.Attacker] = {"kept only": attackers.spectral}
+CHANNELS: dict[str, attackers.Attacker] = {"oracle mask": attackers.oracle_mask, "whitened": attackers.whitened}
+BANDS: dict[str, attackers.Attacker] = {**CHANNELS, "spectral": attackers.spectral}
 
-Attacker = Callable[[defenses.Release], attackers.Weights | None]
+
+BY_LBFGS = " by L-BFGS"
+"""Behind an attacker's name: searches by squared distance and L-BFGS. The others search by cosine and signed Adam."""
 
 
 class Case(NamedTuple):
-    """A defence, and the attackers that know something of it besides the naive one."""
+    """A defence and who attacks it.
+
+    Args:
+        defence: the client's.
+        informed: the attackers that know something of it besides the naive one.
+        lbfgs: names of those that search by L-BFGS too.
+        scene: what is attacked.
+    """
 
     defence: defenses.Defence
-    informed: dict[str, Attacker]
+    informed: dict[str, attackers.Attacker]
+    lbfgs: tuple[str, ...]
+    scene: Callable[[], evaluate.Scene] = evaluate.one_image
+
+    def names(self) -> list[str]:
+        """Of all attackers."""
+        return ["naive", *self.informed, *(name + BY_LBFGS for name in self.lbfgs)]
 
 
-class Row(NamedTuple):
-    """One line of the table; PSNR in dB and SSIM over the scored photos and noise seeds, accuracy in percent."""
+class Job(NamedTuple):
+    """One line of a table, or without an attacker the accuracy under a defence."""
 
+    table: str
     defence: str
-    attacker: str
-    smoothing: float
-    psnr_median: float
-    psnr_best: float
-    ssim_median: float
-    accuracy: float
+    attacker: str | None
 
 
-def cases() -> dict[str, Case]:
-    """All defences by name. Noise is in units of the clipping norm."""
-    knows_mask = {"oracle mask": attackers.oracle_mask, "spectral": attackers.spectral, "whitened": attackers.whitened}
+class Effort(NamedTuple):
+    """How hard the attackers try, how long the net is trained, and where the attacks run."""
+
+    iterations: int
+    seeds: int
+    restarts: int
+    epochs: int
+    device: str = "cpu"
+
+
+def cases() -> dict[str, dict[str, Case]]:
+    """All defences, by table and name."""
+    return {EQUAL: _at_equal_energy(), PUBLISHED: _as_published(), HARDER: _harder()}
+
+
+def _at_equal_energy() -> dict[str, Case]:
+    at_energy = partial(defenses.at_energy, rms=RMS)
     table = {
-        "none": Case(defenses.none, {}),
-        "DP, std 0.02": Case(defenses.gaussian(0.02), {}),
-        "DP, std 0.05": Case(defenses.gaussian(0.05), {}),
-        "pruning 90 %, smallest": Case(defenses.pruning(0.9, True), {"kept only": attackers.spectral}),
-        "pruning 90 %, random": Case(defenses.pruning(0.9, False), {"kept only": attackers.spectral}),
+        "none": Case(defenses.none, {}, ("naive",)),
+        "pruning 90 %, smallest": Case(defenses.pruning(0.9, True), KEPT, ("kept only",)),
+        "pruning 90 %, random": Case(defenses.pruning(0.9, False), KEPT, ("kept only",)),
+        "DP": Case(at_energy(defenses.gaussian), {}, ("naive",)),
+        "DP, adaptive clipping": Case(defenses.AdaptiveGaussian(RMS), {}, ()),
+        "DP, Laplacian smoothing": Case(at_energy(defenses.smoothed_gaussian), UNSMOOTHED, ("undoes the smoothing",)),
+        "APG": Case(at_energy(defenses.grad_cam_noise), CHANNELS, ("whitened",)),
     }
     for ratio in (0.1, 0.3, 0.6, 1.0):
-        inferred = {"inferred mask": partial(attackers.inferred_mask, ratio=ratio)}
-        table[f"TIP {ratio}, std 0.02"] = Case(defenses.targeted(ratio, 0.02), knows_mask | inferred)
-    table["TIP 1.0, keep 0"] = Case(defenses.targeted(1.0, 0.02, keep=0.0), knows_mask)
-    table["TIP 0.3, std 0.02, floor 0.01"] = Case(defenses.targeted(0.3, 0.02, floor_std=0.01), knows_mask)
-    table["TIP 0.3, std 0.05, floor 0.02"] = Case(defenses.targeted(0.3, 0.05, floor_std=0.02), knows_mask)
+        table[f"TIP {ratio}"] = Case(at_energy(partial(defenses.targeted, ratio)), _knows_tip(ratio), ("spectral",))
+    table["TIP 1.0, keep 0"] = Case(at_energy(partial(defenses.targeted, 1.0, keep=0.0)), BANDS, ("spectral",))
+    table["TIP 0.3 with floor"] = Case(at_energy(_with_floor), BANDS, ("whitened",))
     return table
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=400, help="steps of one attack")
-    parser.add_argument("--seeds", type=int, default=1, help="noise seeds a photo")
-    options = parser.parse_args()
-    torch.set_num_threads(1)  # the figures then do not depend on the number of cores, and a busy machine hurts less
-    torch.manual_seed(0)
-    model = tasks.small_conv_net(channels=3, size=32)
-    rows = load()
-    for name, case in tqdm(cases().items(), desc="defences", unit="defence"):
-        if name not in {row.defence for row in rows}:
-            rows += study(model, name, case, options.iterations, options.seeds)
-            save(rows)
-    rows.sort(key=lambda row: list(cases()).index(row.defence))
-    save(rows)
-    draw(rows)
-    publish(markdown(rows))
-    print(f"{markdown(rows)}\n\nin {TABLE}, {PICTURE} and {PAGE}")
+def _as_published() -> dict[str, Case]:
+    table = {
+        "DP": Case(defenses.as_published(defenses.gaussian), {}, ("naive",)),
+        "APG": Case(defenses.as_published(defenses.grad_cam_noise), CHANNELS, ("whitened",)),
+    }
+    for ratio in (0.1, 0.3, 0.6):
+        make = partial(defenses.published_targeted, ratio)
+        known = {
+            name: _knows_tip(ratio)[name] for name in ("inferred mask", "spectral")
+        }  # two will do: this table is for the noise
+        table[f"TIP {ratio}"] = Case(defenses.as_published(make), known, ("spectral",))
+    return table
 
 
-def study(model: nn.Module, name: str, case: Case, iterations: int, seeds: int) -> list[Row]:
-    """All attackers on one defence, and its accuracy."""
-    accuracy = train(case.defence)
-    search = attacks.Search(iterations=iterations)
-    rows = []
-    for attacker_name, attacker in ({"naive": attackers.naive} | case.informed).items():
-        smoothing = tune(model, case.defence, attacker, search)
-        scores = score(model, case.defence, attacker, SCORED, range(1, 1 + seeds), [smoothing], search)
-        psnr, ssim = zip(*scores, strict=True)
-        rows.append(
-            Row(name, attacker_name, smoothing, statistics.median(psnr), max(psnr), statistics.median(ssim), accuracy)
-        )
-    return rows
+def _harder() -> dict[str, Case]:
+    equal = _at_equal_energy()
+    informed = {
+        "none": {},
+        "DP": {},
+        "TIP 0.3": {"spectral": attackers.spectral},
+        "TIP 0.3 with floor": {"whitened": attackers.whitened},
+    }
+    table = {}
+    for title, scene in (("trained weights", evaluate.one_image_trained), ("batch of 4", evaluate.four_images)):
+        for name, known in informed.items():
+            strongest = tuple(known) or ("naive",)
+            table[f"{name}, {title}"] = Case(equal[name].defence, known, strongest, scene)
+    table["none, 4 local steps"] = Case(defenses.local_steps(4, lr=0.01), {}, ("naive",))
+    return table
 
 
-def tune(model: nn.Module, defence: defenses.Defence, attacker: Attacker, search: attacks.Search) -> float:
-    """The smoothing that serves this attacker best on an image of its own."""
-    scores = score(model, defence, attacker, [TUNING], [0], SMOOTHING, search)
-    return max(zip(scores, SMOOTHING, strict=True))[1]
+def _knows_tip(ratio: float) -> dict[str, attackers.Attacker]:
+    return {**BANDS, "inferred mask": partial(attackers.inferred_mask, ratio=ratio)}
 
 
-def score(model, defence, attacker, photos, seeds, smoothings, search) -> list[tuple[float, float]]:
-    """(PSNR, SSIM) of every photo, noise seed and smoothing; all attacked at once."""
-    originals, tries = [], []
-    for photo in photos:
-        for seed in seeds:
-            original = tasks.photo_crop(photo)[None]
-            release = defence(model, original, LABEL, seed)
-            label = attacks.recover_labels(*release.gradient[-2:])
-            weights = attacker(release)
-            tries += [attacks.Attack(release.gradient, label, weights, tv) for tv in smoothings]
-            originals += [original] * len(smoothings)
-    with tqdm(total=search.iterations, desc="attack", unit="step", leave=False) as bar:
-        found = attacks.invert(
-            model, tries, originals[0].shape[1:], search=search, bases=release.bases, progress=lambda _: bar.update()
-        )
-    return [
-        (
-            peak_signal_noise_ratio(images, original, data_range=1.0).item(),
-            structural_similarity_index_measure(images, original, data_range=1.0).item(),
-        )
-        for images, original in zip(found.images, originals, strict=True)
+def _with_floor(std: float) -> defenses.Defence:
+    return defenses.targeted(0.3, std, floor_std=0.5 * std)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--iterations", type=int, default=160, help="steps of one attack, a third of them by L-BFGS")
+    parser.add_argument("--seeds", type=int, default=2, help="noise seeds a photo")
+    parser.add_argument("--restarts", type=int, default=2, help="random starts of an attack")
+    parser.add_argument("--epochs", type=int, default=20, help="of training for the accuracy")
+    parser.add_argument("--device", default="cpu", help="of the attacks: cpu or cuda")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
+    parser.add_argument("--results", type=pathlib.Path, default=report.RESULTS, help="folder for figures and data")
+    parser.add_argument("--page", type=pathlib.Path, default=report.PAGE, help="Markdown file with marks for tables")
+    parser.add_argument("--readme", type=pathlib.Path, default=report.README, help="the same, for the shortest table")
+
+
+def run(options: argparse.Namespace) -> None:
+    files = {Row: options.results / "privacy.csv", Cost: options.results / "accuracy.csv"}
+    lines = {kind: load(kind, path) for kind, path in files.items()}
+    done = {Job(line.table, line.defence, getattr(line, "attacker", None)) for kind in files for line in lines[kind]}
+    todo = [job for job in jobs() if job not in done]
+    effort = Effort(options.iterations, options.seeds, options.restarts, options.epochs, options.device)
+    options.results.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(todo), desc="study", unit="line") as bar:
+        for line in work(todo, effort, options.workers):
+            lines[type(line)].append(line)
+            save(lines[type(line)], files[type(line)])
+            bar.update()
+    report.write(lines[Row], lines[Cost], options.results, options.page, options.readme)
+
+
+def jobs() -> list[Job]:
+    """Everything there is to measure, in the order of the tables."""
+    attacked = [
+        Job(table, defence, attacker)
+        for table, rows in cases().items()
+        for defence, case in rows.items()
+        for attacker in case.names()
     ]
+    trained = [Job(table, defence, None) for table in (EQUAL, PUBLISHED) for defence in cases()[table]]
+    return attacked + trained
 
 
-def train(defence: defenses.Defence, epochs: int = 20, batch_size: int = 64, lr: float = 0.5) -> float:
-    """Test accuracy in percent of a net trained on digits by what the defence releases."""
-    images, labels, test_images, test_labels = tasks.digits()
-    torch.manual_seed(0)
-    model = tasks.small_conv_net(channels=1, size=8)
-    shuffle = torch.Generator().manual_seed(0)
-    step = 0
-    for _ in tqdm(range(epochs), desc="train", unit="epoch", leave=False):
-        for batch in torch.randperm(len(labels), generator=shuffle).split(batch_size):
-            release = defence(model, images[batch], labels[batch], step)
-            step += 1
-            with torch.no_grad():
-                for parameter, gradient in zip(model.parameters(), release.gradient, strict=True):
-                    parameter -= lr * gradient
-    with torch.no_grad():
-        return 100 * (model(test_images).argmax(1) == test_labels).float().mean().item()
+def work(todo: list[Job], effort: Effort, workers: int) -> Iterable[Row | Cost]:
+    """Measures the jobs in processes of one thread each; yields lines as they are ready."""
+    # Not forked: torch's threads do not survive it.
+    pool = futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        running = [pool.submit(measure, job, effort) for job in todo]
+        for done in futures.as_completed(running):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def load() -> list[Row]:
-    """The rows of earlier runs."""
-    if not TABLE.exists():
+def measure(job: Job, effort: Effort) -> Row | Cost:
+    """One line. Its figures depend on nothing but the arguments, as every job makes its defence anew."""
+    torch.set_num_threads(1)  # the figures then do not depend on the number of cores either
+    start = time.process_time()
+    case = cases()[job.table][job.defence]
+    if job.attacker is None:
+        percent = evaluate.accuracy(case.defence, effort.epochs)
+        return Cost(job.table, job.defence, percent, time.process_time() - start)
+    attacker = ({"naive": attackers.naive} | case.informed)[job.attacker.removesuffix(BY_LBFGS)]
+    scene = case.scene()._replace(device=effort.device)
+    search = attacks.Search(iterations=effort.iterations, restarts=effort.restarts)
+    if job.attacker.endswith(BY_LBFGS):  # which moves farther in a step, and whose steps do not run as a batch
+        scene, search = evaluate.by_lbfgs(scene), search._replace(iterations=math.ceil(effort.iterations / 3))
+    outcome = evaluate.attack(scene, case.defence, attacker, search, range(1, 1 + effort.seeds))
+    return Row(job.table, job.defence, job.attacker, *outcome, time.process_time() - start)
+
+
+Line = TypeVar("Line", Row, Cost)
+
+
+def load(kind: type[Line], path: pathlib.Path) -> list[Line]:
+    """The lines of earlier runs."""
+    if not path.exists():
         return []
-    with TABLE.open(newline="") as file:
+    with path.open(newline="") as file:
         return [
-            Row(line["defence"], line["attacker"], *(float(line[field]) for field in Row._fields[2:]))
+            kind(**{name: kind.__annotations__[name](value) for name, value in line.items()})
             for line in csv.DictReader(file)
         ]
 
 
-def save(rows: list[Row]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    with TABLE.open("w", newline="") as file:
+def save(lines: list[Line], path: pathlib.Path) -> None:
+    """In the order of the tables; whole or not at all, so that a stop at any time loses nothing."""
+    order = {job: place for place, job in enumerate(jobs())}
+    lines.sort(key=lambda line: order[Job(line.table, line.defence, getattr(line, "attacker", None))])
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(Row._fields)
-        writer.writerows([*row[:2], row.smoothing, *(round(value, 3) for value in row[3:])] for row in rows)
-
-
-def worst(rows: list[Row]) -> list[Row]:
-    """The strongest attacker of each defence."""
-    return [
-        max((row for row in rows if row.defence == name), key=lambda row: row.psnr_median)
-        for name in dict.fromkeys(row.defence for row in rows)
-    ]
-
-
-def markdown(rows: list[Row]) -> str:
-    """The worst attacker of each defence beside the naive one, as a table."""
-    naive = {row.defence: row for row in rows if row.attacker == "naive"}
-    lines = [
-        "| defence | naive attacker | worst attacker | | best picture | SSIM | accuracy |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in worst(rows):
-        lines.append(
-            f"| {row.defence} | {naive[row.defence].psnr_median:.1f} dB | {row.psnr_median:.1f} dB | {row.attacker} "
-            f"| {row.psnr_best:.1f} dB | {row.ssim_median:.2f} | {row.accuracy:.1f} % |"
-        )
-    return "\n".join(lines)
-
-
-def publish(table: str) -> None:
-    """Replaces the table between the two marks in ``docs/privacy.md``."""
-    before, begin, rest = PAGE.read_text().partition("<!-- study begins -->\n")
-    _, end, after = rest.partition("<!-- study ends -->")
-    PAGE.write_text(f"{before}{begin}{table}\n{end}{after}")
-
-
-def draw(rows: list[Row]) -> None:
-    """Accuracy over what the worst attacker gets."""
-    figure, axis = plt.subplots(figsize=(8.5, 4.5), layout="constrained")
-    for row, marker in zip(worst(rows), itertools.cycle("osDv^P")):
-        axis.plot(row.psnr_median, row.accuracy, marker, label=row.defence)
-    axis.set_xlabel("PSNR of the worst attacker's picture in dB (less is more private)")
-    axis.set_ylabel("accuracy on digits in %")
-    axis.grid(alpha=0.3)
-    figure.legend(loc="outside right center", fontsize=8)
-    figure.savefig(PICTURE, dpi=150)
-    plt.close(figure)
-
-
-if __name__ == "__main__":
-    main()
+        writer.writerow(lines[0]._fields)
+        writer.writerows([f"{value:.4g}" if isinstance(value, float) else value for value in line] for line in lines)
+    draft.replace(path)

@@ -1,0 +1,28 @@
+"""The privacy and utility study: ``python -m bench.privacy COMMAND --help``."""
+
+import argparse
+
+from bench.privacy import attack, control, federated, study, tune
+
+COMMANDS = {"study": study, "control": control, "attack": attack, "federate": federated, "tune": tune}
+"""Modules by command: each has ``add_arguments(parser)`` and ``run(options)``, and its docstring is the help."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.privacy", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=(module.__doc__ or "").partition("\n")[0],
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Choosing settings: the grid, the front and the advice, and that nothing is measured twice."""
+
+import pytest
+
+pytest.importorskip("sklearn")
+pytest.importorskip("torchmetrics")
+
+from bench.privacy import __main__ as command
+from bench.privacy import evaluate, tune
+
+
+def row(floor_std, psnr, accuracy, ratio=0.3, attacker="whitened"):
+    return tune.Row(ratio, 0.5, 0.02, floor_std, 150, 20, attacker, psnr, accuracy, 1.0)
+
+
+EXACT = row(0.0, 31.0, 97.5, attacker="spectral")
+WORSE = row(0.005, 20.0, 95.0)
+GOOD = row(0.01, 15.0, 97.0)
+TIED = row(0.015, 14.0, 97.0)
+HARD = row(0.02, 12.0, 90.0)
+ROWS = [EXACT, WORSE, GOOD, TIED, HARD]
+
+
+def test_the_front_is_what_no_other_beats():
+    assert tune.front(ROWS) == [HARD, TIED, EXACT]
+    assert tune.front([GOOD, GOOD]) == [GOOD, GOOD]
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        (15.0, "For 15 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.015, with 97.0 % accuracy at 14.0 dB."),
+        (12.5, "For 12.5 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.02, with 90.0 % accuracy at 12.0 dB."),
+        (40.0, "For 40 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0, with 97.5 % accuracy at 31.0 dB."),
+        (10.0, "No setting holds 10 dB. The closest: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.02, 12.0 dB."),
+    ],
+)
+def test_advice(target, text):
+    assert tune.advice(ROWS, target) == text
+
+
+def test_nothing_is_in_the_grid_twice():
+    grid = tune.grid([0.0, 0.3], [0.5, 0.75], [0.02, 0.05], [0.0, 0.01])
+    assert len(grid) == len(set(grid)) == 2 + 8
+    assert [setting for setting in grid if not setting.ratio] == [(0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.01)]
+
+
+def test_rows_survive_a_restart(tmp_path):
+    path = tmp_path / "results" / "tune.csv"
+    assert tune.load(path) == []
+    tune.save(ROWS[::-1], path)
+    assert tune.load(path) == ROWS
+
+
+def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def work(todo, effort, workers):
+        asked.extend(todo)
+        for setting in todo:
+            yield tune.Row(*setting, *effort, "spectral", 30.0 - 1000 * setting.floor_std, 97.0, 1.0)
+
+    monkeypatch.setattr(tune, "work", work)
+    arguments = ["tune", "--ratios", "0.3", "--cutoffs", "0.5", "--stds", "0.02", "--results", str(tmp_path)]
+    command.main([*arguments, "--floors", "0"])
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- settings: begins -->\n<!-- settings: ends -->\n")
+    command.main([*arguments, "--floors", "0,0.02", "--page", str(page)])
+    assert [setting.floor_std for setting in asked] == [0.0, 0.02]
+    assert "For 15 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.02, with 97.0 %" in capsys.readouterr().out
+    assert "floor 0.02, with 97.0 %" in page.read_text()
+    assert (tmp_path / "tune.png").stat().st_size > 0
+    command.main([*arguments, "--floors", "0", "--epochs", "1"])  # another effort, other figures
+    assert len(asked) == 3
+
+
+def test_the_strongest_attacker_counts(monkeypatch):
+    found = {attacker: evaluate.Outcome(0.1, 10.0 + i, 0.0, 0.0) for i, attacker in enumerate(tune.ATTACKERS.values())}
+    monkeypatch.setattr(evaluate, "attack", lambda scene, defence, attacker, search: found[attacker])
+    measured = tune.measure(tune.Setting(0.3, 0.5, 0.02, 0.01), tune.Effort(1, 1))
+    last = list(tune.ATTACKERS)[-1]
+    assert (measured.attacker, measured.psnr) == (last, 10.0 + len(found) - 1)
+    assert measured[:6] == (0.3, 0.5, 0.02, 0.01, 1, 1)
+    assert 0 <= measured.accuracy <= 100
