@@ -73,6 +73,17 @@ def test_every_image_goes_to_one_client(partition):
     assert (largest_class.median() > 0.25) == (partition == "dirichlet")
 
 
+@pytest.mark.parametrize("partition", ["iid", "dirichlet"])
+def test_first_images_of_a_client_are_of_all_its_classes(partition):
+    """They are what Grad-CAM and ``--images-per-client`` take: with classes in order the first half would lack some."""
+    labels = torch.arange(10_000) % 10
+    for part in images.divide(labels, 20, partition, seed=0):
+        first = labels[part[: len(part) // 2]].bincount(minlength=10)
+        rest = labels[part[len(part) // 2 :]].bincount(minlength=10)
+        # Of n images of a class half are expected, with a hypergeometric spread below sqrt(n) / 2; five of those.
+        assert ((first - rest).abs() <= 5 * (first + rest).sqrt() + 1).all()
+
+
 def test_augmentation_moves_and_mirrors_whole_images():
     data = random_data(40)
     out = federated.augmented(data.images, torch.Generator().manual_seed(0))

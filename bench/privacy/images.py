@@ -56,7 +56,7 @@ def read(folder: pathlib.Path, split: str, device: torch.device) -> Labelled:
 
 
 def divide(labels: torch.Tensor, clients: int, partition: str, seed: int) -> list[torch.Tensor]:
-    """Indices of the images of each client.
+    """Indices of the images of each client, in random order, so that the first few stand for all.
 
     Args:
         labels: int64 [N].
@@ -70,7 +70,7 @@ def divide(labels: torch.Tensor, clients: int, partition: str, seed: int) -> lis
         parts = np.array_split(draw.permutation(len(labels)), clients)
     else:
         by_class = [_deal(draw, np.flatnonzero(labels.cpu() == label), clients) for label in labels.unique().cpu()]
-        parts = [np.concatenate(pieces) for pieces in zip(*by_class, strict=True)]
+        parts = [draw.permutation(np.concatenate(pieces)) for pieces in zip(*by_class, strict=True)]
     return [torch.from_numpy(part) for part in parts]
 
 
