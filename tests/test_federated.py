@@ -80,7 +80,8 @@ def test_first_images_of_a_client_are_of_all_its_classes(partition):
     for part in images.divide(labels, 20, partition, seed=0):
         first = labels[part[: len(part) // 2]].bincount(minlength=10)
         rest = labels[part[len(part) // 2 :]].bincount(minlength=10)
-        # Of n images of a class half are expected, with a hypergeometric spread below sqrt(n) / 2; five of those.
+        # Of n images of a class half are expected, with a spread below sqrt(n) / 2, so that the difference has one
+        # below sqrt(n); five of those.
         assert ((first - rest).abs() <= 5 * (first + rest).sqrt() + 1).all()
 
 

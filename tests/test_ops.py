@@ -58,6 +58,15 @@ def test_opcheck_channel_saliency(shape, dtype, backend):
     torch.library.opcheck(op, (backend.gradient(*shape, dtype=dtype),))
 
 
+def test_a_library_that_lacks_an_op_is_named():
+    """As one that was built from older sources; the op must not call itself for ever."""
+    if "cpu" not in tip.available_backends():
+        pytest.skip("no compiled library")
+    lacking = _dispatch._forward_to_fastest("channel_saliency{}")
+    with pytest.raises(RuntimeError, match="library of backend 'cpu' lacks channel_saliency: build it again"):
+        lacking(torch.zeros(1, 1))
+
+
 def test_opcheck_words(backend):
     state = tip.NoiseRNG(KEY).state(backend.device)
     op = _dispatch.words_op(backend.name, backend.device)

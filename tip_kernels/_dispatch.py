@@ -110,8 +110,11 @@ def _forward_to_fastest(pattern: str):
 
     def kernel(*args):
         last = args[10] if pattern.startswith("perturb") else args[0]  # state, or the activation gradient
-        suffix = _fastest(last.device.type).suffix
-        return getattr(torch.ops.tip_kernels, pattern.format(suffix))(*args)
+        fastest = _fastest(last.device.type)
+        if not fastest.suffix:  # this very op would be called again
+            op = pattern.format("")
+            raise RuntimeError(f"the compiled library of backend {fastest.name!r} lacks {op}: build it again")
+        return getattr(torch.ops.tip_kernels, pattern.format(fastest.suffix))(*args)
 
     return kernel
 
