@@ -216,9 +216,10 @@ class TIP:
             least = min(least, amount)
         keep = float(self._fixed["keep"])
         noised = self._ratio > 0 and keep > 0  # with keep=0 the high band holds noise only
+        amounts = self._std.named()
         for place in self._layout.all.convs if noised else ():
             name = self._layout.names[place]
-            amount = self._std.named()[name]
+            amount = amounts[name]
             if self._high_band(place).any():
                 if amount == 0:
                     raise ValueError(f"expected a std above 0 for every high band, got 0 ({name})")
