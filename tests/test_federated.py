@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from bench.privacy import __main__ as command
-from bench.privacy import federated, images, report, resnet
+from bench.privacy import defenses, federated, images, report, resnet
 from bench.privacy.images import Labelled
 
 TINY = ["--model", "small", "--clients", "4", "--sampled", "2", "--images-per-client", "40", "--lr", "0.1"]
@@ -112,7 +112,8 @@ def _cut(image, top, left):
 def test_resnet18_is_the_usual_one():
     model = resnet.resnet18(channels=3)
     assert sum(p.numel() for p in model.parameters()) == 11_173_962  # ResNet-18 for CIFAR-10, as commonly counted
-    assert len(resnet.last_convs(model)) == 8
+    weights = defenses.channel_weights(model.eval(), torch.rand(2, 3, 32, 32), torch.tensor([1, 2]))
+    assert len(weights) == 8  # the last convolution of each block
     assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
@@ -165,7 +166,7 @@ def test_what_each_defence_changes():
             # 8 of 9 coefficients of 20 channels of 3 kernels: 480 normals of std beta / 3, 5 standard errors
             assert update["0.weight"].norm() == pytest.approx(480**0.5 * beta / 3, rel=5 / (2 * 480) ** 0.5)
         elif name == "apg":
-            assert changed == {f"{layer}.weight" for layer in resnet.last_convs(model)}
+            assert changed == {f"{block}.conv2.weight" for block in range(3, 11)}
             # A channel's noise is its score by the highest: the largest is near beta, and none is above.
             loudest = torch.stack([update[key].flatten(1).std(1).max() for key in changed])
             assert (loudest < 1.3 * beta).all()

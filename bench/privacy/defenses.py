@@ -175,7 +175,7 @@ def grad_cam_noise(std: float) -> Defence:
 
     def defence(model, images, labels, seed):
         clean = _clip(client_gradient(model, images, labels))
-        weights = _channel_weights(model, images, labels)
+        weights = channel_weights(model, images, labels)
         generator = torch.Generator().manual_seed(seed)
         sent, noise, energy = [], [], 0.0
         for (name, _), g in zip(model.named_parameters(), clean, strict=True):
@@ -250,8 +250,8 @@ def _filter(gradient: Gradient, response: torch.Tensor) -> Gradient:
     return [part.view_as(g) for part, g in zip(parts, gradient, strict=True)]
 
 
-def _channel_weights(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Grad-CAM of the class logits by the names of the kernels that APG noises: [C], at most 1 in each layer."""
+def channel_weights(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Grad-CAM of the class logits by the names of the kernels that APG noises: [C], 1 for each layer's highest."""
     outputs: dict[str, torch.Tensor] = {}
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output, name=name: outputs.update({name: output}))

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 import tip_kernels as tip
-from bench.privacy import report, resnet, tasks
+from bench.privacy import defenses, report, resnet, tasks
 from bench.privacy.images import Labelled, divide, load
 
 matplotlib.use("Agg")
@@ -83,10 +83,9 @@ def targeted(model: nn.Module, update: Update, data: Labelled, beta: float, seed
 def attention(model: nn.Module, update: Update, data: Labelled, beta: float, seed: int, settings: Settings) -> None:
     """APG: noise on the last convolution of each residual block, the more the higher a channel's Grad-CAM score."""
     generator = torch.Generator(data.images.device).manual_seed(seed)
-    for name, score in grad_cam(model, data, resnet.last_convs(model)).items():
-        kernel = update[f"{name}.weight"]
-        noise = torch.randn(kernel.shape, generator=generator, device=kernel.device)
-        kernel += beta * (score / score.max()).view(-1, 1, 1, 1) * noise
+    for name, weight in defenses.channel_weights(model.eval(), normalised(data.images), data.labels).items():
+        noise = torch.randn(update[name].shape, generator=generator, device=update[name].device)
+        update[name] += beta * weight.view(-1, 1, 1, 1) * noise
 
 
 def gaussian(model: nn.Module, update: Update, data: Labelled, beta: float, seed: int, settings: Settings) -> None:
@@ -235,23 +234,6 @@ def noise(steps: int, settings: Settings) -> float:
     """
     moved = tip.calibration.local_update_sensitivity(steps, settings.lr, settings.clip, settings.batch)
     return tip.calibration.classical_gaussian_std(settings.epsilon, settings.delta, moved)
-
-
-def grad_cam(model: nn.Module, data: Labelled, layers: list[str]) -> dict[str, torch.Tensor]:
-    """Scores float32 [C] of the layers' output channels, from the class logits in evaluation mode."""
-    outputs: dict[str, torch.Tensor] = {}
-    handles = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _module, _args, output, name=name: outputs.update({name: output})
-        )
-        for name in layers
-    ]
-    logits = model.eval()(normalised(data.images))
-    for handle in handles:
-        handle.remove()
-    total = logits.gather(1, data.labels[:, None]).sum()
-    grads = torch.autograd.grad(total, list(outputs.values()))
-    return {name: tip.channel_saliency(grad) for name, grad in zip(outputs, grads, strict=True)}
 
 
 @torch.no_grad()

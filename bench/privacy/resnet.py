@@ -37,9 +37,3 @@ def resnet18(channels: int, classes: int = 10) -> nn.Sequential:
         layers += [Block(width, wider, stride), Block(wider, wider, 1)]
         width = wider
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
-
-
-def last_convs(model: nn.Module) -> list[str]:
-    """Names of the last convolution of each residual block, or of all convolutions of a model without blocks."""
-    blocks = [f"{name}.conv2" for name, module in model.named_modules() if isinstance(module, Block)]
-    return blocks or [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
