@@ -11,7 +11,7 @@ pytest.importorskip("torchmetrics")
 import torch
 
 from bench.privacy import __main__ as entry
-from bench.privacy import attackers, attacks, defenses, evaluate, metrics, report, study, tasks
+from bench.privacy import attackers, attacks, defenses, evaluate, ledger, metrics, report, study, tasks
 from bench.privacy.report import EQUAL, HARDER, PUBLISHED, Cost, Row
 
 ROWS = [
@@ -26,9 +26,9 @@ COSTS = [Cost(EQUAL, "none", 97.5, 3.0), Cost(EQUAL, "TIP 0.3", 97.0, 3.0)]
 def test_lines_survive_a_restart(tmp_path):
     for kind, lines in ((Row, ROWS), (Cost, COSTS)):
         path = tmp_path / f"{kind.__name__}.csv"
-        assert study.load(kind, path) == []
+        assert ledger.load(kind, path) == []
         study.save(lines[::-1], path)
-        assert study.load(kind, path) == lines  # in the order of the tables
+        assert ledger.load(kind, path) == lines  # in the order of the tables
 
 
 def test_strongest_attacker_of_the_table_is_shown():
@@ -125,7 +125,7 @@ def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
     jobs = [job for job in study.jobs() if job.table == EQUAL and job.defence in ("none", "DP")]
     done = []
 
-    def work(todo, effort, workers):
+    def work(measure, todo, effort, workers):
         for job in todo:
             done.append(job)
             line = Row(*job, 0.1, 20.0, 21.0, 0.5, 1.0) if job.attacker else Cost(*job[:2], 97.0, 1.0)
@@ -135,7 +135,7 @@ def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
 
     page, tables = tmp_path / "page.md", (EQUAL, PUBLISHED, HARDER, report.THREATS)
     page.write_text("".join(f"<!-- {table}: begins -->\n<!-- {table}: ends -->\n" for table in tables))
-    monkeypatch.setattr(study, "work", work)
+    monkeypatch.setattr(ledger, "work", work)
     monkeypatch.setattr(study, "jobs", lambda: jobs)
     parser = argparse.ArgumentParser()
     study.add_arguments(parser)

@@ -6,7 +6,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("torchmetrics")
 
 from bench.privacy import __main__ as command
-from bench.privacy import evaluate, tune
+from bench.privacy import evaluate, ledger, tune
 
 
 def row(floor_std, psnr, accuracy, ratio=0.3, attacker="whitened"):
@@ -47,20 +47,20 @@ def test_nothing_is_in_the_grid_twice():
 
 def test_rows_survive_a_restart(tmp_path):
     path = tmp_path / "results" / "tune.csv"
-    assert tune.load(path) == []
+    assert ledger.load(tune.Row, path) == []
     tune.save(ROWS[::-1], path)
-    assert tune.load(path) == ROWS
+    assert ledger.load(tune.Row, path) == ROWS
 
 
 def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def work(todo, effort, workers):
+    def work(measure, todo, effort, workers):
         asked.extend(todo)
         for setting in todo:
             yield tune.Row(*setting, *effort, "spectral", 30.0 - 1000 * setting.floor_std, 97.0, 1.0)
 
-    monkeypatch.setattr(tune, "work", work)
+    monkeypatch.setattr(ledger, "work", work)
     arguments = ["tune", "--ratios", "0.3", "--cutoffs", "0.5", "--stds", "0.02", "--results", str(tmp_path)]
     command.main([*arguments, "--floors", "0"])
     page = tmp_path / "page.md"

@@ -5,21 +5,18 @@ accuracy.csv already is not run again; delete those files to start anew.
 """
 
 import argparse
-import csv
 import math
-import multiprocessing
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable
-from concurrent import futures
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
-from bench.privacy import attackers, attacks, defenses, evaluate, report
+from bench.privacy import attackers, attacks, defenses, evaluate, ledger, report
 from bench.privacy.report import EQUAL, HARDER, PUBLISHED, Cost, Row
 
 RMS = 0.02
@@ -150,13 +147,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     files = {Row: options.results / "privacy.csv", Cost: options.results / "accuracy.csv"}
-    lines = {kind: load(kind, path) for kind, path in files.items()}
+    lines = {kind: ledger.load(kind, path) for kind, path in files.items()}
     done = {Job(line.table, line.defence, getattr(line, "attacker", None)) for kind in files for line in lines[kind]}
     todo = [job for job in jobs() if job not in done]
     effort = Effort(options.iterations, options.seeds, options.restarts, options.epochs, options.device)
-    options.results.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(todo), desc="study", unit="line") as bar:
-        for line in work(todo, effort, options.workers):
+        for line in ledger.work(measure, todo, effort, options.workers):
             lines[type(line)].append(line)
             save(lines[type(line)], files[type(line)])
             bar.update()
@@ -173,18 +169,6 @@ def jobs() -> list[Job]:
     ]
     trained = [Job(table, defence, None) for table in (EQUAL, PUBLISHED) for defence in cases()[table]]
     return attacked + trained
-
-
-def work(todo: list[Job], effort: Effort, workers: int) -> Iterable[Row | Cost]:
-    """Measures the jobs in processes of one thread each; yields lines as they are ready."""
-    # Not forked: torch's threads do not survive it.
-    pool = futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        running = [pool.submit(measure, job, effort) for job in todo]
-        for done in futures.as_completed(running):
-            yield done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def measure(job: Job, effort: Effort) -> Row | Cost:
@@ -204,27 +188,9 @@ def measure(job: Job, effort: Effort) -> Row | Cost:
     return Row(job.table, job.defence, job.attacker, *outcome, time.process_time() - start)
 
 
-Line = TypeVar("Line", Row, Cost)
-
-
-def load(kind: type[Line], path: pathlib.Path) -> list[Line]:
-    """The lines of earlier runs."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            kind(**{name: kind.__annotations__[name](value) for name, value in line.items()})
-            for line in csv.DictReader(file)
-        ]
-
-
-def save(lines: list[Line], path: pathlib.Path) -> None:
-    """In the order of the tables; whole or not at all, so that a stop at any time loses nothing."""
+def save(lines: list[Row] | list[Cost], path: pathlib.Path) -> None:
+    """In the order of the tables."""
     order = {job: place for place, job in enumerate(jobs())}
     lines.sort(key=lambda line: order[Job(line.table, line.defence, getattr(line, "attacker", None))])
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(lines[0]._fields)
-        writer.writerows([f"{value:.4g}" if isinstance(value, float) else value for value in line] for line in lines)
-    draft.replace(path)
+    written = ([f"{value:.4g}" if isinstance(value, float) else value for value in line] for line in lines)
+    ledger.save(lines[0]._fields, written, path)

@@ -7,21 +7,17 @@ start anew.
 """
 
 import argparse
-import csv
 import itertools
-import multiprocessing
 import os
 import pathlib
 import time
-from collections.abc import Iterable
-from concurrent import futures
 from typing import NamedTuple
 
 import matplotlib
 import torch
 from tqdm import tqdm
 
-from bench.privacy import attackers, attacks, defenses, evaluate, report
+from bench.privacy import attackers, attacks, defenses, evaluate, ledger, report
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -82,9 +78,9 @@ def run(options: argparse.Namespace) -> None:
     effort = Effort(options.iterations, options.epochs)
     path = options.results / "tune.csv"
     settings = grid(options.ratios, options.cutoffs, options.stds, options.floors)
-    rows = load(path)
+    rows = ledger.load(Row, path)
     todo = [setting for setting in settings if (setting, effort) not in {_key(row) for row in rows}]
-    for row in tqdm(work(todo, effort, options.workers), total=len(todo), desc="tune", unit="setting"):
+    for row in tqdm(ledger.work(measure, todo, effort, options.workers), total=len(todo), desc="tune", unit="setting"):
         rows.append(row)
         save(rows, path)
     rows = [row for row in rows if row[: len(Setting._fields)] in settings and _key(row)[1] == effort]
@@ -99,17 +95,6 @@ def grid(ratios: list[float], cutoffs: list[float], stds: list[float], floors: l
     """Every combination that differs: without selected channels there is neither a cutoff nor a std."""
     every = itertools.product(ratios, cutoffs, stds, floors)
     return list(dict.fromkeys(Setting(r, c, s, f) if r else Setting(0.0, 0.0, 0.0, f) for r, c, s, f in every))
-
-
-def work(todo: list[Setting], effort: Effort, workers: int) -> Iterable[Row]:
-    """Measures the settings in processes of one thread each; yields rows as they are ready."""
-    # Not forked: torch's threads do not survive it.
-    pool = futures.ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for done in futures.as_completed([pool.submit(measure, setting, effort) for setting in todo]):
-            yield done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def measure(setting: Setting, effort: Effort) -> Row:
@@ -172,26 +157,9 @@ def draw(rows: list[Row], target: float, path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def load(path: pathlib.Path) -> list[Row]:
-    """The rows of earlier runs."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Row(**{name: Row.__annotations__[name](value) for name, value in line.items()})
-            for line in csv.DictReader(file)
-        ]
-
-
 def save(rows: list[Row], path: pathlib.Path) -> None:
-    """Whole or not at all, so that a stop at any time loses nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Row._fields)
-        writer.writerows([round(x, 4) if isinstance(x, float) else x for x in row] for row in sorted(rows))
-    draft.replace(path)
+    """In the order of the settings."""
+    ledger.save(Row._fields, ([round(x, 4) if isinstance(x, float) else x for x in row] for row in sorted(rows)), path)
 
 
 def _key(row: Row) -> tuple[Setting, Effort]:
