@@ -31,6 +31,7 @@ SHAPES = {
     "depthwise": (19, 1, 3, 3),
     "one channel": (1, 20, 3, 3),
     "many kernels": (67, 41, 3, 3),
+    "long runs": (7, 95, 3, 3),
     "bias": (37,),
     "linear": (11, 13),
     "scalar": (),
@@ -96,7 +97,16 @@ def all_pairs() -> list[Case]:
     return cases
 
 
-CASES = all_pairs()
+def long_runs() -> list[Case]:
+    """3x3 kernels for whole vectors of every width and what is left of them, from an even and an odd kernel on."""
+    factors = [("contiguous", "channels_last", "offset", "slice"), FACTORS["dtype"], FACTORS["shard"], FACTORS["scale"]]
+    return [
+        Case("long runs", layout, dtype, shard=shard, scale=scale)
+        for layout, dtype, shard, scale in itertools.product(*factors)
+    ]
+
+
+CASES = all_pairs() + long_runs()
 
 
 def case_id(case: Case) -> str:
@@ -206,7 +216,7 @@ def assert_close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype, tole
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_equals_the_reference(case, backend):
-    if backend.interpreted and (CASES.index(case) % 4 or case.shape == "many kernels"):
+    if backend.interpreted and (CASES.index(case) % 4 or case.shape in ("many kernels", "long runs")):
         pytest.skip("Triton's interpreter takes a quarter of the cases, of small tensors")
     grad, scores = inputs(case)
     arithmetic = case.dtype if case.dtype == torch.float64 else torch.float32
@@ -390,6 +400,16 @@ def test_addresses_have_64_bits(generator, backend):
     assert (near - far).abs().min() > 1e-6
 
 
+@pytest.mark.parametrize("generator", FACTORS["generator"])
+def test_counters_carry_within_a_run(generator, backend):
+    """Kernels on both sides of group 2^32, two to a group, against the reference."""
+    x, scores = torch.zeros(1, 121, 3, 3), torch.zeros(1)
+    given = {"ratio": 1.0, "std": 1.0, "shards": [tip.Shard(0, 2**33 - 51, 2**33 + 100)]}
+    got = perturbed(x, scores, backend, rng=tip.NoiseRNG(KEY, generator), **given)
+    (want,) = tip.perturb([x], [scores], rng=tip.NoiseRNG(KEY, generator), backend="reference", **given)
+    assert_close(got, want, torch.float32, float_tolerance(Case("long runs", std=1.0), x))
+
+
 def test_float64_takes_the_float32_normals(backend):
     single, double = (
         perturbed(torch.zeros(64, dtype=dtype), None, backend, floor_std=1.0)
@@ -421,7 +441,8 @@ def test_what_a_call_leaves_alone_it_does_not_look_at(backend):
         backend.perturb_([kernel, *others], **arguments, floor_std=FLOOR)
 
 
-def test_threads_do_not_change_the_result(backend):
+@pytest.mark.parametrize("floor", [0.0, FLOOR])
+def test_threads_do_not_change_the_result(floor, backend):
     if backend.name in ("cuda", "triton"):
         pytest.skip(f"{backend.name} does not use torch's threads")
     x, scores = torch.randn(64, 129, 3, 3), torch.rand(64)
@@ -429,7 +450,7 @@ def test_threads_do_not_change_the_result(backend):
     results = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        results.append(perturbed(x, scores, backend, floor_std=FLOOR))
+        results.append(perturbed(x, scores, backend, floor_std=floor))
     torch.set_num_threads(before)
     assert torch.equal(*results)
 

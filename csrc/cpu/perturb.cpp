@@ -3,7 +3,8 @@
 // A lane of a vector draws one group of 16 words. A tile is some vectors of lanes: a part of one run, or short runs
 // of one tensor together. Noise goes from lanes to memory order by transposition in registers, so that gradients
 // are read and written as streams; it is added only when the whole tile is drawn, because noise just stored in
-// other pieces than it is loaded in would stall the loads.
+// other pieces than it is loaded in would stall the loads. Whole vectors of 3x3 kernels need no tile: their noise
+// goes from registers to gradients.
 #include "cpu/perturb.h"
 
 #include "cpu/simd.h"  // before core/, which uses its overloads
@@ -11,6 +12,7 @@
 #include "core/generate.h"
 #include "core/normals.h"
 #include "cpu/apply.h"
+#include "cpu/pairs3x3.h"
 #include "cpu/project.h"
 #include "cpu/scratch.h"
 
@@ -26,6 +28,18 @@ struct Segment {
   int64_t row;    // of the tile's rows, one for each unit
 };
 
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+Counter<U> successive_groups(uint32_t tensor, uint64_t first) {
+  Counter<U> group;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const Counter<uint32_t> one = counter(tensor, first + static_cast<uint64_t>(lane));
+    group.low[lane] = one.low;
+    group.high[lane] = one.high;
+  }
+  return group;
+}
+
 template <int kRounds>
 class Tile {
  public:
@@ -37,13 +51,14 @@ class Tile {
   // Adds lanes [begin, end) of a run, counted from its first lane.
   void add(const Run& run, int64_t begin, int64_t end) {
     if (run.tensor != tensor_ || run.noise != noise_) start(run);
-    const int64_t first_lane = run.first_lane();
-    while (begin < end) {
-      const int64_t take = end - begin < capacity_ - lanes_ ? end - begin : capacity_ - lanes_;
-      add_segment(run, first_lane + begin, take);
-      begin += take;
-      if (lanes_ == capacity_) flush();
-    }
+    if (!in_pairs_) return add_lanes(run, begin, end);
+    // A run's first and last lane may lack one of their two kernels.
+    const int64_t first = begin == 0 && run.first % 2 != 0 ? 1 : begin;
+    const int64_t last = smaller(end, (run.first + run.units) / 2 - run.first_lane());
+    const int64_t vectors = last > first ? (last - first) / kLanes : 0;
+    add_lanes(run, begin, first);
+    if (vectors > 0) add_vectors(run, first, vectors);
+    add_lanes(run, first + vectors * kLanes, end);
   }
 
   void flush() {
@@ -67,17 +82,29 @@ class Tile {
     bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0f && noise_ != Noise::white));
     values_ = bare_ ? used_ : tensor_->taps;
     capacity_ = lanes_of_tile(run);
+    in_pairs_ = noise_ == Noise::band && !bare_ && tensor_->basis->all_but_dc_3x3 &&
+                (run.unit_stride == 1 || (run.unit_stride == 9 && tensor_->taps_dense));
     const bool gains = tensor_->basis != nullptr && tensor_->basis->all_but_dc_3x3;
     high_amplitude_ = tensor_->std * (gains ? kGain3x3 : 1.0f);
     low_amplitude_ = tensor_->floor_std * (gains ? kDcGain3x3 : 1.0f);
   }
 
+  void add_lanes(const Run& run, int64_t begin, int64_t end) {
+    const int64_t first_lane = run.first_lane();
+    while (begin < end) {
+      const int64_t take = smaller(end - begin, capacity_ - lanes_);
+      add_segment(run, first_lane + begin, take);
+      begin += take;
+      if (lanes_ == capacity_) flush();
+    }
+  }
+
   void add_segment(const Run& run, int64_t lane, int64_t count) {
     const int64_t groups = packing_.groups;
     for (int64_t i = 0; i < count; ++i) {
-      const uint64_t group = static_cast<uint64_t>((lane + i) * groups);
-      low_[lanes_ + i] = static_cast<uint32_t>(group);
-      high_[lanes_ + i] = static_cast<uint32_t>(group >> 32) | tensor_->id << 8;
+      const Counter<uint32_t> group = counter(tensor_->id, static_cast<uint64_t>((lane + i) * groups));
+      low_[lanes_ + i] = group.low;
+      high_[lanes_ + i] = group.high;
     }
     const int64_t end_unit = run.first + run.units, lane_end = (lane + count) * packing_.units;
     const int64_t unit = lane * packing_.units > run.first ? lane * packing_.units : run.first;
@@ -85,6 +112,45 @@ class Tile {
     const int64_t row = lanes_ * packing_.units + unit - lane * packing_.units;
     segments_[segment_count_++] = {&run, unit - run.first, units, row};
     lanes_ += static_cast<int>(count);
+  }
+
+  // Perturbs `count` vectors of a run, whose lanes from `begin` on have both kernels.
+  void add_vectors(const Run& run, int64_t begin, int64_t count) const {
+    switch (tensor_->dtype) {
+      case DType::f32: return add_vectors_of<float>(run, begin, count);
+      case DType::bf16: return add_vectors_of<BFloat16>(run, begin, count);
+      case DType::f16: return add_vectors_of<Half>(run, begin, count);
+      case DType::f64: return;  // is always bare
+    }
+  }
+
+  template <class T>
+  void add_vectors_of(const Run& run, int64_t begin, int64_t count) const {
+    if (run.unit_stride == 1) return add_pairs(ChannelsLast<T>{tensor_->tap_offsets}, run, begin, count);
+    add_pairs(Contiguous<T>{}, run, begin, count);
+  }
+
+  // Gradients are fetched two vectors ahead, also those of the next run, where the processor cannot foresee them.
+  template <class Layout>
+  void add_pairs(Layout layout, const Run& run, int64_t begin, int64_t count) const {
+    using T = typename Layout::Element;
+    constexpr int64_t kAhead = 2;
+    const Run& next_run = &run + 1 < work_.runs + work_.run_count ? *(&run + 1) : run;
+    const T* next = reinterpret_cast<const T*>(next_run.data);
+    const int64_t lane = run.first_lane() + begin;
+    T* x = reinterpret_cast<T*>(run.data) + (2 * lane - run.first) * run.unit_stride;
+    Counter<U> group = successive_groups(tensor_->id, static_cast<uint64_t>(lane));
+    for (int64_t left = count; left > 0; --left) {
+      layout.fetch(left > kAhead ? x + kAhead * Layout::kStep : next + (kAhead - left) * Layout::kStep);
+      F z[kGroup], y[kPair];
+      draw_group(group, 0, used_, z);
+      synthesize_3x3(z, y);
+      synthesize_3x3(z + pitch_, y + 9);
+      layout.add(x, work_.grad_scale, y);
+      x += Layout::kStep;
+      group.low += static_cast<uint32_t>(kLanes);
+      group.high -= as_uint(group.low < static_cast<uint32_t>(kLanes));  // a true lane is -1
+    }
   }
 
   Counter<U> groups(int lane) const {
@@ -116,7 +182,7 @@ class Tile {
   // Units of several groups: one after the other.
   void draw_several(Counter<U> group, F* z) const {
     for (int64_t first = 0; first < used_; first += kGroup) {
-      draw_group(group, first, used_ - first < kGroup ? used_ - first : kGroup, z + first);
+      draw_group(group, first, smaller(used_ - first, kGroup), z + first);
       group.low += 1u;
       group.high -= as_uint(group.low == 0u);  // a true lane is -1
     }
@@ -175,6 +241,7 @@ class Tile {
   int64_t pitch_ = 0, used_ = 0, values_ = 0;
   float high_amplitude_ = 0, low_amplitude_ = 0;  // of a coefficient of the high band, and of the rest
   bool bare_ = false;
+  bool in_pairs_ = false;  // whole vectors go from registers to gradients: cpu/pairs3x3.h
   int64_t capacity_ = 0;
 
   alignas(64) uint32_t low_[kMostLanes] = {};
@@ -219,14 +286,8 @@ void draw_words(const Work& work, uint32_t tensor, int64_t first, int64_t count,
   stream.step = work.step;
   for (int64_t group = first / kGroup; group * kGroup < first + count; group += kLanes) {
     uint32_t lane_words[kGroup][kLanes];
-    U low, high;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const Counter<uint32_t> counter_of_lane = counter(tensor, static_cast<uint64_t>(group + lane));
-      low[lane] = counter_of_lane.low;
-      high[lane] = counter_of_lane.high;
-    }
     U words[kGroup];
-    generate(work.rounds, stream, Counter<U>{low, high}, words);
+    generate(work.rounds, stream, successive_groups(tensor, static_cast<uint64_t>(group)), words);
     memcpy(lane_words, words, sizeof words);
     for (int64_t i = 0; i < kLanes * kGroup; ++i) {
       const int64_t place = group * kGroup + i - first;

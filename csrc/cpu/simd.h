@@ -123,43 +123,45 @@ TIP_HD F load(const float* from) {
 }
 TIP_HD void store(float* to, F x) { memcpy(to, &x, sizeof x); }
 
-// One exchange of the transposition: swaps blocks of kStride lanes between rows that are kStride apart.
+// Float i of the result is float from[i] of a and b in a row.
+template <int... from>
+TIP_HD F shuffle(F a, F b) {
 #if defined(__clang__)
-template <int kStride, int... i>
-TIP_HD F exchange_low(F a, F b, std::integer_sequence<int, i...>) {
-  return __builtin_shufflevector(a, b, (i & kStride ? i - kStride + kLanes : i)...);
-}
-template <int kStride, int... i>
-TIP_HD F exchange_high(F a, F b, std::integer_sequence<int, i...>) {
-  return __builtin_shufflevector(a, b, (i & kStride ? i + kLanes : i + kStride)...);
-}
+  return __builtin_shufflevector(a, b, from...);
 #else
-template <int kStride, int... i>
-TIP_HD F exchange_low(F a, F b, std::integer_sequence<int, i...>) {
-  return __builtin_shuffle(a, b, I{(i & kStride ? i - kStride + kLanes : i)...});
-}
-template <int kStride, int... i>
-TIP_HD F exchange_high(F a, F b, std::integer_sequence<int, i...>) {
-  return __builtin_shuffle(a, b, I{(i & kStride ? i + kLanes : i + kStride)...});
-}
+  return __builtin_shuffle(a, b, I{from...});
 #endif
+}
+
+constexpr auto kEachLane = std::make_integer_sequence<int, kLanes>();
+
+// One exchange of the transposition: swaps blocks of kStride lanes between rows that are kStride apart.
+template <int kStride, int... i>
+TIP_HD void exchange(F& a, F& b, std::integer_sequence<int, i...>) {
+  const F low = shuffle<(i & kStride ? i - kStride + kLanes : i)...>(a, b);
+  b = shuffle<(i & kStride ? i + kLanes : i + kStride)...>(a, b);
+  a = low;
+}
 
 template <int kStride>
 TIP_HD void transpose_from(F* rows) {
-  constexpr auto lanes = std::make_integer_sequence<int, kLanes>();
   if constexpr (kStride > 0) {
 #pragma GCC unroll 16
-    for (int r = 0; r < kLanes; ++r) {
-      if (r & kStride) continue;
-      const F a = rows[r], b = rows[r + kStride];
-      rows[r] = exchange_low<kStride>(a, b, lanes);
-      rows[r + kStride] = exchange_high<kStride>(a, b, lanes);
-    }
+    for (int r = 0; r < kLanes; ++r)
+      if (!(r & kStride)) exchange<kStride>(rows[r], rows[r + kStride], kEachLane);
     transpose_from<kStride / 2>(rows);
   }
 }
 
 // Transposes kLanes x kLanes floats.
 TIP_HD void transpose(F* rows) { transpose_from<kLanes / 2>(rows); }
+
+// The floats of a and b in turns: a[0], b[0], a[1], and so on.
+template <int... i>
+TIP_HD void zip(F a, F b, F zipped[2], std::integer_sequence<int, i...>) {
+  zipped[0] = shuffle<(i / 2 + i % 2 * kLanes)...>(a, b);
+  zipped[1] = shuffle<(kLanes / 2 + i / 2 + i % 2 * kLanes)...>(a, b);
+}
+TIP_HD void zip(F a, F b, F zipped[2]) { zip(a, b, zipped, kEachLane); }
 
 TIP_END_NAMESPACE
