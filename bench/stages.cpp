@@ -107,7 +107,10 @@ double time_kernel(int rounds, int64_t kernels) {
   double least = 1e9;
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
     const auto start = std::chrono::steady_clock::now();
-    for (int64_t i = 0; i < times; ++i) perturb_range(work, 0, run.end);
+    for (int64_t i = 0; i < times; ++i) {
+      Portions portions(work);
+      perturb_portions(work, portions);
+    }
     const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
     least = std::min(least, time.count() / static_cast<double>(8 * kernels * times));
   }

@@ -80,21 +80,30 @@ class Plan(NamedTuple):
     spans: list[int]
 
 
-def only_high_bands(grads: Sequence, scores: Sequence, masks: Mapping | None) -> tuple[Sequence, Sequence]:
-    """``grads`` and ``scores`` with None for what a call without floor and scale leaves alone.
+def check_lists(grads: Sequence, scores: Sequence) -> None:
+    """Raises unless these are sequences of one length."""
+    for what, tensors in (("grads", grads), ("scores", scores)):
+        if not isinstance(tensors, Sequence):
+            raise TypeError(f"expected {what} to be a sequence of tensors, got {type(tensors).__name__}")
+    _check_length("scores", scores, len(grads))
 
-    That is most of a model: whatever has no scores, and 1x1 kernels unless a mask says otherwise.
+
+def places_of_high_bands(grads: Sequence, scores: Sequence, masks: Mapping | None) -> Sequence[int]:
+    """Places of what a call without floor and scale looks at, or all places if something there is no tensor.
+
+    Left out is most of a model: whatever has no scores, and 1x1 kernels unless a mask says otherwise.
     """
-    if not isinstance(grads, Sequence) or not isinstance(scores, Sequence):
-        return grads, scores
+    if not all(map(_can_be_gradient, set(map(type, grads)))):
+        return range(len(grads))  # for the checks of all to say what is wrong
+    scored = [i for i, score in enumerate(scores) if score is not None]
+    if masks is not None:
+        return tuple(scored)
     is_pointwise = _is_pointwise if torch.compiler.is_compiling() else _cached_is_pointwise
-    kept_grads, kept_scores = [None] * len(grads), [None] * len(scores)
-    for i, (grad, score) in enumerate(zip(grads, scores, strict=False)):  # other lengths are an error found later
-        if score is not None and (masks is not None or not is_pointwise(getattr(grad, "shape", ()))):
-            kept_grads[i], kept_scores[i] = grad, score
-        elif grad is not None and not isinstance(grad, torch.Tensor):
-            return grads, scores  # for the checks of all to say what is wrong
-    return kept_grads, kept_scores
+    return tuple([i for i in scored if grads[i] is None or not is_pointwise(grads[i].shape)])
+
+
+def _can_be_gradient(kind: type) -> bool:
+    return issubclass(kind, torch.Tensor | None)
 
 
 def _is_pointwise(shape: tuple[int, ...]) -> bool:
@@ -105,17 +114,16 @@ _cached_is_pointwise = functools.lru_cache(maxsize=4096)(_is_pointwise)
 
 
 def describe(
-    tensors: Sequence[torch.Tensor | None], what: str, names: Sequence[str] | None
+    tensors: Sequence[torch.Tensor | None], places: Sequence[int], what: str, names: Sequence[str] | None
 ) -> tuple[tuple | None, ...]:
-    """The fields of each tensor's Meta; raises TypeError for what is no tensor."""
-    if not isinstance(tensors, Sequence):
-        raise TypeError(f"expected {what} to be a sequence of tensors, got {type(tensors).__name__}")
+    """The fields of the Meta of the tensors at ``places``; raises TypeError for what is no tensor."""
+    found = [tensors[i] for i in places]
     if not torch.compiler.is_compiling():
         try:  # as fast as Python allows: it is done for every tensor at every step
-            return tuple([t if t is None else (t.shape, t.stride(), t.dtype, t.device, t.layout) for t in tensors])
+            return tuple([t if t is None else (t.shape, t.stride(), t.dtype, t.device, t.layout) for t in found])
         except (AttributeError, RuntimeError):  # no tensor, or one without strides
             pass
-    return tuple([None if tensor is None else _fields(tensor, what, i, names) for i, tensor in enumerate(tensors)])
+    return tuple([None if t is None else _fields(t, what, i, names) for t, i in zip(found, places, strict=True)])
 
 
 def _fields(tensor: torch.Tensor, what: str, index: int, names: Sequence[str] | None) -> tuple:
@@ -167,44 +175,52 @@ def _as_shard(value: Sequence[int] | None, index: int, names: tuple[str, ...] | 
 
 
 @constant_when_traced
-def plan_for(grads: tuple[tuple | None, ...], scores: tuple[tuple | None, ...], settings: tuple) -> Plan:
+def plan_for(
+    count: int,
+    places: Sequence[int],
+    grads: tuple[tuple | None, ...],
+    scores: tuple[tuple | None, ...],
+    settings: tuple,
+) -> Plan:
     """Checks everything that shapes and settings decide, and lays out the op's static arguments.
 
     Args:
-        grads: from :func:`describe`.
+        count: length of the user's lists.
+        places: of those tensors in them that count; a range or a tuple.
+        grads: these tensors, from :func:`describe`.
         scores: likewise.
         settings: from :func:`settings`.
 
     Raises:
         TypeError, ValueError: see :func:`tip_kernels.perturb_`.
     """
-    return _cached_plan(grads, scores, settings)
+    return _cached_plan(count, places, grads, scores, settings)
 
 
 @functools.lru_cache(maxsize=64)
-def _cached_plan(grads: tuple[tuple | None, ...], scores: tuple[tuple | None, ...], settings: tuple) -> Plan:
-    return _make_plan(_metas(grads), _metas(scores), Settings(*settings))
+def _cached_plan(count: int, places: Sequence[int], grads: tuple, scores: tuple, settings: tuple) -> Plan:
+    return _make_plan(count, _metas(places, grads), _metas(places, scores), Settings(*settings))
 
 
-def _metas(fields: tuple[tuple | None, ...]) -> tuple[Meta | None, ...]:
-    return tuple(None if values is None else Meta(*values) for values in fields)
+def _metas(places: Sequence[int], fields: tuple[tuple | None, ...]) -> dict[int, Meta]:
+    """By place, for those that are not None."""
+    return {i: Meta(*values) for i, values in zip(places, fields, strict=True) if values is not None}
 
 
-def _make_plan(grads: tuple[Meta | None, ...], scores: tuple[Meta | None, ...], settings: Settings) -> Plan:
-    _check_lengths(len(grads), scores, settings)
-    live = tuple(i for i, grad in enumerate(grads) if grad is not None and 0 not in grad.shape)
+def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], settings: Settings) -> Plan:
+    _check_settings(count, settings)
+    live = tuple(i for i, grad in grads.items() if 0 not in grad.shape)
     layouts: list[tuple[int, int]] = []
     scattered: list[int] = []
     bases = _Bases(settings)
     for position, i in enumerate(live):
-        grad, score = grads[i], scores[i]
-        assert grad is not None
+        score = scores.get(i)
         where = _where(i, settings.names)
-        _check_grad(grad, grads[live[0]], where)
-        layouts.append(_selection(grad, score, i, bases, settings, where))
+        _check_grad(grads[i], grads[live[0]], where)
+        layouts.append(_selection(grads[i], score, i, bases, settings, where))
         if score is not None and score.strides != (1,):
             scattered.append(position)
-    device = grads[live[0]].device if live else torch.device("cpu")  # type: ignore[union-attr]
+    device = grads[live[0]].device if live else torch.device("cpu")
     return Plan(
         live=live,
         scattered=tuple(scattered),
@@ -214,7 +230,7 @@ def _make_plan(grads: tuple[Meta | None, ...], scores: tuple[Meta | None, ...], 
         bases=[basis.to(device) for basis in bases.tensors],
         high_dims=bases.high_dims,
         shards=_flat_shards(grads, live, settings),
-        spans=[_span(grads[i]) for i in live],  # type: ignore[arg-type]
+        spans=[_span(grads[i]) for i in live],
     )
 
 
@@ -272,16 +288,19 @@ def _selection(
     return basis, select_count(ratio, score.shape[0]) if basis >= 0 else 0
 
 
-def _check_lengths(count: int, scores: tuple[Meta | None, ...], settings: Settings) -> None:
+def _check_length(name: str, values: Sequence, count: int) -> None:
+    if len(values) != count:
+        raise ValueError(f"expected {name} of length {count}, one per gradient, got {len(values)}")
+
+
+def _check_settings(count: int, settings: Settings) -> None:
     if count > _MAX_TENSORS:
         raise ValueError(f"expected at most {_MAX_TENSORS} gradients, got {count}")
     ratios = settings.ratio if isinstance(settings.ratio, tuple) else (settings.ratio,)
-    lists: dict[str, tuple | None] = {"scores": scores, "shards": settings.shards, "names": settings.names}
-    if ratios is settings.ratio:
-        lists["ratio"] = ratios
+    lists = {"shards": settings.shards, "names": settings.names, "ratio": settings.ratio}
     for name, values in lists.items():
-        if values is not None and len(values) != count:
-            raise ValueError(f"expected {name} of length {count}, one per gradient, got {len(values)}")
+        if isinstance(values, tuple):
+            _check_length(name, values, count)
     for ratio in ratios:
         _check_range("ratio", ratio, 0.0, 1.0)
     _check_number("cutoff", settings.cutoff)
@@ -289,13 +308,12 @@ def _check_lengths(count: int, scores: tuple[Meta | None, ...], settings: Settin
         raise ValueError(f"expected cutoff in [0, 1), got {settings.cutoff}")
 
 
-def _check_grad(grad: Meta, first: Meta | None, where: str) -> None:
+def _check_grad(grad: Meta, first: Meta, where: str) -> None:
     if grad.layout is not torch.strided:
         raise TypeError(f"expected grads{where} to be strided, got layout {grad.layout}")
     if grad.dtype not in DTYPES:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise TypeError(f"expected grads{where} of dtype {known}, got {str(grad.dtype).removeprefix('torch.')}")
-    assert first is not None
     if grad.device != first.device:
         raise ValueError(f"expected every gradient on {first.device}, got grads{where} on {grad.device}")
     if _overlaps_itself(grad):
@@ -322,13 +340,11 @@ def _check_score(score: Meta, grad: Meta, shard: Shard | None, where: str) -> No
         )
 
 
-def _flat_shards(grads: tuple[Meta | None, ...], live: tuple[int, ...], settings: Settings) -> list[int] | None:
+def _flat_shards(grads: dict[int, Meta], live: tuple[int, ...], settings: Settings) -> list[int] | None:
     """The op's ``shards``: None if every tensor is whole."""
     flat: list[int] = []
     for i in live:
-        grad = grads[i]
-        assert grad is not None
-        shape = (*grad.shape, 1, 1)
+        shape = (*grads[i].shape, 1, 1)
         shard = settings.shards[i] if settings.shards else None
         whole = Shard(0, 0, shape[1])
         shard = whole if shard is None else shard

@@ -138,12 +138,15 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
         raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
     names = None if names is None else tuple(names)
     has_floor = isinstance(floor_std, torch.Tensor) or floor_std != 0
-    touched, their_scores = grads, scores
+    _arguments.check_lists(grads, scores)
+    places: Sequence[int] = range(len(grads))
     if not has_floor and grad_scale is None:
-        touched, their_scores = _arguments.only_high_bands(grads, scores, masks)
+        places = _arguments.places_of_high_bands(grads, scores, masks)
     plan = _arguments.plan_for(
-        _arguments.describe(touched, "grads", names),
-        _arguments.describe(their_scores, "scores", names),
+        len(grads),
+        places,
+        _arguments.describe(grads, places, "grads", names),
+        _arguments.describe(scores, places, "scores", names),
         _arguments.settings(ratio, cutoff, masks, shards, names),
     )
     live = [grads[i] for i in plan.live]

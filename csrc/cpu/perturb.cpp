@@ -251,32 +251,34 @@ class Tile {
 };
 
 template <int kRounds>
-void perturb_groups(const Work& work, const Scratch& scratch, int64_t begin, int64_t end) {
+void perturb_as(const Work& work, Portions& portions, const Scratch& scratch) {
   Tile<kRounds> tile(work, scratch);
+  const Run* run = work.runs;  // of those that end after what this thread has done
   int64_t run_begin = 0;
-  for (int64_t r = 0; r < work.run_count && run_begin < end; ++r) {
-    const Run& run = work.runs[r];
-    if (run.end > begin) {
-      // A lane belongs to the thread in whose range its first group lies.
-      const int64_t groups = run.packing.groups;
-      const int64_t from = begin > run_begin ? begin - run_begin : 0;
-      const int64_t to = end < run.end ? end - run_begin : run.end - run_begin;
-      tile.add(run, (from + groups - 1) / groups, (to + groups - 1) / groups);
+  for (int64_t begin, end; portions.take(begin, end);) {
+    for (; run_begin < end; run_begin = run->end, ++run) {
+      if (run->end > begin) {
+        // A lane belongs to the portion in which its first group lies.
+        const int64_t groups = run->packing.groups;
+        const int64_t from = begin > run_begin ? begin - run_begin : 0;
+        const int64_t to = smaller(end, run->end) - run_begin;
+        tile.add(*run, (from + groups - 1) / groups, (to + groups - 1) / groups);
+      }
+      if (run->end > end) break;  // the rest of the run is another portion
     }
-    run_begin = run.end;
   }
   tile.flush();
 }
 
 }  // namespace
 
-void perturb_range(const Work& work, int64_t begin, int64_t end) {
+void perturb_portions(const Work& work, Portions& portions) {
   const Scratch scratch(work);
   switch (work.rounds) {
-    case 8: return perturb_groups<8>(work, scratch, begin, end);
-    case 12: return perturb_groups<12>(work, scratch, begin, end);
-    case 20: return perturb_groups<20>(work, scratch, begin, end);
-    default: return perturb_groups<kPhiloxRounds>(work, scratch, begin, end);
+    case 8: return perturb_as<8>(work, portions, scratch);
+    case 12: return perturb_as<12>(work, portions, scratch);
+    case 20: return perturb_as<20>(work, portions, scratch);
+    default: return perturb_as<kPhiloxRounds>(work, portions, scratch);
   }
 }
 

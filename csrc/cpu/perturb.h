@@ -5,8 +5,8 @@
 
 #define TIP_DECLARE_VARIANT(variant)                                                                            \
   namespace tip::variant {                                                                                      \
-  /* Perturbs the groups [begin, end) of the work; see Run::end. */                                             \
-  void perturb_range(const Work& work, int64_t begin, int64_t end);                                             \
+  /* Perturbs portions of the work until none is left. */                                                       \
+  void perturb_portions(const Work& work, Portions& portions);                                                  \
   /* Words first .. first + count - 1 of a tensor's stream. */                                                  \
   void draw_words(const Work& work, uint32_t tensor, int64_t first, int64_t count, int32_t* out);               \
   }

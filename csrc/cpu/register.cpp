@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -21,7 +22,7 @@ namespace {
 struct Variant {
   const char* name;
   bool (*runs_here)();
-  void (*perturb_range)(const Work&, int64_t, int64_t);
+  void (*perturb_portions)(const Work&, Portions&);
   void (*draw_words)(const Work&, uint32_t, int64_t, int64_t, int32_t*);
   void (*channel_saliency)(const ActivationGrad&, float*, int64_t, int64_t);
 };
@@ -41,7 +42,7 @@ bool avx512() {
 }  // namespace runs_here
 
 #define TIP_VARIANT_ROW(name) \
-  {#name, runs_here::name, name::perturb_range, name::draw_words, name::channel_saliency},
+  {#name, runs_here::name, name::perturb_portions, name::draw_words, name::channel_saliency},
 const Variant kVariants[] = {TIP_VARIANTS(TIP_VARIANT_ROW)};  // slowest first
 
 std::string known_variants() {
@@ -96,10 +97,9 @@ void perturb_(std::vector<Tensor> grads, std::vector<Tensor> scores, std::vector
   if (grad_scale) work.grad_scale = *grad_scale->const_data_ptr<float>();
   work.runs = plan.runs().data();
   work.run_count = static_cast<int64_t>(plan.runs().size());
-  if (work.run_count == 0) return;
-  constexpr int64_t kGroupsWorthAThread = 512;
-  torch::stable::parallel_for(0, plan.runs().back().end, kGroupsWorthAThread,
-                              [&](int64_t begin, int64_t end) { kernels.perturb_range(work, begin, end); });
+  Portions portions(work);
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), portions.count());
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { kernels.perturb_portions(work, portions); });
 }
 
 void words_(Tensor out, Tensor state, int64_t tensor_id, int64_t first_position, int64_t rounds) {

@@ -1,6 +1,6 @@
 // What the op's arguments come down to: runs of units that lie evenly in memory and get one kind of noise.
 //
-// Plain data, because it is shared by code compiled once and code compiled once per instruction set.
+// What code compiled once per instruction set calls here is always inlined: it must not be merged by the linker.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +51,7 @@ struct Run {
   int64_t unit_stride;  // elements
   int64_t first;        // global index of the first unit
   int64_t units;
-  int64_t end;          // groups of this and all earlier runs together: how threads share the work
+  int64_t end;          // groups of this and all earlier runs together
 
   // Normals that each unit uses.
   TIP_HD int64_t used() const { return noise == Noise::band ? tensor->basis->high_dim : tensor->taps; }
@@ -67,6 +67,29 @@ struct Work {
   float keep;
   const Run* runs;
   int64_t run_count;
+
+  TIP_HD int64_t groups() const { return run_count > 0 ? runs[run_count - 1].end : 0; }
+};
+
+// What is left of a work's groups. Threads take portions until there are none, because cores differ in speed.
+class Portions {
+ public:
+  static constexpr int64_t kGroups = 2048;  // of a portion: some 50 microseconds, many for a model
+
+  explicit Portions(const Work& work) : groups_(work.groups()) {}
+
+  int64_t count() const { return (groups_ + kGroups - 1) / kGroups; }
+
+  // Takes the groups [begin, end); false when none is left.
+  TIP_HD bool take(int64_t& begin, int64_t& end) {
+    begin = __atomic_fetch_add(&next_, kGroups, __ATOMIC_RELAXED);
+    end = begin + kGroups < groups_ ? begin + kGroups : groups_;
+    return begin < groups_;
+  }
+
+ private:
+  int64_t groups_;
+  int64_t next_ = 0;
 };
 
 }  // namespace tip
