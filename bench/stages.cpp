@@ -82,13 +82,14 @@ double time_synthesis() {
   });
 }
 
-double time_transposition() {
-  alignas(64) F columns[32] = {};
-  alignas(64) float rows[18 * kLanes + kLanes] = {};
+// To memory order, and onto gradients in the first-level cache.
+double time_addition() {
+  alignas(64) F columns[kPair] = {};
+  alignas(64) float gradients[kPair * kLanes] = {};
   return nanoseconds(kGroup * kLanes, [&](int) {
     asm volatile("" : "+m"(columns));
-    to_rows(columns, 18, rows);
-    keep(rows);
+    Contiguous<float>{}.add(gradients, 1.0f, columns);
+    keep(gradients);
   });
 }
 
@@ -130,7 +131,7 @@ int main() {
   print("words, philox", tip::time_words<10>());
   print("Box-Muller", tip::time_normals());
   print("3x3 synthesis", tip::time_synthesis());
-  print("transposition", tip::time_transposition());
+  print("transposition and addition", tip::time_addition());
   print("whole kernel, 576 KiB, chacha12", tip::time_kernel(12, 1 << 14));
   print("whole kernel, 576 KiB, philox", tip::time_kernel(10, 1 << 14));
   print("whole kernel, 72 MiB, chacha12", tip::time_kernel(12, 1 << 21));

@@ -19,6 +19,8 @@ from ._tracing import constant_when_traced, fixed
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 _FLOAT32_MAX = torch.finfo(torch.float32).max
+_NUMBER = (float, int, numbers.Real)  # the first two are found without a search for abstract classes,
+_LIST = (list, tuple, Sequence)  # and so are these
 _MAX_TENSORS = 2**23
 _MAX_ELEMENTS = 2**41  # at most two words each, at least four words a block: 2^40 blocks
 
@@ -83,7 +85,7 @@ class Plan(NamedTuple):
 def check_lists(grads: Sequence, scores: Sequence) -> None:
     """Raises unless these are sequences of one length."""
     for what, tensors in (("grads", grads), ("scores", scores)):
-        if not isinstance(tensors, Sequence):
+        if not isinstance(tensors, _LIST):
             raise TypeError(f"expected {what} to be a sequence of tensors, got {type(tensors).__name__}")
     _check_length("scores", scores, len(grads))
 
@@ -389,13 +391,12 @@ def check_disjoint(grads: list[torch.Tensor], plan: Plan, names: Sequence[str] |
 
 def _clearly_disjoint(starts: list[int], spans: list[int]) -> bool:
     """Whether no tensor reaches the next one's start."""
-    span_at = dict(zip(starts, spans, strict=True))
     reach = 0
-    for start in sorted(span_at):
+    for start, span in sorted(zip(starts, spans, strict=True)):
         if start < reach:
             return False
-        reach = start + span_at[start]
-    return len(span_at) == len(starts)
+        reach = start + span
+    return True
 
 
 def _interleaved(spans: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
@@ -481,7 +482,7 @@ def constant(value: float, shape: tuple[int, ...], device: torch.device) -> torc
 
 
 def _check_number(name: str, value: object) -> None:
-    if not isinstance(value, numbers.Real):
+    if not isinstance(value, _NUMBER):
         raise TypeError(f"expected {name} to be a number, got {type(value).__name__}")
 
 
