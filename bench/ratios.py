@@ -158,18 +158,21 @@ def _overhead(grads: models.Gradients, device: torch.device, rounds: int) -> dic
     }  # fmt: skip
     call = functional.checked_call(*grads, ratio=0.3, **arguments)
     idle = functional.checked_call(*grads, ratio=0.0, **arguments)
+    empty = idle._replace(grads=[], scores=[], selected=[], tensor_ids=[], basis_ids=[], bases=[], high_dims=[])
     steps = {
         "whole call": lambda: tip.perturb_(*grads, ratio=0.3, **arguments),
         "Python checks": lambda: functional.checked_call(*grads, ratio=0.3, **arguments),
         "op": call.run,
         "op that selects nothing": idle.run,
+        "op without tensors": empty.run,
     }
     times = {name: 1e3 * t.median for name, t in timing.interleaved(steps, device, max(rounds, 100), calls=10).items()}
     return {
         "whole call": times["whole call"],
         "Python checks": times["Python checks"],
-        "dispatch and planning": times["op that selects nothing"],
-        "noise": times["op"] - times["op that selects nothing"],
+        "dispatch": times["op without tensors"],
+        "handing over tensors": times["op that selects nothing"] - times["op without tensors"],
+        "planning and noise": times["op"] - times["op that selects nothing"],
     }
 
 
