@@ -19,8 +19,8 @@ from ._tracing import constant_when_traced, fixed
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 _FLOAT32_MAX = torch.finfo(torch.float32).max
-_NUMBER = (float, int, numbers.Real)  # the first two are found without a search for abstract classes,
-_LIST = (list, tuple, Sequence)  # and so are these
+_NUMBER = (float, int, numbers.Real)  # the first two are found without a search for abstract classes
+_GRADIENT = (torch.Tensor, type(None))
 _MAX_TENSORS = 2**23
 _MAX_ELEMENTS = 2**41  # at most two words each, at least four words a block: 2^40 blocks
 
@@ -85,7 +85,7 @@ class Plan(NamedTuple):
 def check_lists(grads: Sequence, scores: Sequence) -> None:
     """Raises unless these are sequences of one length."""
     for what, tensors in (("grads", grads), ("scores", scores)):
-        if not isinstance(tensors, _LIST):
+        if not isinstance(tensors, Sequence):
             raise TypeError(f"expected {what} to be a sequence of tensors, got {type(tensors).__name__}")
     _check_length("scores", scores, len(grads))
 
@@ -95,17 +95,13 @@ def places_of_high_bands(grads: Sequence, scores: Sequence, masks: Mapping | Non
 
     Left out is most of a model: whatever has no scores, and 1x1 kernels unless a mask says otherwise.
     """
-    if not all(map(_can_be_gradient, set(map(type, grads)))):
+    if not all(issubclass(kind, _GRADIENT) for kind in set(map(type, grads))):
         return range(len(grads))  # for the checks of all to say what is wrong
     scored = [i for i, score in enumerate(scores) if score is not None]
     if masks is not None:
         return tuple(scored)
     is_pointwise = _is_pointwise if torch.compiler.is_compiling() else _cached_is_pointwise
     return tuple([i for i in scored if grads[i] is None or not is_pointwise(grads[i].shape)])
-
-
-def _can_be_gradient(kind: type) -> bool:
-    return issubclass(kind, torch.Tensor | None)
 
 
 def _is_pointwise(shape: tuple[int, ...]) -> bool:

@@ -20,7 +20,7 @@ struct Destination {
         unit_stride(run.unit_stride),
         taps(run.tensor->taps),
         tap_offsets(run.tensor->tap_offsets),
-        contiguous(run.tensor->taps_dense && run.unit_stride == run.tensor->taps) {}
+        contiguous(run.contiguous()) {}
 
   // Calls f(pointer to element, its place in [units][taps]) in an order that suits the strides.
   template <class Function>
@@ -35,7 +35,13 @@ struct Destination {
   }
 };
 
-// x <- scale * x + noise, noise [units][taps] in units of the gradient.
+// x <- scale * x + noise, for a vector of elements.
+template <class T>
+TIP_HD void add_vector(T* x, float scale, F noise) {
+  narrow(x, widen(x) * scale + noise);
+}
+
+// The same, noise [units][taps] in units of the gradient.
 template <class T>
 void add_rows(const Destination<T>& to, float scale, const float* noise) {
   if (!to.contiguous) {
@@ -44,7 +50,7 @@ void add_rows(const Destination<T>& to, float scale, const float* noise) {
   }
   const int64_t count = to.units * to.taps;
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) narrow(to.data + i, widen(to.data + i) * scale + load(noise + i));
+  for (; i + kLanes <= count; i += kLanes) add_vector(to.data + i, scale, load(noise + i));
   for (; i < count; ++i) assign(to.data[i], value(to.data[i]) * scale + noise[i]);
 }
 

@@ -3,7 +3,7 @@
 // A layout says where the 2 * kLanes successive kernels of a vector lie. Both take y [18], value c of every lane.
 #pragma once
 
-#include "cpu/half.h"
+#include "cpu/apply.h"
 
 TIP_BEGIN_NAMESPACE
 
@@ -28,12 +28,6 @@ TIP_HD F in_memory_order(const F* rows, const F* tails, std::integer_sequence<in
     x = shuffle<(in_tail(v, i) ? kLanes + i : i)...>(x, tails[2 * lane / kLanes]);
   }
   return x;
-}
-
-// x <- scale * x + noise
-template <class T>
-TIP_HD void add_vector(T* x, float scale, F noise) {
-  narrow(x, widen(x) * scale + noise);
 }
 
 // Brings memory that will be written to the first-level cache.

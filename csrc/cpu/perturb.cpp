@@ -40,6 +40,12 @@ Counter<U> successive_groups(uint32_t tensor, uint64_t first) {
   return group;
 }
 
+// Each lane's group that comes `count` later.
+TIP_HD void advance(Counter<U>& group, uint32_t count) {
+  group.low += count;
+  group.high -= as_uint(group.low < count);  // a carry: a true lane is -1
+}
+
 template <int kRounds>
 class Tile {
  public:
@@ -82,11 +88,10 @@ class Tile {
     bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0f && noise_ != Noise::white));
     values_ = bare_ ? used_ : tensor_->taps;
     capacity_ = lanes_of_tile(run);
-    in_pairs_ = noise_ == Noise::band && !bare_ && tensor_->basis->all_but_dc_3x3 &&
-                (run.unit_stride == 1 || (run.unit_stride == 9 && tensor_->taps_dense));
-    const bool gains = tensor_->basis != nullptr && tensor_->basis->all_but_dc_3x3;
-    high_amplitude_ = tensor_->std * (gains ? kGain3x3 : 1.0f);
-    low_amplitude_ = tensor_->floor_std * (gains ? kDcGain3x3 : 1.0f);
+    const bool all_but_dc_3x3 = tensor_->basis != nullptr && tensor_->basis->all_but_dc_3x3;
+    in_pairs_ = all_but_dc_3x3 && noise_ == Noise::band && !bare_ && (run.unit_stride == 1 || run.contiguous());
+    high_amplitude_ = tensor_->std * (all_but_dc_3x3 ? kGain3x3 : 1.0f);
+    low_amplitude_ = tensor_->floor_std * (all_but_dc_3x3 ? kDcGain3x3 : 1.0f);
   }
 
   void add_lanes(const Run& run, int64_t begin, int64_t end) {
@@ -108,7 +113,7 @@ class Tile {
     }
     const int64_t end_unit = run.first + run.units, lane_end = (lane + count) * packing_.units;
     const int64_t unit = lane * packing_.units > run.first ? lane * packing_.units : run.first;
-    const int64_t units = (lane_end < end_unit ? lane_end : end_unit) - unit;
+    const int64_t units = smaller(lane_end, end_unit) - unit;
     const int64_t row = lanes_ * packing_.units + unit - lane * packing_.units;
     segments_[segment_count_++] = {&run, unit - run.first, units, row};
     lanes_ += static_cast<int>(count);
@@ -144,12 +149,11 @@ class Tile {
       layout.fetch(left > kAhead ? x + kAhead * Layout::kStep : next + (kAhead - left) * Layout::kStep);
       F z[kGroup], y[kPair];
       draw_group(group, 0, used_, z);
-      synthesize_3x3(z, y);
+      synthesize_3x3(z, y);  // not by project_units, whose counts are no constants: 3 % of the whole
       synthesize_3x3(z + pitch_, y + 9);
       layout.add(x, work_.grad_scale, y);
       x += Layout::kStep;
-      group.low += static_cast<uint32_t>(kLanes);
-      group.high -= as_uint(group.low < static_cast<uint32_t>(kLanes));  // a true lane is -1
+      advance(group, kLanes);
     }
   }
 
@@ -183,8 +187,7 @@ class Tile {
   void draw_several(Counter<U> group, F* z) const {
     for (int64_t first = 0; first < used_; first += kGroup) {
       draw_group(group, first, smaller(used_ - first, kGroup), z + first);
-      group.low += 1u;
-      group.high -= as_uint(group.low == 0u);  // a true lane is -1
+      advance(group, 1);
     }
   }
 

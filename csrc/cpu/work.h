@@ -53,6 +53,8 @@ struct Run {
   int64_t units;
   int64_t end;          // groups of this and all earlier runs together
 
+  // Whether its units follow one another without a gap.
+  TIP_HD bool contiguous() const { return tensor->taps_dense && unit_stride == tensor->taps; }
   // Normals that each unit uses.
   TIP_HD int64_t used() const { return noise == Noise::band ? tensor->basis->high_dim : tensor->taps; }
   TIP_HD int64_t first_lane() const { return first / packing.units; }
