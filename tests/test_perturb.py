@@ -469,9 +469,9 @@ def test_explicit_backend_that_cannot_run_says_why(monkeypatch):
 
 
 def test_backends_for_other_devices_say_so():
-    x = torch.ones(3, device="meta")
+    x = torch.ones(3, 4, device="meta")
     with pytest.raises(RuntimeError, match="backend 'cpu' cannot run on meta: it runs on cpu tensors only"):
-        tip.perturb_([x], [None], ratio=0, std=0, rng=tip.NoiseRNG(), backend="cpu")
+        tip.channel_saliency(x, backend="cpu")
 
 
 def test_autograd_sees_the_change(backend):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from . import spectrum
-from ._tracing import constant_when_traced, fixed
+from ._tracing import cached, constant_when_traced, fixed, is_dry_run
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -67,10 +67,12 @@ class Settings(NamedTuple):
 class Plan(NamedTuple):
     """The static arguments of the op, for the tensors that have data (``live``).
 
+    ``device`` is theirs, None if there are none;
     ``scattered`` lists the positions in ``live`` of scores that the op cannot take as they lie; ``spans`` are the
     bytes from each tensor's first to its last element.
     """
 
+    device: torch.device | None
     live: tuple[int, ...]
     scattered: tuple[int, ...]
     selected: list[int]
@@ -139,7 +141,7 @@ def _fields(tensor: torch.Tensor, what: str, index: int, names: Sequence[str] | 
 def settings(ratio, cutoff, masks, shards, names: tuple[str, ...] | None) -> tuple:
     """The fields of Settings from the user's arguments, hashable."""
     return (
-        tuple(map(fixed, ratio)) if isinstance(ratio, Sequence) else fixed(ratio),
+        tuple(map(fixed, ratio)) if isinstance(ratio, Sequence) and not isinstance(ratio, str) else fixed(ratio),
         fixed(cutoff),
         () if masks is None else _hashable_masks(masks),
         None if shards is None else tuple([_as_shard(shard, i, names) for i, shard in enumerate(shards)]),
@@ -154,8 +156,10 @@ def _hashable_masks(masks: Mapping[Sequence[int], torch.Tensor]) -> tuple[Mask, 
 
 
 def _hashable_mask(kernel_size: Sequence[int], mask: torch.Tensor) -> Mask:
-    if not isinstance(kernel_size, Sequence):
+    if not isinstance(kernel_size, Sequence) or not all(isinstance(n, numbers.Integral) for n in kernel_size):
         raise TypeError(f"expected masks to have kernel sizes such as (3, 3) for keys, got {kernel_size!r}")
+    if not kernel_size or min(kernel_size) < 1:
+        raise ValueError(f"expected masks to have kernel sizes such as (3, 3) for keys, got {kernel_size!r}")
     if not isinstance(mask, torch.Tensor) or mask.dtype is not torch.bool or mask.device.type != "cpu":
         got = f"{mask.dtype} on {mask.device}" if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise TypeError(f"expected masks[{kernel_size}] to be a bool tensor on the CPU, got {got}")
@@ -195,7 +199,7 @@ def plan_for(
     return _cached_plan(count, places, grads, scores, settings)
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _cached_plan(count: int, places: Sequence[int], grads: tuple, scores: tuple, settings: tuple) -> Plan:
     return _make_plan(count, _metas(places, grads), _metas(places, scores), Settings(*settings))
 
@@ -218,8 +222,9 @@ def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], sett
         layouts.append(_selection(grads[i], score, i, bases, settings, where))
         if score is not None and score.strides != (1,):
             scattered.append(position)
-    device = grads[live[0]].device if live else torch.device("cpu")
+    device = grads[live[0]].device if live else None
     return Plan(
+        device=device,
         live=live,
         scattered=tuple(scattered),
         selected=[selected for _, selected in layouts],
@@ -294,13 +299,15 @@ def _check_length(name: str, values: Sequence, count: int) -> None:
 def _check_settings(count: int, settings: Settings) -> None:
     if count > _MAX_TENSORS:
         raise ValueError(f"expected at most {_MAX_TENSORS} gradients, got {count}")
-    ratios = settings.ratio if isinstance(settings.ratio, tuple) else (settings.ratio,)
     lists = {"shards": settings.shards, "names": settings.names, "ratio": settings.ratio}
     for name, values in lists.items():
         if isinstance(values, tuple):
             _check_length(name, values, count)
-    for ratio in ratios:
-        _check_range("ratio", ratio, 0.0, 1.0)
+    if isinstance(settings.ratio, tuple):
+        for i, ratio in enumerate(settings.ratio):
+            _check_range(f"ratio{_where(i, settings.names)}", ratio, 0.0, 1.0)
+    else:
+        _check_range("ratio", settings.ratio, 0.0, 1.0)
     _check_number("cutoff", settings.cutoff)
     if not 0.0 <= settings.cutoff < 1.0:
         raise ValueError(f"expected cutoff in [0, 1), got {settings.cutoff}")
@@ -314,6 +321,8 @@ def _check_grad(grad: Meta, first: Meta, where: str) -> None:
         raise TypeError(f"expected grads{where} of dtype {known}, got {str(grad.dtype).removeprefix('torch.')}")
     if grad.device != first.device:
         raise ValueError(f"expected every gradient on {first.device}, got grads{where} on {grad.device}")
+    if grad.device.type == "meta":
+        raise ValueError(f"expected grads{where} to hold data, got a tensor on meta")
     if _overlaps_itself(grad):
         raise ValueError(
             f"expected grads{where} without overlapping memory, got shape {tuple(grad.shape)} "
@@ -371,7 +380,9 @@ def _overlaps_itself(grad: Meta) -> bool:
 
 
 def check_disjoint(grads: list[torch.Tensor], plan: Plan, names: Sequence[str] | None) -> None:
-    """Raises ValueError if two gradients share memory. Needs real memory, so it is skipped while compiling."""
+    """Raises ValueError if two gradients share memory. Needs real memory, which a dry run does not have."""
+    if is_dry_run():
+        return
     starts = [grad.data_ptr() for grad in grads]
     if _clearly_disjoint(starts, plan.spans):
         return
@@ -464,7 +475,7 @@ def _check_table(value: torch.Tensor, name: str, shape: tuple[int, ...], device:
     return value.contiguous()
 
 
-@functools.lru_cache(maxsize=256)
+@cached(maxsize=256)
 def _cached_constant(value: float, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return torch.full(shape, value, dtype=torch.float32, device=device)
 

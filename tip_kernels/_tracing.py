@@ -1,8 +1,9 @@
-"""What ``torch.compile`` has to know of this package's Python."""
+"""What ``torch.compile``, dry runs and recorders of graphs have to know of this package's Python."""
 
+import functools
 import operator
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -26,3 +27,45 @@ def fixed(number: Number) -> Number:
     if not torch.compiler.is_compiling():
         return number
     return operator.index(number) if isinstance(number, int) else float.fromhex(number.hex())
+
+
+def cached(maxsize: int | None) -> Callable[[Function], Function]:
+    """``functools.lru_cache`` for functions that make tensors: nothing that is made under a dispatch mode is kept.
+
+    Under such a mode (``FakeTensorMode``, ``make_fx``) tensors may be fake; kept, they would meet real ones later.
+    """
+
+    def decorate(function: Function) -> Function:
+        keep = functools.lru_cache(maxsize=maxsize)(function)
+
+        @functools.wraps(function)
+        def look_up(*args: Any) -> Any:
+            return function(*args) if torch._C._len_torch_dispatch_stack() else keep(*args)
+
+        return look_up  # type: ignore[return-value]
+
+    return decorate
+
+
+def is_dry_run() -> bool:
+    """Whether a ``FakeTensorMode`` is in force, under which tensors have shapes and no data."""
+    if not torch._C._len_torch_dispatch_stack():  # the quick way out
+        return False
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
+def recorder_at_work() -> str | None:
+    """The name of what would write the key into a graph that can be saved, or None.
+
+    ``torch.compile`` is none: the state is an input of its graphs.
+    """
+    if torch.compiler.is_exporting():
+        return "torch.export"
+    if torch.compiler.is_compiling():
+        return None
+    if torch.jit.is_tracing():
+        return "torch.jit.trace"
+    if not torch._C._len_torch_dispatch_stack():
+        return None
+    is_proxied = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+    return "make_fx" if is_proxied else None

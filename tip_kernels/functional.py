@@ -76,7 +76,8 @@ def perturb(
     grads: Sequence[torch.Tensor | None], scores: Sequence[torch.Tensor | None], **options: object
 ) -> list[torch.Tensor | None]:
     """Like :func:`perturb_`, on copies: returns the perturbed tensors (None where None was given)."""
-    copies = [None if grad is None else grad.detach().clone() for grad in grads]
+    _arguments.check_lists(grads, scores)
+    copies = [grad.detach().clone() if isinstance(grad, torch.Tensor) else grad for grad in grads]
     perturb_(copies, scores, **options)  # type: ignore[arg-type]
     return copies
 
@@ -126,10 +127,23 @@ class Call(NamedTuple):
 
     def run(self) -> None:
         """Calls the op, and tells autograd that the gradients have changed, which compiled kernels do not."""
+        if torch.compiler.is_compiling():
+            self._run()
+            return
+        try:
+            self._run()
+        except BaseException as error:
+            # The frames below hold the key, which a traceback that prints variables would show.
+            raise error.with_traceback(None) from None
+        finally:  # of an interrupted call too: autograd must not use what may have changed
+            increment_version([grad for grad in self.grads if not grad.is_inference()])
+
+    def _run(self) -> None:
         with torch.no_grad():
             self.op(*self[1:])
-        if not torch.compiler.is_compiling():
-            increment_version([grad for grad in self.grads if not grad.is_inference()])
+
+    def __repr__(self) -> str:
+        return f"Call({self.op}, {len(self.grads)} tensors, key=<hidden>)"
 
 
 def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, shards, names, backend):
@@ -152,7 +166,7 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
     live = [grads[i] for i in plan.live]
     if not torch.compiler.is_compiling():
         _arguments.check_disjoint(live, plan, names)
-    device = next((grad.device for grad in grads if grad is not None), rng.device)
+    device = plan.device or _device_of_nothing(grads, rng)
     std = _arguments.amounts(std, "std", len(grads), device)
     floor = _arguments.amounts(floor_std, "floor_std", len(grads), device) if has_floor else None
     factor = _arguments.scale(grad_scale, device)
@@ -165,3 +179,8 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
         op, live, live_scores, plan.selected, plan.tensor_ids, plan.basis_ids, plan.bases, plan.high_dims,
         std, floor, factor, rng.state(device), keep, rng.rounds, plan.shards,
     )  # fmt: skip
+
+
+def _device_of_nothing(grads: Sequence[torch.Tensor | None], rng: NoiseRNG) -> torch.device:
+    """Where a call that changes no gradient takes its step: beside the gradients, if these hold data."""
+    return next((grad.device for grad in grads if grad is not None and grad.device.type != "meta"), rng.device)

@@ -5,26 +5,35 @@ The generators themselves are in the backends; ``docs/design.md`` section 3 is t
 
 import hashlib
 import os
+import threading
 import weakref
 
 import torch
+
+from ._tracing import is_dry_run, recorder_at_work
 
 GENERATORS = {"chacha8": 8, "chacha12": 12, "chacha20": 20, "philox": 10}
 """Generator names and their numbers of rounds, by which the ops name them. Philox is not secure."""
 
 KEY_BYTES = 32
 _MAX_STEP = 2**63 - 1
+_NO_STEP = -1  # the ops refuse a state with it
 
 
 class NoiseRNG:
     """A secret key, a generator and a step: what makes the noise of a call and makes it only once.
 
     Every call of :func:`tip_kernels.perturb_` uses one step and advances it, on the gradients' device and
-    without a host sync. Use one ``NoiseRNG`` per client; not from two threads or CUDA streams at the same time, and
-    on no other device once a CUDA graph has captured it, because the graph keeps the state that it captured.
+    without a host sync. Use one ``NoiseRNG`` per client; not from two CUDA streams at the same time, and on no other
+    device once a CUDA graph has captured it, because the graph keeps the state that it captured.
 
-    The key never leaves the object: it is in no repr, error, ``state_dict``, pickle or copy. A copied,
-    unpickled or forked ``NoiseRNG`` takes a new key of its own, because a (key, step) pair must be used once.
+    The key never leaves the object: it is in no repr, ``vars()``, error, traceback, ``state_dict``, pickle or copy. A
+    copied, unpickled or forked ``NoiseRNG`` takes a new key of its own, because a (key, step) pair must be used once.
+    ``torch.export``, ``make_fx`` and ``torch.jit.trace``, whose graphs would hold the key, are refused. Whoever can
+    read the memory of the process can read the key: a debugger, a core dump, and what ``torch.compile`` writes for
+    debugging (the inputs that its minifier saves, on request only) all show it.
+
+    In a dry run (under ``FakeTensorMode``) no step is used.
 
     Args:
         key: 32 secret bytes; drawn from the operating system if absent. Giving the same key to two objects
@@ -39,15 +48,16 @@ class NoiseRNG:
     """
 
     def __init__(self, key: bytes | None = None, generator: str = "chacha12", step: int = 0) -> None:
-        if generator not in GENERATORS:
+        if not isinstance(generator, str) or generator not in GENERATORS:
             raise ValueError(f"expected generator to be one of {', '.join(GENERATORS)}, got {generator!r}")
         _check_step(step)
-        if key is not None and not isinstance(key, bytes):
-            raise TypeError(f"expected key to be bytes, got {type(key).__name__}")
-        if key is not None and len(key) != KEY_BYTES:
-            raise ValueError(f"expected a key of {KEY_BYTES} bytes, got {len(key)} bytes")
+        problem = _problem_of_key(key)
+        if problem is not None:
+            key = None  # a traceback may show the variables of this frame
+            raise problem
         self.generator = generator
-        self._state = _new_state(os.urandom(KEY_BYTES) if key is None else key, step)
+        self._secret = _Secret(_new_state(os.urandom(KEY_BYTES) if key is None else key, step))
+        self._owner = os.getpid()
         _LIVE.add(self)
 
     @classmethod
@@ -63,19 +73,36 @@ class NoiseRNG:
     @property
     def step(self) -> int:
         """The step that the next call uses. Reading it waits for the device."""
-        return int(self._state[4].item())
+        self._own()
+        return int(self._secret.tensor[4].item())
 
     @property
     def device(self) -> torch.device:
         """Where the state lies: on the device of the last call."""
-        return self._state.device
+        return self._secret.tensor.device
 
     def state(self, device: torch.device) -> torch.Tensor:
-        """The int64 [5] tensor (key, step) on ``device``, for the ops; moved there if it was elsewhere."""
-        if self._state.device != device:
+        """The int64 [5] tensor (key, step) on ``device``, for the ops; moved there if it was elsewhere.
+
+        In a dry run a fake one, that holds no key.
+
+        Raises:
+            ValueError: the device holds no data (``meta``): the key would be lost there.
+            RuntimeError: a graph is being recorded that would hold the key.
+        """
+        recorder = recorder_at_work()
+        if recorder is not None:
+            raise RuntimeError(f"expected no {recorder} around tip_kernels: the graph that it records would hold the key")
+        if device.type == "meta":
+            raise ValueError("expected a device that holds data, got meta")
+        if not torch.compiler.is_compiling():
+            if is_dry_run():
+                return torch.empty(5, dtype=torch.int64, device=device)
+            self._own()
+        if self._secret.tensor.device != device:
             with torch.inference_mode(False):  # the state must stay writable outside of it
-                self._state = self._state.to(device)
-        return self._state
+                self._secret.tensor = self._secret.tensor.to(device)
+        return self._secret.tensor
 
     def state_dict(self) -> dict[str, object]:
         """Generator and step. Never the key: keep that yourself if a restart must go on with it."""
@@ -90,7 +117,7 @@ class NoiseRNG:
         if state_dict["generator"] != self.generator:
             raise ValueError(f"expected a state of generator {self.generator}, got {state_dict['generator']!r}")
         _check_step(state_dict["step"])
-        self._state[4] = max(self.step, state_dict["step"])
+        self._secret.tensor[4] = max(self.step, state_dict["step"])
 
     def __repr__(self) -> str:
         return f"NoiseRNG(generator={self.generator!r}, key=<hidden>)"
@@ -101,12 +128,43 @@ class NoiseRNG:
     def __setstate__(self, saved: dict) -> None:
         self.__init__(generator=saved["generator"])  # type: ignore[misc]
 
-    def _rekey_in_child(self) -> None:
-        fresh = _new_state(os.urandom(KEY_BYTES), 0)
-        if self._state.device.type == "cpu":
-            self._state.copy_(fresh)  # in place: a compiled graph may hold this very tensor
+    def _own(self) -> None:
+        """Takes a new key if this process is a fork of the one that made the key, however it was forked."""
+        if self._owner == os.getpid():
+            return
+        with _REKEYING:
+            if self._owner != os.getpid():  # no other thread has done it meanwhile
+                self._rekey()
+
+    def _rekey(self) -> None:
+        secret = self._secret
+        fresh = _Secret(_new_state(os.urandom(KEY_BYTES), 0))
+        if secret.tensor.device.type == "cpu":
+            secret.tensor.copy_(fresh.tensor)  # in place: a compiled graph may hold this very tensor
         else:
-            self._state = fresh  # a forked process cannot touch the parent's device memory
+            self._secret = fresh  # a forked process cannot touch the parent's device memory
+        self._owner = os.getpid()
+
+    def _rekey_in_child(self) -> None:
+        """Right after a fork; if there is no new key to be had, leaves a state that the ops refuse."""
+        try:
+            self._rekey()
+        except BaseException:
+            if self._secret.tensor.device.type == "cpu":
+                self._secret.tensor[4] = _NO_STEP
+            raise
+
+
+class _Secret:
+    """Holds the state out of sight: what prints the attributes of an object prints this one's repr."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __repr__(self) -> str:
+        return "<hidden>"
 
 
 def _check_step(step: int) -> None:
@@ -116,17 +174,35 @@ def _check_step(step: int) -> None:
         raise ValueError(f"expected step in [0, 2**63 - 1), got {step}")
 
 
+def _problem_of_key(key: object) -> Exception | None:
+    if key is not None and not isinstance(key, bytes):
+        return TypeError(f"expected key to be bytes, got {type(key).__name__}")
+    if key is not None and len(key) != KEY_BYTES:
+        return ValueError(f"expected a key of {KEY_BYTES} bytes, got {len(key)} bytes")
+    return None
+
+
 def _new_state(key: bytes, step: int) -> torch.Tensor:
-    with torch.inference_mode(False):  # as above
+    # The modes of a dry run or a tracer would make it a tensor without data.
+    with torch.inference_mode(False), torch.utils._python_dispatch._disable_current_modes():
         return torch.frombuffer(bytearray(key + step.to_bytes(8, "little")), dtype=torch.int64).clone()
 
 
 _LIVE: "weakref.WeakSet[NoiseRNG]" = weakref.WeakSet()
+_REKEYING = threading.Lock()
 
 
 def _rekey_all_in_child() -> None:
+    global _REKEYING
+    _REKEYING = threading.Lock()  # another thread of the parent may have held the old one for ever
+    failures = []
     for rng in list(_LIVE):
-        rng._rekey_in_child()
+        try:
+            rng._rekey_in_child()
+        except BaseException as error:  # the others must still have their new keys
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,10 +1,11 @@
 """Frequency masks, and the real orthonormal bases in which a masked DFT is a small matrix."""
 
-import functools
 import itertools
 import math
 
 import torch
+
+from ._tracing import cached
 
 
 def radial_mask(kernel_size: tuple[int, ...], cutoff: float) -> torch.Tensor:
@@ -26,8 +27,7 @@ def radial_mask(kernel_size: tuple[int, ...], cutoff: float) -> torch.Tensor:
     """
     if not 0.0 <= cutoff < 1.0:
         raise ValueError(f"expected cutoff in [0, 1), got {cutoff}")
-    if not kernel_size or min(kernel_size) < 1:
-        raise ValueError(f"expected a kernel size of positive lengths, got {tuple(kernel_size)}")
+    _check_kernel_size(kernel_size)
     mask = _radii(tuple(kernel_size)) > cutoff
     return mask[..., : kernel_size[-1] // 2 + 1].clone()
 
@@ -40,8 +40,9 @@ def check_mask(mask: torch.Tensor, kernel_size: tuple[int, ...]) -> None:
 
     Raises:
         TypeError: the mask is not a bool tensor.
-        ValueError: its shape is wrong or conjugate bins differ.
+        ValueError: its shape is wrong, conjugate bins differ, or an axis is shorter than 1.
     """
+    _check_kernel_size(kernel_size)
     if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise TypeError(f"expected mask to be a bool tensor, got {got}")
@@ -90,6 +91,11 @@ def real_basis(kernel_size: tuple[int, ...], mask: torch.Tensor) -> tuple[torch.
     return torch.cat(columns, dim=1), columns[0].shape[1]
 
 
+def _check_kernel_size(kernel_size: tuple[int, ...]) -> None:
+    if not kernel_size or min(kernel_size) < 1:
+        raise ValueError(f"expected a kernel size of positive lengths, got {tuple(kernel_size)}")
+
+
 def _columns(bins: list[tuple[int, ...]], kernel_size: tuple[int, ...]) -> torch.Tensor:
     """The one or two unit vectors of each bin and its conjugate, [K, columns]."""
     taps = _grid(kernel_size)  # [K, axes]
@@ -114,7 +120,7 @@ def _grid(kernel_size: tuple[int, ...]) -> torch.Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, len(axes))
 
 
-@functools.lru_cache(maxsize=256)
+@cached(maxsize=256)
 def _radii(kernel_size: tuple[int, ...]) -> torch.Tensor:
     """Normalised radius of every bin of the full DFT, [*kernel_size], float64."""
     frequencies = _grid(kernel_size)  # of the bins, which are counted as the taps are

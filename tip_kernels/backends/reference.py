@@ -2,10 +2,14 @@
 
 It is the oracle of the tests and the fallback where nothing is compiled. It goes through ``torch.fft`` where the
 others multiply by a basis, and computes in float64 from the random words on. It waits for no device.
+
+A call takes its step before it draws anything, works on copies and writes them back at the end by one operation, which
+Python cannot interrupt: after an exception all gradients are as they were, and the step is not used again.
 """
 
 import itertools
 import math
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -38,11 +42,17 @@ def perturb_(
     shards: list[int] | None,
 ) -> None:
     """See ``_ops.py`` for the arguments and docs/design.md for the result."""
+    state = _take_step(state)
     bands: dict[int, Band] = {}
+    originals, results = [], []
     for i, grad in enumerate(grads):
-        if grad.numel() == 0:
+        is_touched = floor_std is not None or grad_scale is not None or (basis_ids[i] >= 0 and selected[i] > 0)
+        if grad.numel() == 0 or not is_touched:
             continue
-        kernels = grad.view(*grad.shape, *[1] * (2 - grad.dim()))  # [C, M, *kernel_size]
+        result = grad.clone()
+        originals.append(grad)
+        results.append(result)
+        kernels = result.view(*grad.shape, *[1] * (2 - grad.dim()))  # [C, M, *kernel_size]
         layer = _Layer(
             kernels=kernels,
             stream=Stream(state, tensor_ids[i], rounds),
@@ -63,7 +73,8 @@ def perturb_(
         if selected[i] < len(scores[i]):
             _perturb_others(layer, words, is_selected)
         _perturb_selected(layer, words, is_selected, min(selected[i], kernels.shape[0]), bands[basis_id])
-    state[4] += 1
+    if originals:
+        torch._foreach_copy_(originals, results)
 
 
 def channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
@@ -78,6 +89,17 @@ def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_positio
     first = torch.full((1,), first_position, dtype=torch.int64, device=out.device)
     words = Stream(state, tensor_id, rounds).words(first, out.numel())  # [1, numel]
     out.copy_(words.to(torch.int32).reshape(out.shape))  # keeps the low 32 bits
+
+
+_TAKING = threading.Lock()
+
+
+def _take_step(state: torch.Tensor) -> torch.Tensor:
+    """The state for this call alone: a copy, made while no other thread takes a step."""
+    with _TAKING:
+        taken = state.clone()
+        state[4] += 1
+    return taken
 
 
 class _Place(NamedTuple):

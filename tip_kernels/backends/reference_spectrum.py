@@ -1,11 +1,12 @@
 """Spectra for the reference backend: masks and coefficients on the half spectrum of ``torch.fft.rfftn``."""
 
-import functools
 import itertools
 import math
 from typing import NamedTuple
 
 import torch
+
+from .._tracing import cached
 
 
 class Band(NamedTuple):
@@ -71,7 +72,7 @@ class _Bins(NamedTuple):
     imag_factor: torch.Tensor  # float64 [H]: 0 for a bin that is its own conjugate
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _bins(kernel_size: tuple[int, ...], device: torch.device) -> _Bins:
     all_bins = list(itertools.product(*map(range, kernel_size)))
     flat = {bin_: i for i, bin_ in enumerate(all_bins)}
