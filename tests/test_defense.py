@@ -686,7 +686,12 @@ def test_closing_removes_every_hook(batch, backend):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TIP(model, backend=backend.name) as defense:
-        defense.attach(optimizer)
+        handle = defense.attach(optimizer)
+    before = model.conv1.weight.detach().clone()
+    with pytest.raises(RuntimeError, match=r"open TIP, got a closed one: .* remove\(\) the handle"):
+        step(model, optimizer, batch)  # the handle is still there: nothing may go unprotected by mistake
+    assert torch.equal(model.conv1.weight, before)
+    handle.remove()
     step(model, optimizer, batch)
     assert defense.rng.step == 0
     assert not any(module._forward_hooks for module in model.modules())

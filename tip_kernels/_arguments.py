@@ -8,7 +8,7 @@ import functools
 import math
 import numbers
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -383,20 +383,49 @@ def check_disjoint(grads: list[torch.Tensor], plan: Plan, names: Sequence[str] |
     """Raises ValueError if two gradients share memory. Needs real memory, which a dry run does not have."""
     if is_dry_run():
         return
-    starts = [grad.data_ptr() for grad in grads]
-    if _clearly_disjoint(starts, plan.spans):
+    _check_disjoint(grads, plan.spans, lambda i: _where(plan.live[i], names))
+
+
+def check_copies(
+    placed: Sequence[torch.Tensor | None], tied: Sequence[tuple[str, torch.Tensor, int]], names: Sequence[str]
+) -> None:
+    """Raises unless each tensor of ``tied`` (its name, itself, a place) can take the value at that place of ``placed``.
+
+    Raises:
+        TypeError: a tensor is not strided or of another dtype than the gradients may have.
+        ValueError: it overlaps itself or shares memory with another than the one it is a copy of.
+    """
+    if not tied or is_dry_run():
         return
-    spans = sorted((start, start + span, i) for i, (start, span) in enumerate(zip(starts, plan.spans, strict=True)))
-    for i, j in _interleaved(spans):
-        if _share_elements(grads[i], grads[j]):
-            places = plan.live
+    tensors = [(_where(i, names), tensor) for i, tensor in enumerate(placed) if tensor is not None]
+    for name, tensor, place in tied:
+        where = f"[{place}] ({name})"
+        meta = Meta(*_fields(tensor, "grads", place, names))
+        _check_grad(meta, meta, where)
+        if not _is_same_memory(tensor, placed[place]):
+            tensors.append((where, tensor))
+    tensors = [(where, tensor) for where, tensor in tensors if tensor.layout is torch.strided and tensor.numel()]
+    spans = [_span(Meta(*_fields(tensor, "grads", 0, None))) for _, tensor in tensors]
+    _check_disjoint([tensor for _, tensor in tensors], spans, lambda i: tensors[i][0])
+
+
+def _is_same_memory(a: torch.Tensor, b: torch.Tensor | None) -> bool:
+    return b is not None and (a.data_ptr(), a.stride(), a.dtype) == (b.data_ptr(), b.stride(), b.dtype)
+
+
+def _check_disjoint(tensors: Sequence[torch.Tensor], spans: Sequence[int], where: Callable[[int], str]) -> None:
+    starts = [tensor.data_ptr() for tensor in tensors]
+    if _clearly_disjoint(starts, spans):
+        return
+    sorted_spans = sorted((start, start + span, i) for i, (start, span) in enumerate(zip(starts, spans, strict=True)))
+    for i, j in _interleaved(sorted_spans):
+        if _share_elements(tensors[i], tensors[j]):
             raise ValueError(
-                f"expected gradients without shared memory, got an overlap of grads{_where(places[i], names)} "
-                f"and grads{_where(places[j], names)}"
+                f"expected gradients without shared memory, got an overlap of grads{where(i)} and grads{where(j)}"
             )
 
 
-def _clearly_disjoint(starts: list[int], spans: list[int]) -> bool:
+def _clearly_disjoint(starts: Sequence[int], spans: Sequence[int]) -> bool:
     """Whether no tensor reaches the next one's start."""
     reach = 0
     for start, span in sorted(zip(starts, spans, strict=True)):

@@ -1,9 +1,10 @@
 """A model as TIP sees it: the place of every parameter and buffer, and which of them are conv kernels."""
 
 import itertools
+import operator
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -40,11 +41,14 @@ class Layout:
         all: every parameter.
 
     Raises:
-        ValueError: a parameter is not materialised, or there is no conv kernel.
+        ValueError: a parameter is not materialised or on meta, or there is no conv kernel.
     """
 
     def __init__(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
+        for name, parameter in parameters.items():
+            if parameter.is_meta and not is_lazy(parameter):
+                raise ValueError(f"expected a model that holds data, got one on meta: to_empty() it first ({name})")
         tensors = {**parameters, **dict(model.named_buffers())}
         self.parameter_names = tuple(parameters)
         self.names = tuple(tensors)
@@ -56,25 +60,55 @@ class Layout:
         self._find_kernels(model)
         self.all = Owned([self._slot(model, name) for name in parameters], sorted(self.kernel_sizes))
         self._shapes = [tensor.shape for tensor in tensors.values()]
+        self._model = model
+        self._remember_structure()
         self._by_optimizer: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
+    def check_gradients(self) -> None:
+        """Raises RuntimeError if a parameter with a gradient has come to the model since, or changed its shape.
+
+        Such a parameter has no place here, and would be sent as it is. New layers without parameters, and parameters
+        in place of old ones (loading with ``assign=True``), are fine.
+        """
+        if self._find_structure() == self._structure:
+            return
+        self._by_optimizer.clear()
+        known = {id(self._at(slot)) for slot in self.all.slots}
+        unknown = [(name, parameter) for name, parameter in _all_named(self._model) if id(parameter) not in known]
+        for name, parameter in unknown:
+            if parameter.grad is not None:
+                raise _unknown(name)
+        if not unknown:
+            self._remember_structure()
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises RuntimeError if one of these names means another parameter of the model now than it did."""
+        if self._find_structure() == self._structure:
+            return
+        now = dict(_all_named(self._model))
+        for name in names:
+            place = self._places.get(name, len(self.parameter_names))
+            is_known = place < len(self.parameter_names) and self._at(self.all.slots[place]) is now.get(name)
+            if name in now and not is_known:
+                raise _unknown(name)
+
     def owned_by(self, optimizer: torch.optim.Optimizer) -> Owned:
-        """The parameters of one optimizer, found again when its parameter groups have grown.
+        """The parameters of one optimizer, found again whenever it has others.
 
         Raises:
             ValueError: the optimizer has a parameter that is not the model's.
         """
-        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        parameters = list(itertools.chain(*(group["params"] for group in optimizer.param_groups)))
         known = self._by_optimizer.get(optimizer)
-        if known is None or known[0] != count:
-            known = self._by_optimizer[optimizer] = (count, self._find_owned(optimizer))
+        if known is None or len(known[0]) != len(parameters) or not all(map(operator.is_, known[0], parameters)):
+            known = self._by_optimizer[optimizer] = (parameters, self._find_owned(parameters))
         return known[1]
 
     def place(self, update: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor | None], list]:
         """Puts the tensors of an update at their places, without the buffers that are not floating.
 
         Returns:
-            (tensors by place, [(other name of a tied tensor, its place)]).
+            (tensors by place, [(other name of a tied parameter, its tensor, the place)]).
 
         Raises:
             TypeError, ValueError: not a tensor, a name that the model does not have, or another shape.
@@ -88,8 +122,22 @@ class Layout:
             if placed[place] is None:
                 placed[place] = tensor
             else:
-                tied.append((tensor, place))
+                tied.append((name, tensor, place))
         return placed, tied
+
+    def _remember_structure(self) -> None:
+        modules = list(self._model.modules())
+        self._members: list[dict] = [d for module in modules for d in (module._modules, module._parameters)]
+        self._structure = self._find_structure()
+
+    def _find_structure(self) -> list[int]:
+        """What changes when a layer or parameter of the model is added, removed or replaced; looked at in each step."""
+        return list(map(id, itertools.chain.from_iterable(map(dict.values, self._members))))
+
+    def _at(self, slot: Slot) -> nn.Parameter | None:
+        """The parameter in a slot now, if it has the shape of the one that was there."""
+        parameter = slot.holder.get(slot.key)
+        return parameter if parameter is not None and parameter.shape == self._shapes[slot.place] else None
 
     def _checked_place(self, name: str, tensor: torch.Tensor) -> int:
         if name not in self._places:
@@ -125,10 +173,10 @@ class Layout:
         if not self.kernel_sizes:
             raise ValueError(f"expected a model with conv layers, got {type(model).__name__} without")
 
-    def _find_owned(self, optimizer: torch.optim.Optimizer) -> Owned:
-        by_id = {id(slot.holder[slot.key]): slot for slot in self.all.slots}
+    def _find_owned(self, parameters: Iterable[nn.Parameter]) -> Owned:
+        by_id = {id(slot.holder.get(slot.key)): slot for slot in self.all.slots}
         slots = []
-        for parameter in itertools.chain(*(group["params"] for group in optimizer.param_groups)):
+        for parameter in parameters:
             if id(parameter) not in by_id:
                 raise ValueError(
                     f"expected an optimizer of the model's parameters, got one of shape {tuple(parameter.shape)} "
@@ -142,8 +190,20 @@ class Layout:
 def _places(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
     """Place by name, for all names of tied tensors."""
     places = {id(tensor): place for place, tensor in enumerate(tensors.values())}
-    every = itertools.chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    every = itertools.chain(_all_named(model), model.named_buffers(remove_duplicate=False))
     return {name: places[id(tensor)] for name, tensor in every}
+
+
+def _unknown(name: str) -> RuntimeError:
+    return RuntimeError(
+        "expected the parameters that the model had when TIP was built, got a new or replaced layer: build a new "
+        f"TIP(model) ({name})"
+    )
+
+
+def _all_named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters by all names of tied ones."""
+    return model.named_parameters(remove_duplicate=False)
 
 
 def _kernels(module: nn.Module, layer: str, transposed: bool) -> list[str]:

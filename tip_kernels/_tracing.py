@@ -49,7 +49,7 @@ def cached(maxsize: int | None) -> Callable[[Function], Function]:
 
 def is_dry_run() -> bool:
     """Whether a ``FakeTensorMode`` is in force, under which tensors have shapes and no data."""
-    if not torch._C._len_torch_dispatch_stack():  # the quick way out
+    if torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack():  # the quick ways out
         return False
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 

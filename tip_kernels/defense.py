@@ -1,10 +1,9 @@
 """TIP, the drop-in class: Grad-CAM by hooks, then one call over all gradients or updates of a model."""
 
-import functools
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from . import _arguments, functional, spectrum
+from ._attachment import Attachment
 from ._layout import Layout, Owned
+from ._tracing import is_dry_run
 from .rng import NoiseRNG
 from .saliency import GradCAM
 
@@ -37,7 +38,8 @@ class TIP:
     were asked for; where all or none are selected (``ratio`` 1 or 0) none is needed.
 
     A copied or unpickled ``TIP`` has hooks on its own model, a new key and no scores; the hooks in a model copied
-    without it do nothing. Build it when the layers are final. Scores are captured in ``torch.compile`` too, from torch
+    without it do nothing. Build it when the layers are final: a parameter with a gradient that the model did not have
+    then is an error. Scores are captured in ``torch.compile`` too, from torch
     2.13 on and with the model on its device first; they are not under ``torch.func`` transforms.
 
     Args:
@@ -53,7 +55,7 @@ class TIP:
         backend: see :func:`tip_kernels.perturb_`.
 
     Raises:
-        TypeError, ValueError, RuntimeError: no conv layer, a lazy layer, or an argument that
+        TypeError, ValueError, RuntimeError: no conv layer, a lazy layer, a model on meta, or an argument that
             :func:`tip_kernels.perturb_` refuses.
     """
 
@@ -102,9 +104,10 @@ class TIP:
         self._cam = GradCAM(backend, only_measured=self._public)
         self._last: tuple[list[int], list, float | list[float]] = ([], [], ratio)
         self._warned = False
-        self._handles = [self._cam.watch(module, slots) for module, slots in layout.layers]
-        self._remove_hooks = weakref.finalize(self, _remove, self._handles)
+        handles = [self._cam.watch(module, slots) for module, slots in layout.layers]
+        self._remove_hooks = weakref.finalize(self, _remove, handles)
         self._remove_hooks.atexit = False
+        self._is_open = True  # and not the finalizer's word for it, which torch.compile cannot trace
 
     def perturb_gradients(self) -> None:
         """Clips and perturbs ``.grad`` of all the model's parameters, in place, by one call of the op.
@@ -113,8 +116,11 @@ class TIP:
         ``scaler.unscale_(optimizer)``), or let :meth:`attach` do it. Parameters without a gradient are skipped.
 
         Raises:
-            TypeError, ValueError, RuntimeError: see :func:`tip_kernels.perturb_`; nothing has changed then.
+            TypeError, ValueError, RuntimeError: see :func:`tip_kernels.perturb_`, a parameter with a gradient that the
+                model did not have when this was built, or the TIP is closed; nothing has changed then.
         """
+        self._check_open()
+        self._check_gradients()
         self._perturb_gradients(self._layout.all)
 
     def perturb_update(self, update: Mapping[str, torch.Tensor]) -> None:
@@ -127,14 +133,18 @@ class TIP:
                 parameters the first given is perturbed and copied to the others.
 
         Raises:
-            TypeError, ValueError, RuntimeError: a name that the model does not have, another shape, or see
-                :func:`tip_kernels.perturb_`; nothing has changed then.
+            TypeError, ValueError, RuntimeError: a name that the model does not have or did not have when this was
+                built, another shape, the TIP is closed, or see :func:`tip_kernels.perturb_`; nothing has changed then.
         """
+        self._check_open()
+        self._layout.check_names(update)
         placed, tied = self._layout.place(update)
         self._floor_std.require(self._layout.names[i] for i, tensor in enumerate(placed) if tensor is not None)
+        _arguments.check_copies(placed, tied, self._layout.names)
         self._perturb(list(placed), self._layout.all.convs, self._layout.names)
-        for tensor, place in tied:
-            tensor.detach().copy_(placed[place])
+        for _, tensor, place in tied:
+            with torch.inference_mode(tensor.is_inference()):
+                tensor.detach().copy_(placed[place])
 
     def measure(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Scores the channels by the sum of the class logits at ``labels``, as the paper does.
@@ -155,26 +165,28 @@ class TIP:
         self._check_open()
         self._cam.measure(self.model, images, labels)
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+    def attach(self, optimizer: torch.optim.Optimizer) -> Attachment:
         """Perturbs the gradients of this optimizer's parameters in each of its steps, before it uses them.
 
         Each optimizer's parameters are clipped and perturbed on their own. With a closure (LBFGS) the gradients are
         perturbed after each evaluation. A ``GradScaler`` has unscaled them by then, but not for fused optimizers:
         there call ``scaler.unscale_(optimizer)`` first. A step that the scaler skips leaves its scores to be added
-        to the next step's; :meth:`reset` forgets them. A copy of the optimizer is not attached.
+        to the next step's; :meth:`reset` forgets them. A copy of the optimizer is not attached, and refuses to step
+        until it is.
 
         Returns:
             A handle; ``handle.remove()`` undoes it.
 
         Raises:
             ValueError: the optimizer has a parameter that is not the model's.
-            RuntimeError: the TIP is closed; in a step, the gradients are still scaled.
+            RuntimeError: the TIP is closed, or the optimizer has a TIP attached already. In a step: the TIP has been
+                closed and the handle not removed, the gradients are still scaled, or a parameter has a gradient that
+                the model did not have when this was built.
         """
         self._check_open()
+        self._check_gradients()
         self._layout.owned_by(optimizer)
-        handle = optimizer.register_step_pre_hook(self._before_step)
-        self._handles.append(handle)
-        return handle
+        return Attachment(optimizer, self._perturb_gradients_of)
 
     def selected(self) -> dict[str, torch.Tensor]:
         """Which channels the last call selected: bool ``[C_out]`` by the names of its conv kernels.
@@ -199,7 +211,8 @@ class TIP:
         of ``noise_multiplier() * max_grad_norm`` on every coordinate: the frequency basis is orthonormal, so the
         noise of a kernel is ``std`` or ``floor_std`` in every direction, and ``keep`` only weakens the signal under
         it. That holds for messages of finite numbers, noise as exact as its floats, and for what a perturb call has
-        changed: integer buffers of an update, such as a batch norm's counter, pass it as they are.
+        changed: integer buffers of an update, such as a batch norm's counter, pass it as they are. Even ``keep=0``
+        leaves what float32 rounding does not take away, so that the high band needs a ``std`` there too.
 
         Raises:
             ValueError: nothing of the kind holds, because the scores come from private data, nothing is clipped,
@@ -214,16 +227,14 @@ class TIP:
             if amount == 0:
                 raise ValueError(f"expected a floor_std above 0 for all that is sent, got 0 ({name})")
             least = min(least, amount)
-        keep = float(self._fixed["keep"])
-        noised = self._ratio > 0 and keep > 0  # with keep=0 the high band holds noise only
         amounts = self._std.named()
-        for place in self._layout.all.convs if noised else ():
+        for place in self._layout.all.convs if self._ratio > 0 else ():
             name = self._layout.names[place]
             amount = amounts[name]
             if self._high_band(place).any():
                 if amount == 0:
                     raise ValueError(f"expected a std above 0 for every high band, got 0 ({name})")
-                least = min(least, amount / keep)
+                least = min(least, amount / self._left_of_high_band(place))
         return least / self._max_grad_norm
 
     def state_dict(self) -> dict[str, object]:
@@ -235,7 +246,12 @@ class TIP:
         self.rng.load_state_dict(state_dict["rng"])
 
     def close(self) -> None:
-        """Removes all hooks, also those in attached optimizers; no perturb call is possible afterwards."""
+        """Removes the hooks in the model; no perturb call is possible afterwards.
+
+        An optimizer that is still attached raises in its next step, so that no step is unprotected by mistake:
+        ``remove()`` its handle first to go on without protection.
+        """
+        self._is_open = False
         self._remove_hooks()
 
     def __enter__(self) -> "TIP":
@@ -252,6 +268,15 @@ class TIP:
     def __reduce__(self):
         return _rebuild, (self.model, {**self._given, **self._fixed})
 
+    def _check_gradients(self) -> None:
+        if not torch.compiler.is_compiling():
+            self._layout.check_gradients()
+
+    def _perturb_gradients_of(self, optimizer: torch.optim.Optimizer) -> None:
+        self._check_open()
+        self._check_gradients()
+        self._perturb_gradients(self._layout.owned_by(optimizer))
+
     def _perturb_gradients(self, owned: Owned) -> None:
         grads: list[torch.Tensor | None] = [None] * len(self._layout.parameter_names)
         for place, holder, key in owned.slots:
@@ -262,15 +287,18 @@ class TIP:
         """Clips and perturbs ``tensors``, given by place; the scores of ``convs`` are used then."""
         self._check_open()
         self._cam.collect()
-        device = next((tensor.device for tensor in tensors if tensor is not None), self.rng.device)
         present = [place for place in convs if tensors[place] is not None]
         scores, ratio = self._scores(tensors, present)
         for place in self._layout.transposed.intersection(present):
             tensors[place] = tensors[place].transpose(0, 1)  # type: ignore[union-attr]
+        with_data = (tensor for tensor in tensors if tensor is not None and not tensor.is_meta)
+        device = next((tensor.device for tensor in with_data), self.rng.device)
         call = self._checked_call(tensors, scores, ratio, device, names)
         if self._max_grad_norm is not None and call.grads:
             call = call._replace(grad_scale=_clip_factor(call.grads, self._max_grad_norm))
         call.run()
+        if is_dry_run():
+            return
         self._cam.spend(convs)
         self._last = present, scores, ratio
 
@@ -279,14 +307,14 @@ class TIP:
         scores: list[torch.Tensor | None] = [None] * len(tensors)
         unknown = []
         for place in present:
-            score = self._cam.scores.get(place)
+            score = None if is_dry_run() else self._cam.scores.get(place)
             if score is None:
                 unknown.append(place)
                 score = torch.zeros(self._layout.channels[place], dtype=torch.float32, device=tensors[place].device)
             elif score.device != tensors[place].device:  # an update may lie elsewhere than the model
                 score = score.to(tensors[place].device)
             scores[place] = score
-        if not unknown or self._ratio in (0, 1):
+        if not unknown or self._ratio in (0, 1) or is_dry_run():
             return scores, self._ratio
         if self._public and not self._cam.scores:
             raise RuntimeError(
@@ -298,6 +326,15 @@ class TIP:
         for place in unknown:
             ratio[place] = 1.0
         return scores, ratio
+
+    def _left_of_high_band(self, place: int) -> float:
+        """At most what a selected kernel keeps of its high band: ``keep``, and what rounding leaves of the rest.
+
+        Taking the band away is two products with the basis of K taps, 2 K + 8 roundings of numbers that are at most
+        sqrt(K) times as large as the kernel's norm.
+        """
+        taps = math.prod(self._layout.kernel_sizes[place])
+        return float(self._fixed["keep"]) + math.sqrt(taps) * (2 * taps + 8) * 2.0**-24
 
     def _top(self, score: torch.Tensor, ratio: float, place: int) -> torch.Tensor:
         """The mask of the selected channels, by the op's rule."""
@@ -312,32 +349,6 @@ class TIP:
         kernel_size = self._layout.kernel_sizes[place]
         masks = self._fixed["masks"] or {}
         return masks.get(kernel_size, spectrum.radial_mask(kernel_size, self._fixed["cutoff"]))
-
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        """Perturbs what the step will use; if that is a closure's work, returns the step's new arguments."""
-        if getattr(optimizer, "grad_scale", None) is not None:
-            raise RuntimeError(
-                "expected unscaled gradients, got those of a fused optimizer that unscales them in its step: "
-                "call scaler.unscale_(optimizer) before scaler.step(optimizer)"
-            )
-        owned = self._layout.owned_by(optimizer)
-        if kwargs.get("closure") is not None:
-            return args, {**kwargs, "closure": self._perturbing(kwargs["closure"], owned)}
-        if len(args) > 1 and args[1] is not None:  # args[0] is the optimizer
-            return (args[0], self._perturbing(args[1], owned), *args[2:]), kwargs
-        self._perturb_gradients(owned)
-        return None
-
-    def _perturbing(self, closure: Callable, owned: Owned) -> Callable:
-        """``closure``, then perturbing the gradients that it leaves."""
-
-        @functools.wraps(closure)
-        def evaluate():
-            loss = closure()
-            self._perturb_gradients(owned)
-            return loss
-
-        return evaluate
 
     def _check_settings(self) -> None:
         """Has ``perturb_`` check every setting on a call for the kernels themselves, which is not made."""
@@ -365,8 +376,11 @@ class TIP:
         )
 
     def _check_open(self) -> None:
-        if not self._remove_hooks.alive:
-            raise RuntimeError("expected an open TIP, got a closed one")
+        if not self._is_open:
+            raise RuntimeError(
+                "expected an open TIP, got a closed one: build a new one, or remove() the handle that attach() "
+                "returned to train without protection"
+            )
 
     def _warn_unknown(self, names: list[str]) -> None:
         if self._warned:
@@ -416,6 +430,8 @@ class _Amount:
         """For the first ``count`` places."""
         if not isinstance(self._value, Mapping):
             return self._value
+        if is_dry_run():
+            return torch.empty(count, dtype=torch.float32, device=device)
         if device not in self._tables:
             self._tables[device] = self._table.to(device)
         return self._tables[device][:count]

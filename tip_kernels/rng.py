@@ -92,7 +92,7 @@ class NoiseRNG:
         """
         recorder = recorder_at_work()
         if recorder is not None:
-            raise RuntimeError(f"expected no {recorder} around tip_kernels: the graph that it records would hold the key")
+            raise RuntimeError(f"expected no {recorder} around tip_kernels: the graph that it makes would hold the key")
         if device.type == "meta":
             raise ValueError("expected a device that holds data, got meta")
         if not torch.compiler.is_compiling():

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from . import _dispatch
 from ._layout import Slot
+from ._tracing import is_dry_run
 from .functional import channel_saliency
 
 _HOOKS_IN_GRAPHS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
@@ -130,6 +131,8 @@ class GradCAM:
         return channel_saliency(batch, backend=self._backend)
 
     def _add(self, kernels: Sequence[Slot], score: torch.Tensor) -> None:
+        if is_dry_run():
+            return
         for kernel in kernels:
             before = self.scores.get(kernel.place)
             self.scores[kernel.place] = score if before is None else before + score.to(before.device)
@@ -185,8 +188,9 @@ def _inert_hook():
 
 @contextlib.contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients; modes and random states are put back."""
+    """Evaluation mode with gradients; modes, buffers and random states are put back."""
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [_Buffers(module) for module in model.modules()]
     cuda = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=cuda), torch.enable_grad(), _eager():
         model.eval()
@@ -195,6 +199,27 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+            for saved in buffers:
+                saved.put_back()
+
+
+class _Buffers:
+    """The buffers of one module, since some layers update theirs in evaluation mode too."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._buffers = dict(module._buffers)
+        self._values = {name: buffer.clone() for name, buffer in self._buffers.items() if buffer is not None}
+
+    def put_back(self) -> None:
+        self._module._buffers.update(self._buffers)
+        for name in self._module._buffers.keys() - self._buffers.keys():
+            del self._module._buffers[name]
+        with torch.no_grad():
+            for name, value in self._values.items():
+                buffer = self._buffers[name]
+                if not torch.equal(buffer, value):  # type: ignore[arg-type]
+                    buffer.copy_(value)  # type: ignore[union-attr]
 
 
 def _eager() -> contextlib.AbstractContextManager:

@@ -1,0 +1,124 @@
+"""The tie between an optimizer and the TIP that perturbs what its steps use."""
+
+import functools
+import sys
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+
+_STEP = torch.optim.Optimizer.profile_hook_step(lambda _optimizer: None).__code__
+"""The code that runs an optimizer's hooks around its step."""
+
+
+class Attachment:
+    """Has ``perturb`` called in each step of an optimizer, before the gradients are used; ``remove()`` ends it.
+
+    With a closure (LBFGS) it is called after each evaluation. A step within a step, as of a subclass that calls
+    ``super().step()``, uses gradients that are perturbed already.
+
+    A copied or unpickled optimizer is not attached. It refuses to step until a TIP is attached to it.
+
+    Args:
+        optimizer: what to attach to.
+        perturb: perturbs the gradients of the optimizer's parameters; what it raises stops the step.
+
+    Raises:
+        RuntimeError: another attachment has this optimizer.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, perturb: Callable[[torch.optim.Optimizer], None]) -> None:
+        if optimizer in _ATTACHED:
+            raise RuntimeError(
+                "expected an optimizer that no TIP is attached to, got one whose gradients would get noise twice: "
+                "call remove() on what the first attach() returned"
+            )
+        self._perturb = perturb
+        self._optimizer = weakref.ref(optimizer)
+        _allow(optimizer)
+        self._handle = optimizer.register_step_pre_hook(self._before_step)
+        optimizer.__getstate__ = functools.partial(_state_of_copy, weakref.ref(optimizer))  # type: ignore[method-assign]
+        _ATTACHED[optimizer] = self
+
+    def remove(self) -> None:
+        """From now on the optimizer uses gradients as they are."""
+        self._handle.remove()
+        optimizer = self._optimizer()
+        if optimizer is not None and _ATTACHED.get(optimizer) is self:
+            del _ATTACHED[optimizer]
+            del optimizer.__getstate__
+
+    def __enter__(self) -> "Attachment":
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.remove()
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Perturbs what the step will use; if that is a closure's work, returns the step's new arguments."""
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise RuntimeError(
+                "expected unscaled gradients, got those of a fused optimizer that unscales them in its step: "
+                "call scaler.unscale_(optimizer) before scaler.step(optimizer)"
+            )
+        if _is_within_step(optimizer):
+            return None
+        if kwargs.get("closure") is not None:
+            return args, {**kwargs, "closure": self._perturbing(optimizer, kwargs["closure"])}
+        if len(args) > 1 and args[1] is not None:  # args[0] is the optimizer
+            return (args[0], self._perturbing(optimizer, args[1]), *args[2:]), kwargs
+        self._perturb(optimizer)
+        return None
+
+    def _perturbing(self, optimizer: torch.optim.Optimizer, closure: Callable) -> Callable:
+        """``closure``, then perturbing the gradients that it leaves."""
+
+        @functools.wraps(closure)
+        def evaluate():
+            loss = closure()
+            self._perturb(optimizer)
+            return loss
+
+        return evaluate
+
+
+_ATTACHED: "weakref.WeakKeyDictionary[torch.optim.Optimizer, Attachment]" = weakref.WeakKeyDictionary()
+
+
+def _is_within_step(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step of this optimizer was running already when the one at hand began."""
+    if torch.compiler.is_compiling():
+        return False
+    steps = 0
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _STEP and frame.f_locals["args"][0] is optimizer:
+            steps += 1
+        frame = frame.f_back  # type: ignore[assignment]
+    return steps > 1
+
+
+def _state_of_copy(optimizer: "weakref.ref[torch.optim.Optimizer]") -> dict:
+    """What a copy or a pickle of an attached optimizer takes along: instead of our hook one that refuses to step."""
+    original = optimizer()
+    assert original is not None  # it is being copied
+    return {
+        **type(original).__getstate__(original),
+        "_optimizer_step_pre_hooks": OrderedDict({_REFUSAL: _refuse_step}),
+    }
+
+
+_REFUSAL = -1  # torch counts its hooks from 0
+
+
+def _refuse_step(_optimizer: torch.optim.Optimizer, _args: tuple, _kwargs: dict) -> None:
+    raise RuntimeError(
+        "expected an optimizer that a TIP is attached to, got a copy of one, which is not attached itself: attach() a "
+        "TIP to it, or build an optimizer anew and load_state_dict() into it to train without protection"
+    )
+
+
+def _allow(optimizer: torch.optim.Optimizer) -> None:
+    """Ends the refusal of a copy."""
+    optimizer._optimizer_step_pre_hooks.pop(_REFUSAL, None)
