@@ -30,9 +30,9 @@ def fixed(number: Number) -> Number:
 
 
 def cached(maxsize: int | None) -> Callable[[Function], Function]:
-    """``functools.lru_cache`` for functions that make tensors: nothing that is made under a dispatch mode is kept.
+    """``functools.lru_cache`` for functions that make tensors: real ones, whatever mode is in force.
 
-    Under such a mode (``FakeTensorMode``, ``make_fx``) tensors may be fake; kept, they would meet real ones later.
+    Under a dispatch mode (``FakeTensorMode``, say) tensors may be fake; kept, they would meet real ones later.
     """
 
     def decorate(function: Function) -> Function:
@@ -40,7 +40,10 @@ def cached(maxsize: int | None) -> Callable[[Function], Function]:
 
         @functools.wraps(function)
         def look_up(*args: Any) -> Any:
-            return function(*args) if torch._C._len_torch_dispatch_stack() else keep(*args)
+            if not torch._C._len_torch_dispatch_stack():
+                return keep(*args)
+            with torch.utils._python_dispatch._disable_current_modes():
+                return keep(*args)
 
         return look_up  # type: ignore[return-value]
 
@@ -54,11 +57,17 @@ def is_dry_run() -> bool:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
-def recorder_at_work() -> str | None:
-    """The name of what would write the key into a graph that can be saved, or None.
+def refuse_recorders() -> None:
+    """Raises RuntimeError where the key would become a constant of a graph, and be saved with it.
 
-    ``torch.compile`` is none: the state is an input of its graphs.
+    ``torch.compile`` is fine: the state is an input of its graphs.
     """
+    recorder = _recorder_at_work()
+    if recorder is not None:
+        raise RuntimeError(f"expected no {recorder} around tip_kernels: the graph that it makes would hold the key")
+
+
+def _recorder_at_work() -> str | None:
     if torch.compiler.is_exporting():
         return "torch.export"
     if torch.compiler.is_compiling():

@@ -8,6 +8,7 @@ from torch.autograd.graph import increment_version
 
 from . import _arguments, _dispatch
 from ._arguments import Shard
+from ._tracing import is_dry_run, refuse_recorders
 from .rng import NoiseRNG
 
 __all__ = ["Shard", "channel_saliency", "perturb", "perturb_"]
@@ -130,6 +131,8 @@ class Call(NamedTuple):
         if torch.compiler.is_compiling():
             self._run()
             return
+        if is_dry_run():
+            return
         try:
             self._run()
         except BaseException as error:
@@ -148,6 +151,7 @@ class Call(NamedTuple):
 
 def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, shards, names, backend):
     """What ``perturb_`` runs, everything checked and nothing changed."""
+    refuse_recorders()
     if not isinstance(rng, NoiseRNG):
         raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
     names = None if names is None else tuple(names)

@@ -10,7 +10,7 @@ import weakref
 
 import torch
 
-from ._tracing import is_dry_run, recorder_at_work
+from ._tracing import is_dry_run, refuse_recorders
 
 GENERATORS = {"chacha8": 8, "chacha12": 12, "chacha20": 20, "philox": 10}
 """Generator names and their numbers of rounds, by which the ops name them. Philox is not secure."""
@@ -90,9 +90,7 @@ class NoiseRNG:
             ValueError: the device holds no data (``meta``): the key would be lost there.
             RuntimeError: a graph is being recorded that would hold the key.
         """
-        recorder = recorder_at_work()
-        if recorder is not None:
-            raise RuntimeError(f"expected no {recorder} around tip_kernels: the graph that it makes would hold the key")
+        refuse_recorders()
         if device.type == "meta":
             raise ValueError("expected a device that holds data, got meta")
         if not torch.compiler.is_compiling():
