@@ -1,17 +1,23 @@
 """A (key, step) pair makes its noise once, for the whole or for its parts, and the key stays hidden."""
 
 import copy
+import ctypes
 import io
 import itertools
 import multiprocessing
 import os
 import pickle
 import struct
+import sys
+import threading
+import traceback
 
 import pytest
 import torch
 
 import tip_kernels as tip
+from tip_kernels import functional
+from tip_kernels.backends import reference_words
 from tip_kernels.rng import GENERATORS
 
 KEY = b"this secret has just 32 letters!"
@@ -131,9 +137,10 @@ forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
 
-def _key_in_a_fork(rng: tip.NoiseRNG) -> bytes:
+def _key_after(fork, rng: tip.NoiseRNG) -> bytes:
+    """The key that ``rng`` has in a child that ``fork`` makes."""
     reader, writer = os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         try:
             os.write(writer, _key(rng))
@@ -150,11 +157,82 @@ def _key_in_a_fork(rng: tip.NoiseRNG) -> bytes:
 def test_a_forked_process_takes_a_new_key():
     rng, other = tip.NoiseRNG(KEY), tip.NoiseRNG(KEY)
     state = rng.state(CPU)
-    keys = [_key_in_a_fork(rng), _key_in_a_fork(rng), _key_in_a_fork(other)]
+    keys = [_key_after(os.fork, rng), _key_after(os.fork, rng), _key_after(os.fork, other)]
     assert {len(key) for key in keys} == {32}
     assert len({KEY, *keys}) == 4
     assert _key(rng) == KEY
     assert rng.state(CPU) is state
+
+
+@forks
+@can_fork
+def test_a_fork_that_python_does_not_see_takes_a_new_key():
+    """A library that forks in C calls none of Python's hooks."""
+    rng = tip.NoiseRNG(KEY, step=7)
+    fork_in_c = ctypes.PyDLL(None).fork
+    keys = [_key_after(fork_in_c, rng) for _ in range(2)]
+    assert [len(key) for key in keys] == [32, 32]
+    assert len({KEY, *keys}) == 3
+    assert (_key(rng), rng.step) == (KEY, 7)
+
+
+@forks
+@can_fork
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_hook_that_fails_after_a_fork_leaves_no_child_with_the_key(monkeypatch):
+    """The first has no new key to be had; the second has, and neither has the parent's."""
+    rngs = [tip.NoiseRNG(KEY), tip.NoiseRNG(KEY)]
+    states = [rng.state(CPU) for rng in rngs]
+    draw, calls = os.urandom, []
+
+    def fails_once(count: int) -> bytes:
+        calls.append(count)
+        if len(calls) == 1:
+            raise OSError("no entropy")
+        return draw(count)
+
+    monkeypatch.setattr(os, "urandom", fails_once)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            steps = sorted(int(state[4]) for state in states)  # the ops refuse the step -1
+            os.write(writer, struct.pack("<2q", *steps) + _key(rngs[0]) + _key(rngs[1]))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        seen = pipe.read()
+    assert struct.unpack("<2q", seen[:16]) == (-1, 0)
+    keys = [seen[16:48], seen[48:]]
+    assert [len(key) for key in keys] == [32, 32]
+    assert len({KEY, *keys}) == 3
+    assert [_key(rng) for rng in rngs] == [KEY, KEY]
+
+
+def test_threads_use_no_step_twice(backend):
+    """Four threads with one NoiseRNG: as many different noises as calls."""
+    rng = tip.NoiseRNG(KEY)
+    count, threads = 60, 4
+    noises: list[torch.Tensor] = []
+
+    def work():
+        for _ in range(count):
+            noises.append(_noise(backend, rng, 16))
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert rng.step == count * threads
+    assert len({tuple(noise.tolist()) for noise in noises}) == count * threads
 
 
 def _noise_in_a_child(rng: tip.NoiseRNG, queue) -> None:
@@ -197,6 +275,95 @@ def test_the_key_is_not_shown():
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         assert KEY not in pickle.dumps(rng, protocol)
         _assert_hidden(pickle.dumps(rng, protocol).decode("latin-1"))
+
+
+def _shown(thing: object) -> str:
+    """What a debugger, a log or pytest prints of an object and its attributes."""
+    attributes = {name: repr(value) for name, value in vars(thing).items()}
+    return f"{thing!r} {thing} {attributes}"
+
+
+def test_the_key_is_not_in_the_attributes():
+    rng = tip.NoiseRNG(KEY)
+    _assert_hidden(_shown(rng))
+    assert "<hidden>" in _shown(rng)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3))
+    defense = tip.TIP(model, rng=rng)
+    _assert_hidden(_shown(defense))
+
+
+def _variables_in_traceback(error: BaseException) -> str:
+    """What ``pytest -l`` and the like print of an exception: the variables of every frame, but those of this file."""
+    shown = []
+    seen = error
+    while seen is not None:
+        frames = traceback.TracebackException.from_exception(seen, capture_locals=True).stack
+        shown += [f"{frame.filename}: {frame.locals}" for frame in frames if frame.filename != __file__]
+        seen = None if seen.__suppress_context__ else seen.__context__
+    return "\n".join(shown)
+
+
+def test_the_key_is_in_no_traceback_with_variables(backend, monkeypatch):
+    rng = tip.NoiseRNG(KEY)
+    values = backend.gradient(4, 3, 3, 3)
+    call = functional.checked_call(
+        [values], [backend.scores(4)], ratio=0.5, std=1.0, rng=rng, cutoff=0.5, masks=None, keep=1.0, floor_std=1.0,
+        grad_scale=None, shards=None, names=None, backend=backend.name,
+    )  # fmt: skip
+    _assert_hidden(repr(call))
+
+    def fail(*args):
+        return call.op(*args[:-1], "no shards")  # torch refuses them, with the key among its variables
+
+    monkeypatch.setattr(reference_words, "split64", lambda values: 1 / 0)
+    broken = call._replace(op=fail)
+    with pytest.raises(RuntimeError, match="shards") as caught:
+        broken.run()
+    _assert_hidden(_variables_in_traceback(caught.value))
+    if backend.name == "reference":
+        with pytest.raises(ZeroDivisionError) as caught:
+            call.run()
+        _assert_hidden(_variables_in_traceback(caught.value))
+        assert caught.value.__cause__ is None
+
+
+def test_a_bad_key_is_in_no_traceback_with_variables():
+    with pytest.raises(ValueError, match="expected a key of 32 bytes") as caught:
+        tip.NoiseRNG(KEY + b"!")
+    _assert_hidden(_variables_in_traceback(caught.value))
+
+
+class Interrupted(KeyboardInterrupt):
+    pass
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 5])
+def test_an_interrupted_reference_call_changes_nothing_and_uses_its_step(at, monkeypatch):
+    """It repeated its noise: the step was advanced last."""
+    rng = tip.NoiseRNG(KEY)
+    grads = [torch.randn(6, 5, 3, 3) for _ in range(4)]
+    before = [grad.clone() for grad in grads]
+    scores = [torch.arange(6.0)] * 4
+    options = {"ratio": 0.5, "std": 1.0, "floor_std": 0.5, "backend": "reference"}
+    convert, calls = reference_words.normals, []
+
+    def interrupted(words):
+        calls.append(words)
+        if len(calls) > at:
+            raise Interrupted
+        return convert(words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_words, "normals", interrupted)
+        with pytest.raises(Interrupted):
+            tip.perturb_(grads, scores, rng=rng, **options)
+    assert all(map(torch.equal, grads, before))
+    assert rng.step == 1
+    again = [grad.clone() for grad in before]
+    tip.perturb_(again, scores, rng=rng, **options)
+    first = [grad.clone() for grad in before]
+    tip.perturb_(first, scores, rng=tip.NoiseRNG(KEY), **options)
+    assert not any(torch.isin(a - c, b - c).any() for a, b, c in zip(again, first, before, strict=True))
 
 
 @pytest.mark.parametrize(

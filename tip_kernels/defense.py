@@ -74,10 +74,6 @@ class TIP:
         rng: NoiseRNG | None = None,
         backend: str | None = None,
     ) -> None:
-        if max_grad_norm is not None and not (math.isfinite(max_grad_norm) and max_grad_norm > 0):
-            raise ValueError(f"expected max_grad_norm to be None or positive and finite, got {max_grad_norm}")
-        if scores not in ("private", "public"):
-            raise ValueError(f"expected scores to be 'private' or 'public', got {scores!r}")
         self.model = model
         self.rng = NoiseRNG() if rng is None else rng
         self._given = {
@@ -94,6 +90,10 @@ class TIP:
             "rng": self.rng,
             "backend": backend,
         }
+        if max_grad_norm is not None and not (math.isfinite(max_grad_norm) and max_grad_norm > 0):
+            raise ValueError(f"expected max_grad_norm to be None or positive and finite, got {max_grad_norm}")
+        if scores not in ("private", "public"):
+            raise ValueError(f"expected scores to be 'private' or 'public', got {scores!r}")
         self._ratio = ratio
         self._public = scores == "public"
         self._max_grad_norm = max_grad_norm

@@ -50,12 +50,12 @@ class NoiseRNG:
     def __init__(self, key: bytes | None = None, generator: str = "chacha12", step: int = 0) -> None:
         if not isinstance(generator, str) or generator not in GENERATORS:
             raise ValueError(f"expected generator to be one of {', '.join(GENERATORS)}, got {generator!r}")
+        self.generator = generator
         _check_step(step)
         problem = _problem_of_key(key)
         if problem is not None:
             key = None  # a traceback may show the variables of this frame
             raise problem
-        self.generator = generator
         self._secret = _Secret(_new_state(os.urandom(KEY_BYTES) if key is None else key, step))
         self._owner = os.getpid()
         _LIVE.add(self)
