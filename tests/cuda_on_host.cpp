@@ -33,7 +33,7 @@ struct HostCall {
 
 // What became of a call.
 struct HostReport {
-  int64_t launches, blocks, advances;
+  int64_t launches, blocks, advances, launches_before_advance;
   int64_t paths[3];  // tensors on each
 };
 }
@@ -51,7 +51,7 @@ std::vector<PlannedTensor> plan(const HostTensor* tensors, int64_t count, const 
 }
 
 template <int kRounds, class T>
-void run_blocks(const T& table, bool is_last, int64_t shared_bytes, HostReport& report) {
+void run_blocks(const T& table, int64_t shared_bytes, HostReport& report) {
   const int64_t blocks = table.tiles > 0 ? table.tiles : 1;
   // Unwritten shared memory is not zero: NaN shows where it is used.
   std::vector<uint32_t> memory(shared_bytes / 4 + 4, 0x7FC00000u);
@@ -62,9 +62,10 @@ void run_blocks(const T& table, bool is_last, int64_t shared_bytes, HostReport& 
     std::memset(&shared, 0xAB, sizeof shared);
     perturb_tile<kRounds>(HostBlock(), table, block, shared, reinterpret_cast<char*>(memory.data()),
                           [&](uint64_t step) {
-                            if (is_last && ++have_read == blocks) {
+                            if (table.call.ticket >= 0 && ++have_read == blocks) {
                               table.call.state[4] = static_cast<int64_t>(step + 1);
                               ++report.advances;
+                              report.launches_before_advance = report.launches;
                             }
                           });
   }
@@ -78,10 +79,10 @@ void run(const std::vector<PlannedTensor>& tensors, const HostCall& call, HostRe
   do {
     T table;
     const size_t end = fill_table(tensors, begin, table);
-    table.call = {call.state, call.std, call.floor_std, call.grad_scale, call.keep, 0, 0};
+    table.call = {call.state, call.std, call.floor_std, call.grad_scale, call.keep, begin == 0 ? 0 : -1, 0};
     int64_t shared_bytes = 0;
     for (size_t i = begin; i < end; ++i) shared_bytes = std::max(shared_bytes, tensors[i].shared_bytes);
-    run_blocks<kRounds>(table, end == tensors.size(), shared_bytes, report);
+    run_blocks<kRounds>(table, shared_bytes, report);
     begin = end;
   } while (begin < tensors.size());
 }

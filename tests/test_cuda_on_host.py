@@ -53,7 +53,7 @@ class HostCall(ctypes.Structure):
 
 
 class HostReport(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("launches", "blocks", "advances", "any", "dense", "pairs")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("launches", "blocks", "advances", "launches_before_advance", "any", "dense", "pairs")]
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +188,7 @@ def test_a_mixed_model(library, given, lanes, tiny_tables):
 
     assert rng.step == STEP + 1
     assert report.advances == 1
+    assert report.launches_before_advance == 0  # if a later launch fails, the step is used all the same
     live = sum(
         grad is not None and grad.numel() > 0 and (len(given) > 2 or s is not None)
         for grad, s in zip(grads, scores, strict=True)

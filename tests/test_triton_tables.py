@@ -229,7 +229,41 @@ def test_unaligned_gradients_are_accessed_by_element():
     assert launch.variant(memories).quad_memories == (STRIDED, FLAT)
 
 
-def test_mixed_dtypes_and_formats_in_one_call(backend):
+@pytest.fixture(params=["as on a GPU", "as in the interpreter"])
+def who_takes_the_step(request, monkeypatch):
+    """The first launch, or the host before it."""
+    on_gpu = request.param == "as on a GPU"
+    monkeypatch.setattr(backend_module, "_can_be_interrupted", lambda _device: not on_gpu)
+    return on_gpu
+
+
+def test_the_step_is_used_when_a_later_launch_fails(backend, who_takes_the_step, monkeypatch):
+    """The noise of the first launch stays; a second call must not repeat it."""
+    if backend.name != "triton":
+        pytest.skip("about launches by dtype")
+    grads = [backend.zeros(64), backend.zeros(64, dtype=torch.float64)]
+    compile_time, calls = backend_module._constants, []
+
+    def fails_once(variant):
+        calls.append(variant)
+        if len(calls) == 2:
+            raise OSError("on purpose")
+        return compile_time(variant)
+
+    monkeypatch.setattr(backend_module, "_constants", fails_once)
+    rng = tip.NoiseRNG.from_seed(3)
+    options = {"ratio": 0, "std": 0.0, "floor_std": 1.0}
+    with pytest.raises(OSError, match="on purpose"):
+        backend.perturb_(grads, [None, None], rng=rng, **options)
+    assert rng.step == 1
+    first = grads[0].clone()
+    assert first.all()
+    grads[0].zero_()
+    backend.perturb_(grads, [None, None], rng=rng, **options)
+    assert not torch.isin(grads[0], first).any()
+
+
+def test_mixed_dtypes_and_formats_in_one_call(backend, who_takes_the_step):
     """Several launches, of which one advances the step, and once."""
     if backend.name not in ("triton", "reference"):
         pytest.skip("about launches by dtype")
@@ -250,7 +284,7 @@ def test_mixed_dtypes_and_formats_in_one_call(backend):
 
 @pytest.mark.parametrize("enough", [1, 2**14])
 @pytest.mark.parametrize("amounts", [{}, {"grad_scale": 0.5}, {"floor_std": 0.5}], ids=["std", "scale", "floor"])
-def test_many_programs_of_many_tiles(enough, amounts, monkeypatch):
+def test_many_programs_of_many_tiles(enough, amounts, who_takes_the_step, monkeypatch):
     """As on a GPU: programs of 32 lanes, of one tile or of a whole channel; the interpreter's are wider otherwise."""
     if backend_module._import_problem() or torch.cuda.is_available():
         pytest.skip("for Triton's interpreter")

@@ -14,23 +14,23 @@ struct Source {
   uint32_t column[2][4];
 };
 
-// Word i of the state: eight of key, then the two of the step.
-TIP_HD uint32_t state_word(const int64_t* state, int i) {
+// Word i of the key.
+TIP_HD uint32_t key_word(const int64_t* state, int i) {
   return static_cast<uint32_t>(state[i / 2] >> (i % 2 * 32));
 }
 
 TIP_HD Stream read_stream(const int64_t* state) {
   Stream stream;
   TIP_UNROLL
-  for (int i = 0; i < 8; ++i) stream.key[i] = state_word(state, i);
+  for (int i = 0; i < 8; ++i) stream.key[i] = key_word(state, i);
   stream.step = static_cast<uint64_t>(state[4]);
   return stream;
 }
 
 // Column 2 or 3 after the first round.
-TIP_HD void start_column(const int64_t* state, int i, uint32_t out[4]) {
+TIP_HD void start_column(const int64_t* state, uint64_t step, int i, uint32_t out[4]) {
   uint32_t a = i == 2 ? 0x79622d32 : 0x6b206574;
-  uint32_t b = state_word(state, i), c = state_word(state, 4 + i), d = state_word(state, 6 + i);
+  uint32_t b = key_word(state, i), c = key_word(state, 4 + i), d = static_cast<uint32_t>(step >> (i - 2) * 32);
   quarter_round(a, b, c, d);
   out[0] = a, out[1] = b, out[2] = c, out[3] = d;
 }

@@ -1,5 +1,6 @@
 // The kernels of one generator, TIP_ROUNDS. csrc/cuda/launch.cpp chooses among them.
 #include <algorithm>
+#include <mutex>
 
 #include "cuda/check.h"
 #include "cuda/generator.h"
@@ -41,7 +42,7 @@ __global__ void __launch_bounds__(kThreads) write_words(const int64_t* state, ui
 }
 
 template <class T>
-void launch(T& table, bool is_last, int64_t shared_bytes, cudaStream_t stream) {
+void launch(T& table, bool is_first, int64_t shared_bytes, cudaStream_t stream) {
   constexpr int64_t kMostBlocks = INT32_MAX, kPlentyShared = 48 * 1024;
   if (shared_bytes > kPlentyShared)
     check(cudaFuncSetAttribute(perturb_tiles<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -51,8 +52,8 @@ void launch(T& table, bool is_last, int64_t shared_bytes, cudaStream_t stream) {
     const int64_t left = table.tiles - done;
     const int64_t blocks = left > kMostBlocks ? kMostBlocks : left > 0 ? left : 1;
     table.call.first_tile = done;
+    table.call.ticket = is_first && done == 0 ? ticket : -1;
     done += blocks;
-    table.call.ticket = is_last && done >= table.tiles ? ticket : -1;
     perturb_tiles<T><<<static_cast<unsigned int>(blocks), kThreads, shared_bytes, stream>>>(table);
     check(cudaGetLastError());
   }
@@ -68,7 +69,7 @@ size_t launch_table(const Call& call, const std::vector<PlannedTensor>& tensors,
   if (all && end < tensors.size()) return begin;
   int64_t shared_bytes = 0;
   for (size_t i = begin; i < end; ++i) shared_bytes = std::max(shared_bytes, tensors[i].shared_bytes);
-  launch(table, end == tensors.size(), shared_bytes, stream);
+  launch(table, begin == 0, shared_bytes, stream);
   return end;
 }
 
@@ -77,6 +78,9 @@ size_t launch_table(const Call& call, const std::vector<PlannedTensor>& tensors,
 template <>
 void Generator<TIP_ROUNDS>::perturb(const Call& call, const std::vector<PlannedTensor>& tensors, void* stream) {
   const cudaStream_t on = static_cast<cudaStream_t>(stream);
+  // The launches of a call follow one another: the later ones count on the step that the first one took.
+  static std::mutex launches;
+  const std::lock_guard<std::mutex> lock(launches);
   if (launch_table<SmallTable>(call, tensors, 0, true, on) == tensors.size()) return;
   for (size_t begin = 0; begin < tensors.size();) begin = launch_table<LargeTable>(call, tensors, begin, false, on);
 }

@@ -6,15 +6,18 @@
 
 TIP_BEGIN_NAMESPACE
 
+// The step of a call. Its first launch advances the state, so that later ones find it advanced.
+TIP_HD uint64_t step_of(const Call& call) { return static_cast<uint64_t>(call.state[4]) - (call.ticket < 0 ? 1 : 0); }
+
 // Finds the tile, reads the state and clears the ranks, in three warps at once.
 template <class T>
 TIP_HD void begin(const T& table, int64_t index, Shared& shared, int thread) {
   const int64_t* state = table.call.state;
   Source& source = shared.source;
   if (thread == 0 && index < table.tiles) shared.tile = locate(table, index);
-  if (thread >= 32 && thread < 40) source.stream.key[thread - 32] = state_word(state, thread - 32);
-  if (thread == 40) source.stream.step = static_cast<uint64_t>(state[4]);
-  if (thread == 42 || thread == 43) start_column(state, thread - 40, source.column[thread - 42]);
+  if (thread >= 32 && thread < 40) source.stream.key[thread - 32] = key_word(state, thread - 32);
+  if (thread == 40) source.stream.step = step_of(table.call);
+  if (thread == 42 || thread == 43) start_column(state, step_of(table.call), thread - 40, source.column[thread - 42]);
   if (thread >= 64 && thread < 64 + kRowsPerTile) shared.rank[thread - 64] = 0;
 }
 

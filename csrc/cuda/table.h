@@ -54,7 +54,7 @@ struct Call {
   const float* floor_std;   // null without a floor
   const float* grad_scale;  // null for 1
   float keep;
-  int32_t ticket;  // counts the blocks that have read the state; -1 if this launch leaves the step as it is
+  int32_t ticket;  // counts the blocks that have read the state; -1 if an earlier launch has advanced its step
   int64_t first_tile;
 };
 

@@ -1,7 +1,7 @@
 """The Triton backend: NVIDIA GPUs (compute capability 8.0 on) and AMD GPUs, without a compiler at hand.
 
 The op takes one launch for each dtype in the list, since the type of a pointer is part of a compiled kernel; the
-last launch advances the step. What a program does is in tables on the device (``triton_tables.py``), uploaded
+first launch advances the step, so that it is used even if a later one fails. What a program does is in tables on the device (``triton_tables.py``), uploaded
 without waiting: those that depend on shapes once, those with addresses whenever these change. Tables that a CUDA graph
 has captured are kept for good, because it may be replayed at any time.
 
@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -353,6 +354,15 @@ def _make_bases(
     return packed, [packed, *bases]
 
 
+_LAUNCHING = threading.Lock()
+"""The launches of a call follow one another: the later ones count on the step that the first one took."""
+
+
+def _can_be_interrupted(device: torch.device) -> bool:
+    """Whether a launch can end half done, as the interpreter's can: it would not have advanced the step then."""
+    return device.type == "cpu"
+
+
 def perturb_(
     grads: list[torch.Tensor],
     scores: list[torch.Tensor],
@@ -386,7 +396,10 @@ def perturb_(
     )
     amounts = (std, std if floor_std is None else floor_std, std if grad_scale is None else grad_scale)
     device = state.device
-    with _on(device):
+    with _LAUNCHING, _on(device):
+        step_is_taken = _can_be_interrupted(device)
+        if step_is_taken:
+            state[4] += 1
         residents = _TABLES.get((call, device), device, functools.partial(_make_residents, call, device))
         for i, resident in enumerate(residents):
             launch = resident.launch
@@ -405,7 +418,7 @@ def perturb_(
             )
             _kernels().perturb[(len(resident.programs),)](
                 header.on_device, resident.rows, resident.programs, resident.offsets, packed,
-                *amounts, state, int(i == len(residents) - 1),
+                *amounts, state, int(i == 0 and not step_is_taken),
                 **_constants(header.variant), **OPTIONS,
             )  # fmt: skip
 

@@ -843,7 +843,7 @@ def perturb(
     wide = tl.load(entry + 2)
     memory = tl.load(entry + 3)
     tensor_id = tl.load(row + _TENSOR_ID)
-    step = tl.load(state + 4)
+    step = tl.load(state + 4) - (1 - advance)  # an earlier launch of this call has advanced it
     key = _load_key(state)
     keep = tl.load(header + 1).to(tl.float64, bitcast=True).to(REAL)
     busy = path != _IDLE  # there may be no std at all
