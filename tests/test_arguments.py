@@ -215,6 +215,10 @@ BAD_MASKS = [
     ({(3, 3): None}, TypeError, r"masks\[\(3, 3\)\] to be a bool tensor .*, got NoneType"),
     ({(3, 3): lopsided}, ValueError, r"mask equal at the conjugate bins \(1, 0\) and \(2, 0\)"),
     ({(3, 3): half, (5, 5): half}, ValueError, r"mask of shape \(5, 3\)"),  # also if no layer uses it
+    ({(): half}, ValueError, r"masks to have kernel sizes such as \(3, 3\) for keys, got \(\)"),
+    ({(3, 0): half}, ValueError, r"masks to have kernel sizes such as \(3, 3\) for keys, got \(3, 0\)"),
+    ({(3, 3.0): half}, TypeError, r"masks to have kernel sizes such as \(3, 3\) for keys, got \(3, 3.0\)"),
+    ({"ab": half}, TypeError, r"masks to have kernel sizes such as \(3, 3\) for keys, got 'ab'"),
     ({3: half}, TypeError, r"masks to have kernel sizes such as \(3, 3\) for keys, got 3"),
     ({(3, 3): half.to("meta")}, TypeError, r"bool tensor on the CPU, got torch.bool on meta"),
     (half, TypeError, "masks to map kernel sizes to bool tensors, got Tensor"),

@@ -139,8 +139,11 @@ def test_the_weakest_noise_counts():
     assert multiplier(std=0.5, floor_std=0.2) == 0.1  # both by the clipping norm of 2
     assert multiplier(std=0.2, floor_std=0.5) == 0.1
     assert multiplier(std={kernel: 0.2}, floor_std={name: 0.1 * (1 + i) for i, name in enumerate(names)}) == 0.05
-    assert multiplier(std=0.2, floor_std=0.5, keep=0.5) == 0.2  # half of the signal under the same noise
-    assert multiplier(std=0.2, floor_std=0.5, keep=0.0) == 0.25  # none
+    # half of the signal under the same noise, and what rounding adds to it
+    assert multiplier(std=0.2, floor_std=0.5, keep=0.5) == pytest.approx(0.2, rel=1e-4)
+    assert multiplier(std=0.2, floor_std=0.5, keep=0.5) < 0.2
+    assert multiplier(std=0.2, floor_std=0.5, keep=0.0) == 0.25  # none but what rounding leaves
+    assert multiplier(std=1e-6, floor_std=0.5, keep=0.0) < 0.2  # which so little noise does not cover
     assert multiplier(std=0.2, floor_std=0.5, ratio=0.0) == 0.25  # nowhere
     assert multiplier(std=0.0, floor_std=0.5, masks={(3, 3): torch.zeros(3, 2, dtype=torch.bool)}) == 0.25
 

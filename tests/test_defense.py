@@ -535,6 +535,63 @@ def test_tied_tensors_get_one_noise(batch, backend):
     assert not torch.equal(update["0.weight"], before)
 
 
+def tied_model():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), nn.Flatten(), nn.Linear(192, 5))
+    model[1].weight = model[0].weight
+    return model
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda t: torch.zeros_like(t, dtype=torch.int64), TypeError, r"grads\[0\] \(1.weight\) of dtype .*, got int64"),
+        (lambda t: t.to_sparse(), TypeError, r"grads\[0\] \(1.weight\) to be strided"),
+        (lambda t: torch.zeros(1).expand_as(t), ValueError, r"grads\[0\] \(1.weight\) without overlapping memory"),
+        (lambda t: t.to("meta"), ValueError, r"grads\[0\] \(1.weight\) to hold data, got a tensor on meta"),
+    ],
+)
+def test_a_bad_tensor_under_a_tied_name_changes_nothing(spoil, error, message, batch, backend):
+    """The first tensor was perturbed, and the step used, before the second was looked at."""
+    model = tied_model()
+    defense = TIP(model, ratio=1.0, std=0.1, backend=backend.name)
+    update = difference(model, 3)
+    update["1.weight"] = spoil(update["0.weight"])
+    before = update["0.weight"].clone()
+    with pytest.raises(error, match=message):
+        defense.perturb_update(update)
+    assert torch.equal(update["0.weight"], before)
+    assert defense.rng.step == 0
+
+
+def test_a_tied_name_in_the_memory_of_another_changes_nothing(batch, backend):
+    model = tied_model()
+    defense = TIP(model, ratio=1.0, std=0.1, backend=backend.name)
+    update = difference(model, 3)
+    update["1.weight"] = update["3.weight"].view(-1)[:81].view(3, 3, 3, 3)
+    before = {name: tensor.clone() for name, tensor in update.items()}
+    with pytest.raises(ValueError, match=r"an overlap of grads\[0\] \(1.weight\) and grads\[3\] \(3.weight\)"):
+        defense.perturb_update(update)
+    assert same(update, before)
+    assert defense.rng.step == 0
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_tied_names_of_one_tensor_and_of_inference_tensors(mode, backend):
+    model = tied_model()
+    defense = TIP(model, ratio=1.0, std=0.1, backend=backend.name)
+    with torch.inference_mode(mode):
+        update = difference(model, 3)
+        update["1.weight"] = update["0.weight"].clone()
+    before = update["0.weight"].clone()
+    defense.perturb_update(update)
+    assert torch.equal(update["0.weight"], update["1.weight"])
+    assert not torch.equal(update["0.weight"], before)
+    update["1.weight"] = update["0.weight"]
+    between = update["0.weight"].clone()
+    defense.perturb_update(update)
+    assert not torch.equal(update["0.weight"], between)
+
+
 def test_a_floor_by_name_must_name_the_buffers_that_are_sent(batch, backend):
     model = net()
     floor_std = {name: 0.1 for name, _ in model.named_parameters()}

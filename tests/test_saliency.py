@@ -363,6 +363,34 @@ def test_measure_leaves_no_trace(batch, backend):
     assert not any(score.requires_grad for score in cam.scores.values())
 
 
+class Counting(nn.Module):
+    """Updates its buffers in every mode: in place, by assignment, and by adding one."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", torch.full((2,), float("nan")))
+        self.register_buffer("nothing", None)
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = x.detach().flatten()[:2].clone()
+        self.register_buffer("late", torch.ones(1))
+        self.nothing = torch.ones(1)
+        return x
+
+
+def test_measure_puts_buffers_back_that_a_layer_updates_in_evaluation_mode(batch, backend):
+    model = nn.Sequential(Classifier(), Counting())
+    cam = watch(model[0], backend.name)
+    buffers = dict(model[1]._buffers)
+    cam.measure(model, *batch)
+    assert model[1]._buffers.keys() == buffers.keys()
+    assert all(model[1]._buffers[name] is buffer for name, buffer in buffers.items())
+    assert model[1].calls == 0
+    assert model[1].last.isnan().all()
+
+
 def test_measured_scores_go_first(batch, backend):
     torch.manual_seed(0)
     model = Classifier().eval()

@@ -333,8 +333,11 @@ class TIP:
         Taking the band away is two products with the basis of K taps, 2 K + 8 roundings of numbers that are at most
         sqrt(K) times as large as the kernel's norm.
         """
+        keep = float(self._fixed["keep"])
+        if keep == 1:  # nothing is taken away
+            return 1.0
         taps = math.prod(self._layout.kernel_sizes[place])
-        return float(self._fixed["keep"]) + math.sqrt(taps) * (2 * taps + 8) * 2.0**-24
+        return keep + math.sqrt(taps) * (2 * taps + 8) * 2.0**-24
 
     def _top(self, score: torch.Tensor, ratio: float, place: int) -> torch.Tensor:
         """The mask of the selected channels, by the op's rule."""

@@ -74,7 +74,8 @@ def perturb_(
             _perturb_others(layer, words, is_selected)
         _perturb_selected(layer, words, is_selected, min(selected[i], kernels.shape[0]), bands[basis_id])
     if originals:
-        torch._foreach_copy_(originals, results)
+        with torch.inference_mode(any(grad.is_inference() for grad in originals)):
+            torch._foreach_copy_(originals, results)
 
 
 def channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
