@@ -113,9 +113,12 @@ class ReproducibleSdist(sdist):
             return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
         archive = pathlib.Path(f"{base_name}.tar.gz")
         archive.parent.mkdir(parents=True, exist_ok=True)
-        with open(archive, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=int(date)) as packed:
-            with tarfile.open(fileobj=packed, mode="w") as tar:
-                tar.add(base_dir, filter=lambda member: anonymous(member, int(date)))
+        with (
+            open(archive, "wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=int(date)) as packed,
+            tarfile.open(fileobj=packed, mode="w") as tar,
+        ):
+            tar.add(base_dir, filter=lambda member: anonymous(member, int(date)))
         return str(archive)
 
 
