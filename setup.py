@@ -5,7 +5,8 @@ The libraries use torch's stable ABI and no Python API, so one build serves torc
 first use why it is slow; TIP_KERNELS_REQUIRE_COMPILED=1 makes that an error.
 ``_cuda`` needs nvcc 12.1 or newer, and no GPU. It is built if torch has CUDA, or for the compute capabilities that
 TIP_KERNELS_CUDA_ARCHS lists ("90" or "80;90", against a torch without CUDA too; "none": it is not built).
-Builds of the same sources with the same compiler and torch have the same bytes; dates are SOURCE_DATE_EPOCH.
+Builds of the same sources with the same compiler and torch have the same bytes, if dates are SOURCE_DATE_EPOCH; but
+nvcc names hidden symbols anew in every build, so that of ``_cuda`` differs.
 """
 
 import gzip
@@ -92,7 +93,7 @@ class BuildLibraries(build_ext):
         if source.endswith(".cu"):
             target = output / pathlib.Path(source).with_suffix(".o").name
             target.parent.mkdir(parents=True, exist_ok=True)
-            run_nvcc([*NVCC_FLAGS, *random_seed(target), *flags, "-c", source, "-o", str(target)])
+            run_nvcc([*NVCC_FLAGS, *flags, "-c", source, "-o", str(target)])
             return str(target)
         includes = ["csrc", *include_paths()]
         return self.compiler.compile([source], str(output), include_dirs=includes, extra_postargs=FLAGS + flags)[0]
@@ -158,12 +159,6 @@ def cuda_targets() -> list[str]:
         raise CompileError(f"expected TIP_KERNELS_CUDA_ARCHS among {', '.join(known)}, got {', '.join(wanted)}")
     pairs = [(arch, f"sm_{arch}") for arch in archs] + [(archs[-1], f"compute_{archs[-1]}")]
     return [f"-gencode=arch=compute_{arch},code={code}" for arch, code in pairs]
-
-
-def random_seed(target: pathlib.Path) -> list[str]:
-    """What makes nvcc's names of hidden symbols the same in every build; they come from the process id otherwise."""
-    known = "-frandom-seed" in run_nvcc(["--help"])
-    return [f"-frandom-seed={target.parent.name}/{target.name}"] if known else []
 
 
 def nvcc() -> str | None:
