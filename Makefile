@@ -2,13 +2,20 @@
 # make test    lint, types and every test
 # make bench   the speed tables
 # make study   every attacker against every defence: docs/privacy.md
+# make release, make test-release   wheel and sdist of HEAD in dist/; that two builds have the same bytes
+# make test-oldest   the tests with the oldest packages that pyproject.toml allows; downloads gigabytes
+# make lock, make audit   the packages of make test anew, with hashes; their known vulnerabilities
 # A fresh machine with Python 3.10+ is enough; a C++17 compiler gives the fast path.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+LOCKED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench study clean
+LOCK := requirements/dev.lock.txt
+TOOLS := build/tools
+
+.PHONY: demo test bench study release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
@@ -28,13 +35,75 @@ study: $(VENV)/ready
 	$(BIN)/python -m bench.privacy tune --page docs/privacy.md
 	$(BIN)/python -m bench.privacy federate --model small --clients 20 --sampled 5 --lr 0.1 --rounds 15 --page docs/privacy.md
 
-# Without build isolation, because the library is built against the torch that is installed here.
-$(VENV)/ready: setup.py pyproject.toml $(shell find csrc -type f)
+# Without build isolation, because the library is built against the torch that is installed here. The lock has the hash
+# of every package but torch and what it brings for CUDA, which differ from machine to machine; LOCKED= takes the newest.
+$(VENV)/ready: setup.py pyproject.toml $(LOCK) $(shell find csrc -type f)
 	$(PYTHON) -m venv $(VENV)
+ifeq ($(LOCKED),1)
+	$(BIN)/pip install --quiet --require-hashes --no-deps --requirement $(LOCK)
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+	$(BIN)/pip check
+else
 	$(BIN)/pip install --quiet --upgrade pip setuptools wheel
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[bench,test]'
+endif
 	touch $@
 
+$(TOOLS)/ready:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet uv pip-audit
+	touch $@
+
+# One lock for all platforms and Pythons. torch counts although it is left out: it brings one version of Triton with it.
+lock: $(TOOLS)/ready
+	printf 'pip\nsetuptools\n$(TORCH)\n' | $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.10 \
+	  --prerelease disallow --generate-hashes --no-annotate --no-header --no-emit-index-url \
+	  --extra bench --extra test pyproject.toml - > build/lock.txt
+	{ echo '# By make lock, for Python 3.10 and newer on every platform; without torch and its CUDA packages.'; \
+	  awk '/^[a-z]/ { keep = !/^(torch==|nvidia-|cuda-)/ } keep' build/lock.txt; } > $(LOCK)
+
+# --strict, because an advisory service that cannot be asked finds no vulnerability either.
+audit: $(TOOLS)/ready
+	{ cat $(LOCK); echo '$(TORCH)'; } | sed 's/ *\\$$//; /^ *--hash/d' > build/audit.txt
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps --requirement build/audit.txt
+
+# The oldest of every package that pyproject.toml names with a bound, on PYTHON, which should be 3.10. The library is
+# built against the oldest torch; a library built against a newer one is tested by LIBRARY=tip_kernels/_cpu.abi3.so.
+OLDEST := build/oldest
+test-oldest: $(TOOLS)/ready
+	rm -rf $(OLDEST) && mkdir -p $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)/venv
+	echo 'setuptools==77.0.1' | $(TOOLS)/bin/uv pip compile --quiet --resolution lowest-direct --no-header --no-annotate \
+	  --python $(OLDEST)/venv/bin/python --only-binary :all: --extra accounting --extra test --extra triton \
+	  pyproject.toml - > $(OLDEST)/packages.txt
+	$(OLDEST)/venv/bin/pip install --quiet --no-deps --requirement $(OLDEST)/packages.txt
+	git archive HEAD | tar -x -C $(OLDEST)
+ifdef LIBRARY
+	cp $(LIBRARY) $(OLDEST)/tip_kernels/
+else
+	cd $(OLDEST) && TIP_KERNELS_CUDA_ARCHS=none TIP_KERNELS_REQUIRE_COMPILED=1 venv/bin/python setup.py --quiet build_ext --inplace
+endif
+	cd $(OLDEST) && venv/bin/python -m pytest --numprocesses auto $(OLDEST_TESTS)
+
+# From the commit and nothing else, with its date, and without debug information.
+RELEASE ?= build/release
+DIST ?= dist
+release: $(VENV)/ready
+	rm -rf $(RELEASE) $(DIST)
+	umask 022 && mkdir -p $(RELEASE) $(DIST) && git archive HEAD | tar -x --no-same-permissions -C $(RELEASE)
+	umask 022 && export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) LDFLAGS=-Wl,-S TIP_KERNELS_REQUIRE_COMPILED=1 && \
+	  python=$$PWD/$(BIN)/python dist=$$PWD/$(DIST) && cd $(RELEASE) && \
+	  $$python setup.py --quiet sdist --dist-dir $$dist && \
+	  $$python -m pip wheel --quiet --no-build-isolation --no-deps --no-index --wheel-dir $$dist .
+
+# Another folder, another time, time zone and umask.
+test-release: $(VENV)/ready
+	$(MAKE) release RELEASE=build/first/source DIST=build/first/dist
+	umask 077 && TZ=Asia/Kathmandu $(MAKE) release RELEASE=build/second/deeper/source DIST=build/second/dist
+	diff -r build/first/dist build/second/dist
+	sha256sum build/second/dist/*
+
 clean:
-	rm -rf $(VENV) build tip_kernels/*.so
+	rm -rf $(VENV) build dist tip_kernels/*.so

@@ -4,20 +4,25 @@ The libraries use torch's stable ABI and no Python API, so one build serves torc
 ``_cpu`` needs a C++17 compiler (GCC or Clang). Without one the package installs with a warning, and says at its
 first use why it is slow; TIP_KERNELS_REQUIRE_COMPILED=1 makes that an error.
 ``_cuda`` needs nvcc 12.1 or newer, and no GPU. It is built if torch has CUDA, or for the compute capabilities that
-TIP_KERNELS_CUDA_ARCHS lists ("90" or "80;90", against a torch without CUDA too).
+TIP_KERNELS_CUDA_ARCHS lists ("90" or "80;90", against a torch without CUDA too; "none": it is not built).
+Builds of the same sources with the same compiler and torch have the same bytes, if dates are SOURCE_DATE_EPOCH; but
+nvcc names hidden symbols anew in every build, so that of ``_cuda`` differs.
 """
 
+import gzip
 import os
 import pathlib
 import platform
 import re
 import shutil
 import subprocess
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError
 from torch.utils.cpp_extension import include_paths, library_paths
 
@@ -34,6 +39,9 @@ FLAGS = [
     "-Wno-uninitialized",
     "-Wno-maybe-uninitialized",  # GCC 12 warns about its own AVX-512 header
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
+    # The same bytes wherever it is built, and no folder of whoever built it in messages or debug information.
+    f"-ffile-prefix-map={pathlib.Path.cwd()}=.",
+    *(f"-ffile-prefix-map={folder}=torch" for folder in include_paths()),
 ]
 
 # Kernels are compiled once for each instruction set; csrc/cpu/register.cpp chooses at run time.
@@ -97,6 +105,33 @@ class BuildLibraries(build_ext):
         run_nvcc(["-shared", "-cudart", "static", *objects, "-o", target, *folders, "-ltorch_cpu"])
 
 
+class ReproducibleSdist(sdist):
+    """An archive with the same bytes for the same files: names in order, one date (SOURCE_DATE_EPOCH), no owner."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None) -> str:
+        date = os.environ.get("SOURCE_DATE_EPOCH")
+        if date is None or format != "gztar":
+            return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
+        archive = pathlib.Path(f"{base_name}.tar.gz")
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            open(archive, "wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=int(date)) as packed,
+            tarfile.open(fileobj=packed, mode="w") as tar,
+        ):
+            tar.add(base_dir, filter=lambda member: anonymous(member, int(date)))
+        return str(archive)
+
+
+def anonymous(member: tarfile.TarInfo, date: int) -> tarfile.TarInfo:
+    """``member`` without what differs between machines."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o755 if member.mode & 0o100 else 0o644
+    member.mtime = date
+    return member
+
+
 def cpu_jobs() -> list[tuple[str, str, list[str]]]:
     """(source, folder for its object, flags) of everything in the CPU library."""
     names = "".join(f" X({name})" for name in CPU_VARIANTS)
@@ -143,7 +178,8 @@ def run_nvcc(arguments: list[str]) -> str:
 def extensions() -> list[Extension]:
     """The libraries to build here."""
     names = ["tip_kernels._cpu"]
-    wants_cuda = torch.version.cuda is not None or bool(os.environ.get("TIP_KERNELS_CUDA_ARCHS"))
+    archs = os.environ.get("TIP_KERNELS_CUDA_ARCHS")
+    wants_cuda = archs != "none" and (torch.version.cuda is not None or bool(archs))
     if wants_cuda and nvcc() is not None:
         names.append("tip_kernels._cuda")
     elif wants_cuda:
@@ -153,6 +189,6 @@ def extensions() -> list[Extension]:
 
 setup(
     ext_modules=extensions(),
-    cmdclass={"build_ext": BuildLibraries},
+    cmdclass={"build_ext": BuildLibraries, "sdist": ReproducibleSdist},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -1,5 +1,6 @@
 """Scalar noise mathematics against independent computations."""
 
+import importlib.metadata
 import math
 import sys
 
@@ -96,6 +97,17 @@ def test_accounted_epsilon_is_the_gaussian_mechanisms(noise, delta, relation, se
     exact_std = noise / sensitivity / math.sqrt(rounds)
     grid = 1e-3 * max(1, rounds / noise**2)
     assert exact_delta(epsilon, exact_std) <= delta < exact_delta(epsilon - grid, exact_std)
+
+
+@pytest.mark.parametrize("version", ["0.4.4", "0.5.0"])
+def test_accountant_must_know_replacement(version, monkeypatch):
+    """dp-accounting 0.4 gives the epsilon of "add_or_remove" for "replace"."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    if version == "0.5.0":
+        assert calibration.accounted_epsilon(guaranteed(), rounds=1, delta=1e-5) > 0
+        return
+    with pytest.raises(ImportError, match=r"expected dp-accounting 0.5 or newer, got 0.4.4"):
+        calibration.accounted_epsilon(guaranteed(), rounds=1, delta=1e-5)
 
 
 def test_epsilon_grows_with_rounds_and_with_sampling():

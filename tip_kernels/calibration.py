@@ -1,5 +1,6 @@
 """Scalar noise mathematics: how large a standard deviation a privacy target asks for, and what a given one is worth."""
 
+import importlib.metadata
 import math
 from typing import TYPE_CHECKING
 
@@ -128,7 +129,7 @@ def accounted_epsilon(
     Raises:
         ValueError: an argument out of range, or ``defense`` guarantees nothing: scores from private data, no clipping,
             or something that is sent without noise; the message says which.
-        ImportError: ``dp-accounting`` is not installed.
+        ImportError: ``dp-accounting`` is not installed, or older than 0.5.
     """
     _check_accounting(rounds, delta, sampling_probability, relation)
     multiplier = defense.noise_multiplier()
@@ -137,6 +138,7 @@ def accounted_epsilon(
         from dp_accounting import pld
     except ImportError as error:
         raise ImportError("expected dp-accounting to be installed: pip install 'tip_kernels[accounting]'") from error
+    _check_accountant()
     if sampling_probability == 1:  # Gaussian mechanisms compose to one
         multiplier, rounds = multiplier / math.sqrt(rounds), 1
     event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(multiplier)
@@ -146,6 +148,13 @@ def accounted_epsilon(
     # The grid of losses follows their size, 1 / (2 multiplier^2) in the mean, so that it stays small at any epsilon.
     accountant = pld.PLDAccountant(neighbours, value_discretization_interval=1e-3 * max(1.0, multiplier**-2))
     return accountant.compose(event, rounds).get_epsilon(delta)
+
+
+def _check_accountant() -> None:
+    # Before 0.5 its Gaussian mechanism took "replace" for "add_or_remove", so the epsilon was too small.
+    version = importlib.metadata.version("dp-accounting")
+    if tuple(int(part) for part in version.split(".")[:2]) < (0, 5):
+        raise ImportError(f"expected dp-accounting 0.5 or newer, got {version}: its epsilon can be too small")
 
 
 _RELATIONS = {"add_or_remove": "ADD_OR_REMOVE_ONE", "replace": "REPLACE_ONE"}

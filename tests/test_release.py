@@ -1,0 +1,117 @@
+"""What is released: the same bytes for the same sources, nothing but the package, and packages with hashes to make it.
+
+``make test-release`` builds the wheel with its compiled library twice and takes minutes; these tests take seconds.
+"""
+
+import itertools
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SOURCES = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "*.pyd", "__pycache__")
+LOCK = (ROOT / "requirements" / "dev.lock.txt").read_text()
+DATE = 1_700_000_000
+RELEASE = """
+import sys
+from setuptools import build_meta
+target = sys.argv[1]  # setuptools changes argv
+build_meta.build_sdist(target)
+build_meta.build_wheel(target)
+"""
+
+
+def release(source: pathlib.Path, target: pathlib.Path) -> dict[str, bytes]:
+    """The bytes of an sdist and of a wheel without compiled library, built from a copy of the sources."""
+    shutil.copytree(ROOT, source, ignore=SOURCES)
+    target.mkdir()
+    environment = {
+        **os.environ,
+        "CC": "false",
+        "CXX": "false",
+        "SOURCE_DATE_EPOCH": str(DATE),
+        "TIP_KERNELS_CUDA_ARCHS": "none",
+    }
+    environment.pop("TIP_KERNELS_REQUIRE_COMPILED", None)
+    command = [sys.executable, "-c", RELEASE, target]
+    result = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return {path.name: path.read_bytes() for path in target.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory) -> pathlib.Path:
+    """Folder of a sdist and a wheel."""
+    folder = tmp_path_factory.mktemp("release")
+    release(folder / "source", folder / "dist")
+    return folder / "dist"
+
+
+def test_same_bytes_in_another_folder_later(released, tmp_path):
+    time.sleep(1.1)  # dates in archives have seconds
+    again = release(tmp_path / "deeper" / "source", tmp_path / "dist")
+    assert sorted(again) == sorted(path.name for path in released.iterdir())
+    for name, content in again.items():
+        assert content == (released / name).read_bytes(), name
+
+
+def test_wheel_has_the_package_and_nothing_else(released):
+    (path,) = released.glob("*.whl")
+    with zipfile.ZipFile(path) as wheel:
+        names = wheel.namelist()
+    assert {name.split("/")[0] for name in names} == {"tip_kernels", path.name.split("-cp")[0] + ".dist-info"}
+    files = {str(file.relative_to(ROOT)) for file in (ROOT / "tip_kernels").rglob("*.py")} | {"tip_kernels/py.typed"}
+    assert {name for name in names if name.startswith("tip_kernels/")} == files
+
+
+def test_sdist_can_be_built_and_tested(released):
+    (path,) = released.glob("*.tar.gz")
+    with tarfile.open(path) as sdist:
+        members = sdist.getmembers()
+    names = {member.name.partition("/")[2] for member in members if member.isfile()}
+    tracked = [
+        file for folder in ("bench", "csrc", "docs", "tests", "tip_kernels") for file in (ROOT / folder).rglob("*")
+    ]
+    built = re.compile(r"\.(pyc|so|pyd)$|/\.")
+    for file in tracked:
+        relative = file.relative_to(ROOT).as_posix()
+        assert relative in names or file.is_dir() or built.search(f"/{relative}"), relative
+    assert {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "setup.py", "pyproject.toml"} <= names
+    assert not [name for name in names if built.search(f"/{name}")]
+    assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members} == {(0, 0, "", "", DATE)}
+
+
+def locked() -> list[tuple[Requirement, list[str]]]:
+    """Each pinned package of the lock with the lines of its hashes."""
+    blocks = re.split(r"\n(?=\S)", "\n".join(line for line in LOCK.splitlines() if not line.startswith("#")))
+    lines = [[line.strip(" \\") for line in block.splitlines()] for block in blocks]
+    return [(Requirement(first), hashes) for first, *hashes in lines]
+
+
+def test_lock_has_a_hash_of_every_package_and_no_host():
+    for requirement, hashes in locked():
+        assert re.fullmatch(r"==[^,*]+", str(requirement.specifier)), requirement
+        assert hashes, requirement
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", line) for line in hashes), requirement
+    assert "://" not in LOCK
+
+
+def test_lock_serves_what_the_package_asks_for():
+    tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    applies = [requirement for requirement, _ in locked() if not requirement.marker or requirement.marker.evaluate()]
+    pinned = {requirement.name: str(requirement.specifier)[2:] for requirement in applies}
+    for line in itertools.chain(project["dependencies"], *project["optional-dependencies"].values()):
+        wanted = Requirement(line)
+        if wanted.name != "torch" and (wanted.marker is None or wanted.marker.evaluate()):
+            assert wanted.name in pinned, f"make lock: {wanted}"
+            assert wanted.specifier.contains(pinned[wanted.name]), f"make lock: {wanted}"
