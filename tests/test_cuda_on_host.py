@@ -53,7 +53,10 @@ class HostCall(ctypes.Structure):
 
 
 class HostReport(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int64) for name in ("launches", "blocks", "advances", "launches_before_advance", "any", "dense", "pairs")]
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("launches", "blocks", "advances", "launches_before_advance", "any", "dense", "pairs")
+    ]
 
 
 @pytest.fixture(scope="module")

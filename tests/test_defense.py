@@ -544,7 +544,11 @@ def tied_model():
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (lambda t: torch.zeros_like(t, dtype=torch.int64), TypeError, r"grads\[0\] \(1.weight\) of dtype .*, got int64"),
+        (
+            lambda t: torch.zeros_like(t, dtype=torch.int64),
+            TypeError,
+            r"grads\[0\] \(1.weight\) of dtype .*, got int64",
+        ),
         (lambda t: t.to_sparse(), TypeError, r"grads\[0\] \(1.weight\) to be strided"),
         (lambda t: torch.zeros(1).expand_as(t), ValueError, r"grads\[0\] \(1.weight\) without overlapping memory"),
         (lambda t: t.to("meta"), ValueError, r"grads\[0\] \(1.weight\) to hold data, got a tensor on meta"),
