@@ -1,6 +1,10 @@
 # make demo    train and attack a small net without and with TIP, save demo.png
 # make test    lint, types and every test
 # make bench   the speed tables
+# make test-clang   the kernels' tests on a library that Clang compiled
+# make test-asan    the same under the address and undefined-behaviour sanitizers, and the fuzzer of the ops
+# make test-tsan    tests with threads under the thread sanitizer
+# make coverage     lines and branches that tests reach, of tip_kernels/ and of csrc/core and csrc/cpu
 # make study   every attacker against every defence: docs/privacy.md
 # A fresh machine with Python 3.10+ is enough; a C++17 compiler gives the fast path.
 PYTHON ?= python3
@@ -8,7 +12,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench study clean
+.PHONY: demo test test-clang test-asan test-tsan coverage bench study clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
@@ -18,6 +22,14 @@ test: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto
+
+test-clang test-asan test-tsan: test-%: $(VENV)/ready
+	$(BIN)/python -m tests.instrument $*
+
+coverage: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report term-missing
+	$(BIN)/python -m tests.instrument gcov
+	$(BIN)/gcovr --root build/gcov
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.ratios
