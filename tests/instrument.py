@@ -1,6 +1,6 @@
 """Builds the CPU library with another compiler or other flags, in a copy of the tree, and runs tests there.
 
-    python -m tests.instrument clang                      # the kernel tests, with every variant that runs here
+    python -m tests.instrument clang                      # the kernel tests, on every variant that runs here
     python -m tests.instrument asan tests/test_ops.py     # these tests, or any arguments of pytest
     python -m tests.instrument asan -m tests.fuzz_raw_ops --calls 2000 --seed 1   # any module
 
@@ -10,7 +10,8 @@
 ``gcov``: counts lines and branches, which ``make coverage`` sums up. GCC.
 
 The copy stays in build/<kind> until the next run, for a debugger. Python, torch and Triton are not instrumented: of
-them sanitizers see the allocations and the calls of libc.
+them sanitizers see the allocations and the calls of libc. If ThreadSanitizer of GCC 12 or 13 says "unexpected memory
+mapping", the kernel's addresses are too random for it: ``sysctl vm.mmap_rnd_bits=28``.
 """
 
 import argparse
@@ -27,7 +28,12 @@ import torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOT_COPIED = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "*.pyd", "__pycache__")
-KERNEL_TESTS = [*(f"tests/test_{name}.py" for name in ("perturb", "generators", "saliency", "normals")), "-k", "cpu"]
+KERNEL_TESTS = [
+    *(f"tests/test_{name}.py" for name in ("perturb", "generators", "normals", "saliency", "saliency_op", "threads")),
+    "tests/test_cpu_variants.py::test_unknown_variant_is_refused_with_the_known_ones",
+    "-k",
+    "(cpu or at_once) and not compiled",
+]
 THREAD_TESTS = ["tests/test_threads.py", "tests/test_perturb.py", "-k", "at_once or test_threads and cpu"]
 FUZZER = "tests.fuzz_raw_ops"
 
