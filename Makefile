@@ -1,6 +1,10 @@
 # make demo    train and attack a small net without and with TIP, save demo.png
 # make test    lint, types and every test
 # make bench   the speed tables
+# make test-clang   the kernels' tests on a library that Clang compiled
+# make test-asan    the same under the address and undefined-behaviour sanitizers, and the fuzzer of the ops
+# make test-tsan    tests with threads under the thread sanitizer
+# make coverage     lines and branches that tests reach, of tip_kernels/ and of csrc/core and csrc/cpu
 # make study   every attacker against every defence: docs/privacy.md
 # make release, make test-release   wheel and sdist of HEAD in dist/; that two builds have the same bytes
 # make test-oldest   the tests with the oldest packages that pyproject.toml allows; downloads gigabytes
@@ -15,7 +19,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
 
-.PHONY: demo test bench study release test-release test-oldest lock audit clean
+.PHONY: demo test test-clang test-asan test-tsan coverage bench study release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
@@ -25,6 +29,14 @@ test: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto
+
+test-clang test-asan test-tsan: test-%: $(VENV)/ready
+	$(BIN)/python -m tests.instrument $*
+
+coverage: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report term-missing
+	$(BIN)/python -m tests.instrument gcov
+	$(BIN)/gcovr --root build/gcov
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.ratios

@@ -2,7 +2,9 @@
 
 The libraries use torch's stable ABI and no Python API, so one build serves torch >= 2.10 and Python >= 3.10.
 ``_cpu`` needs a C++17 compiler (GCC or Clang). Without one the package installs with a warning, and says at its
-first use why it is slow; TIP_KERNELS_REQUIRE_COMPILED=1 makes that an error.
+first use why it is slow; TIP_KERNELS_REQUIRE_COMPILED=1 makes that an error. TIP_KERNELS_CFLAGS holds further flags
+for compiling and linking it, which override all others, and TIP_KERNELS_VARIANTS names the instruction sets of
+CPU_VARIANTS that are wanted ("generic avx2"), all unless given: both for tests/instrument.py.
 ``_cuda`` needs nvcc 12.1 or newer, and no GPU. It is built if torch has CUDA, or for the compute capabilities that
 TIP_KERNELS_CUDA_ARCHS lists ("90" or "80;90", against a torch without CUDA too; "none": it is not built).
 Builds of the same sources with the same compiler and torch have the same bytes, if dates are SOURCE_DATE_EPOCH; but
@@ -14,6 +16,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -27,6 +30,7 @@ from setuptools.errors import CompileError
 from torch.utils.cpp_extension import include_paths, library_paths
 
 REQUIRED = os.environ.get("TIP_KERNELS_REQUIRE_COMPILED") == "1"
+EXTRA_FLAGS = shlex.split(os.environ.get("TIP_KERNELS_CFLAGS", ""))
 
 FLAGS = [
     "-std=c++17",
@@ -36,8 +40,6 @@ FLAGS = [
     "-fno-math-errno",
     "-fvisibility=hidden",
     "-Wall",
-    "-Wno-uninitialized",
-    "-Wno-maybe-uninitialized",  # GCC 12 warns about its own AVX-512 header
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
     # The same bytes wherever it is built, and no folder of whoever built it in messages or debug information.
     f"-ffile-prefix-map={pathlib.Path.cwd()}=.",
@@ -61,7 +63,7 @@ CPU_VARIANTS = {
     },
     "aarch64": {"neon": []},
 }.get(platform.machine(), {"generic": []})
-
+WANTED_VARIANTS = os.environ.get("TIP_KERNELS_VARIANTS", "").split() or list(CPU_VARIANTS)
 
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 ROUNDS = (8, 10, 12, 20)  # the generators, each an object of its own
@@ -84,6 +86,7 @@ class BuildLibraries(build_ext):
             self.get_ext_fullpath(ext.name),
             libraries=["torch_cpu"],
             library_dirs=library_paths(),
+            extra_postargs=EXTRA_FLAGS,
             target_lang="c++",
         )
 
@@ -96,7 +99,8 @@ class BuildLibraries(build_ext):
             run_nvcc([*NVCC_FLAGS, *flags, "-c", source, "-o", str(target)])
             return str(target)
         includes = ["csrc", *include_paths()]
-        return self.compiler.compile([source], str(output), include_dirs=includes, extra_postargs=FLAGS + flags)[0]
+        flags = [*FLAGS, *flags, *EXTRA_FLAGS]
+        return self.compiler.compile([source], str(output), include_dirs=includes, extra_postargs=flags)[0]
 
     def _link_cuda(self, objects: list[str], target: str) -> None:
         # What only libtorch_cuda has stays undefined: tip_kernels/backends/native.py loads it first.
@@ -134,11 +138,11 @@ def anonymous(member: tarfile.TarInfo, date: int) -> tarfile.TarInfo:
 
 def cpu_jobs() -> list[tuple[str, str, list[str]]]:
     """(source, folder for its object, flags) of everything in the CPU library."""
-    names = "".join(f" X({name})" for name in CPU_VARIANTS)
+    names = "".join(f" X({name})" for name in WANTED_VARIANTS)
     jobs = [("csrc/cpu/register.cpp", "common", [f"-DTIP_VARIANTS(X)={names}"]), ("csrc/cpu/plan.cpp", "common", [])]
-    for variant, flags in CPU_VARIANTS.items():
-        for source in ("perturb.cpp", "saliency.cpp"):
-            jobs.append((f"csrc/cpu/{source}", variant, [*flags, f"-DTIP_VARIANT={variant}"]))
+    for variant in WANTED_VARIANTS:
+        flags = [*CPU_VARIANTS[variant], f"-DTIP_VARIANT={variant}"]
+        jobs += [(f"csrc/cpu/{source}", variant, flags) for source in ("perturb.cpp", "saliency.cpp")]
     return jobs
 
 

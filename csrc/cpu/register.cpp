@@ -12,6 +12,10 @@
 #include "cpu/plan.h"
 #include "cpu/saliency.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 TIP_VARIANTS(TIP_DECLARE_VARIANT)
 TIP_VARIANTS(TIP_DECLARE_SALIENCY)
 
@@ -33,8 +37,13 @@ namespace runs_here {
 bool neon() { return true; }
 #endif
 #if defined(__x86_64__)
-bool avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
-bool avx512() {
+// Clang before 19 knows no __builtin_cpu_supports("f16c"). That the system saves the registers, avx2() asks.
+bool f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+[[maybe_unused]] bool avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c(); }
+[[maybe_unused]] bool avx512() {
   return avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }

@@ -6,7 +6,15 @@
 #include "core/lanes.h"
 
 #if defined(__SSE2__)
+#if !defined(__clang__)  // GCC 12 warns about its own AVX-512 header
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif
