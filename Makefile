@@ -1,6 +1,8 @@
 # make demo    train and attack a small net without and with TIP, save demo.png
 # make test    lint, types and every test
 # make bench   the speed tables
+# make test-rng      a statistical battery on the random words (needs dieharder): docs/noise.md
+# make test-normals  the normals of all words, and 10^8 draws of each generator: docs/noise.md
 # make study   every attacker against every defence: docs/privacy.md
 # A fresh machine with Python 3.10+ is enough; a C++17 compiler gives the fast path.
 PYTHON ?= python3
@@ -8,7 +10,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench study clean
+.PHONY: demo test test-rng test-normals bench study clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
@@ -18,6 +20,12 @@ test: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto
+
+test-rng: $(VENV)/ready
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/rng_battery.py --page docs/noise.md
+
+test-normals: $(VENV)/ready
+	PYTHONPATH=. $(BIN)/python tests/every_normal.py --page docs/noise.md
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.ratios

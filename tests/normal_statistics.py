@@ -3,13 +3,14 @@
     python tests/normal_statistics.py chacha12 100000000
 
 ``p_values`` gives, for each test, the probability with which a right generator with a random key is so far off or
-farther. It is at most REJECT, on the whole, once in a billion tests.
+farther: it falls below REJECT once in a billion tests at most.
 """
 
 import argparse
 import json
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
@@ -27,7 +28,7 @@ LONGEST = math.sqrt(2 * 33 * math.log(2))
 
 TAILS = (4.0, 5.0, 6.0)
 LAGS = range(1, 9)
-_CHUNK = 2**20
+_CHUNK = 2**15
 
 
 def draw(generator: str, count: int, seed: int = 3, std: float = 1.0) -> np.ndarray:
@@ -45,23 +46,41 @@ def words_of(generator: str, count: int, seed: int = 3) -> np.ndarray:
     return out.numpy().view(np.uint32)
 
 
-def p_values(z: np.ndarray) -> dict[str, float]:
-    """Name of each test and its p-value, for values [an even number]."""
-    return {**_moments(z), **_tails(z), **_serial(z), **_shape(z)}
+class Measured(NamedTuple):
+    """Statistics of a sample."""
+
+    count: int
+    power_means: dict[int, float]
+    tails: dict[str, tuple[int, float]]  # (found, expected)
+    products: dict[str, float]  # of neighbours, in standard errors
+    smirnov: float  # sqrt(n) D of Kolmogorov and Smirnov
+    darling: float  # A^2 of Anderson and Darling
+
+
+def measure(z: np.ndarray) -> Measured:
+    """Of values [an even number]."""
+    return Measured(len(z), power_means(z), tail_counts(z), neighbour_products(z), *distances(z))
+
+
+def p_values(sample: Measured) -> dict[str, float]:
+    """By the name of the test."""
+    result = {f"moment {k}": chernoff(k, mean, sample.count) for k, mean in sample.power_means.items()}
+    result.update({name: _poisson(*counts) for name, counts in sample.tails.items()})
+    result.update({name: float(2 * scipy.stats.norm.sf(abs(size))) for name, size in sample.products.items()})
+    result["Kolmogorov-Smirnov"] = float(scipy.stats.kstwobign.sf(sample.smirnov))
+    # Zolotarev's tail of the limit distribution: right to 5 % below 0.01, too large above.
+    result["Anderson-Darling"] = float(min(1.0, math.sqrt(3) * scipy.stats.chi2.sf(2 * sample.darling, 1)))
+    return result
 
 
 def rejected(z: np.ndarray) -> dict[str, float]:
-    return {name: p for name, p in p_values(z).items() if p < REJECT}
+    return {name: p for name, p in p_values(measure(z)).items() if p < REJECT}
 
 
 def _chunks(z: np.ndarray, overlap: int = 0) -> Iterator[np.ndarray]:
     """Float64 pieces that begin a chunk apart and end ``overlap`` values later, where there are any."""
     for begin in range(0, len(z), _CHUNK):
         yield z[begin : begin + _CHUNK + overlap].astype(np.float64)
-
-
-def _moments(z: np.ndarray) -> dict[str, float]:
-    return {f"moment {k}": chernoff(k, mean, len(z)) for k, mean in power_means(z).items()}
 
 
 def power_means(z: np.ndarray) -> dict[int, float]:
@@ -83,6 +102,13 @@ def power_mean(k: int) -> float:
 def power_variance(k: int) -> float:
     """Of z^k."""
     return float(scipy.special.factorial2(2 * k - 1)) - power_mean(k) ** 2
+
+
+def standard_errors(sample: Measured) -> list[float]:
+    """By how many of them each mean of powers is off."""
+    return [
+        (mean - power_mean(k)) / math.sqrt(power_variance(k) / sample.count) for k, mean in sample.power_means.items()
+    ]
 
 
 def chernoff(k: int, mean: float, count: int) -> float:
@@ -111,22 +137,21 @@ def _poisson(observed: int, expected: float) -> float:
 
 def tail_counts(z: np.ndarray) -> dict[str, tuple[int, float]]:
     """(how many were found, how many are expected) beyond each tail, on each side, and of radii of pairs."""
-    counts: dict[str, tuple[int, float]] = {}
-    radius = np.concatenate([np.hypot(part[0::2], part[1::2]) for part in _chunks(z)])
+    found: dict[str, int] = {}
+    for part in _chunks(z):
+        radius = np.hypot(part[0::2], part[1::2])
+        for t in TAILS:
+            for name, beyond in (("above ", part > t), ("below -", part < -t), ("radius above ", radius > t)):
+                found[f"{name}{t:g}"] = found.get(f"{name}{t:g}", 0) + int(beyond.sum())
+    expected = {}
     for t in TAILS:
-        one_side = len(z) * scipy.stats.norm.sf(t)
-        counts[f"above {t:g}"] = (int((z > t).sum()), one_side)
-        counts[f"below -{t:g}"] = (int((z < -t).sum()), one_side)
-        counts[f"radius above {t:g}"] = (int((radius > t).sum()), len(radius) * math.exp(-t * t / 2))
-    return counts
+        expected[f"above {t:g}"] = expected[f"below -{t:g}"] = len(z) * scipy.stats.norm.sf(t)
+        expected[f"radius above {t:g}"] = len(z) / 2 * math.exp(-t * t / 2)
+    return {name: (count, float(expected[name])) for name, count in found.items()}
 
 
-def _tails(z: np.ndarray) -> dict[str, float]:
-    return {name: _poisson(*counts) for name, counts in tail_counts(z).items()}
-
-
-def _serial(z: np.ndarray) -> dict[str, float]:
-    """Products of neighbours, and of their squares less one, summed: normal, with the count as variance."""
+def neighbour_products(z: np.ndarray) -> dict[str, float]:
+    """Sums of products of neighbours, and of their squares less one, in standard errors."""
     sums: dict[str, float] = {}
 
     def add(name: str, a: np.ndarray, b: np.ndarray) -> None:
@@ -134,18 +159,17 @@ def _serial(z: np.ndarray) -> dict[str, float]:
 
     for part in _chunks(z, overlap=max(LAGS)):
         square = (part**2 - 1) / math.sqrt(2)
-        pairs = min(_CHUNK, len(part)) // 2 * 2
+        pairs = min(_CHUNK, len(part))
         add("pairs", part[0:pairs:2], part[1:pairs:2])
         for lag in LAGS:
             last = min(len(part), _CHUNK + lag)
             add(f"lag {lag}", part[lag:last], part[: last - lag])
             add(f"squares, lag {lag}", square[lag:last], square[: last - lag])
-    counts = {name: len(z) / 2 if name == "pairs" else len(z) for name in sums}
-    return {name: float(2 * scipy.stats.norm.sf(abs(total) / math.sqrt(counts[name]))) for name, total in sums.items()}
+    return {name: total / math.sqrt(len(z) / 2 if name == "pairs" else len(z)) for name, total in sums.items()}
 
 
 def distances(z: np.ndarray) -> tuple[float, float]:
-    """The statistics of Kolmogorov and Smirnov, sqrt(n) D, and of Anderson and Darling, exactly, of all values."""
+    """(sqrt(n) D, A^2) of all values, without bins."""
     count, largest, total = len(z), 0.0, 0.0
     ordered = np.sort(z)
     for begin in range(0, count, _CHUNK):
@@ -155,15 +179,6 @@ def distances(z: np.ndarray) -> tuple[float, float]:
         largest = max(largest, float((phi - rank / count).max()), float(((rank + 1) / count - phi).max()))
         total += float(((2 * rank + 1) * np.log(phi) + (2 * (count - rank) - 1) * scipy.special.log_ndtr(-x)).sum())
     return math.sqrt(count) * largest, -count - total / count
-
-
-def _shape(z: np.ndarray) -> dict[str, float]:
-    """The second is Zolotarev's tail of the limit distribution: right to 5 % below 0.01, too large above."""
-    smirnov, darling = distances(z)
-    return {
-        "Kolmogorov-Smirnov": float(scipy.stats.kstwobign.sf(smirnov)),
-        "Anderson-Darling": float(min(1.0, math.sqrt(3) * scipy.stats.chi2.sf(2 * darling, 1))),
-    }
 
 
 # Faults. Each makes other values of the right ones and their words.
@@ -276,18 +291,9 @@ def missed(z: np.ndarray, words: np.ndarray, faults: dict) -> list[str]:
     """The tests that did not find a fault which they should."""
     result = []
     for name, (fault, tests) in faults.items():
-        found = p_values(fault(z, words))
+        found = p_values(measure(fault(z, words)))
         result += [f"{name}: {test}, p = {found[test]:.2g}" for test in tests if found[test] >= REJECT]
     return result
-
-
-def report(z: np.ndarray) -> dict[str, object]:
-    """What the page shows of a sample."""
-    moments = {}
-    for k, mean in power_means(z).items():
-        moments[k] = (mean, (mean - power_mean(k)) / math.sqrt(power_variance(k) / len(z)))
-    smirnov, darling = distances(z)
-    return {"moments": moments, "tails": tail_counts(z), "sqrt(n) D": smirnov, "A^2": darling}
 
 
 def main() -> None:
@@ -297,8 +303,14 @@ def main() -> None:
     parser.add_argument("--faults", action="store_true", help="plant faults that are visible only among so many")
     given = parser.parse_args()
     z = draw(given.generator, given.count)
-    variant = torch.ops.tip_kernels.cpu_variant()
-    result = {"generator": given.generator, "variant": variant, "count": given.count, "p": p_values(z), **report(z)}
+    sample = measure(z)
+    result = {
+        "generator": given.generator,
+        "variant": torch.ops.tip_kernels.cpu_variant(),
+        "p": p_values(sample),
+        "standard errors": standard_errors(sample),
+        **sample._asdict(),
+    }
     if given.faults:
         result["missed"] = missed(z, words_of(given.generator, given.count), FAINT)
     print(json.dumps(result))
