@@ -144,3 +144,4 @@ def test_tables_of_the_battery():
     outcomes = [Outcome("chacha8", "calls", [FINE], []), Outcome("chacha8", "calls", [WEAK], [FINE])]
     assert rng_battery.table(outcomes).splitlines()[2:] == ["| chacha8 | calls | 2 | 1 | 0 | 0.0005 |"]
     assert rng_battery.weak_ones(outcomes).splitlines()[2:] == ["| chacha8 | calls | runs 0 | 0.0005 | 1 |"]
+    assert rng_battery.weak_ones(outcomes[:1]) == "No p-value of a good generator was weak."
