@@ -5,6 +5,8 @@
 # make test-asan    the same under the address and undefined-behaviour sanitizers, and the fuzzer of the ops
 # make test-tsan    tests with threads under the thread sanitizer
 # make coverage     lines and branches that tests reach, of tip_kernels/ and of csrc/core and csrc/cpu
+# make test-rng      a statistical battery on the random words (needs dieharder): docs/noise.md
+# make test-normals  the normals of all words, and 10^8 draws of each generator: docs/noise.md
 # make study   every attacker against every defence: docs/privacy.md
 # make release, make test-release   wheel and sdist of HEAD in dist/; that two builds have the same bytes
 # make test-oldest   the tests with the oldest packages that pyproject.toml allows; downloads gigabytes
@@ -19,7 +21,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
 
-.PHONY: demo test test-clang test-asan test-tsan coverage bench study release test-release test-oldest lock audit clean
+.PHONY: demo test test-rng test-normals test-clang test-asan test-tsan coverage bench study release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
@@ -37,6 +39,12 @@ coverage: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report term-missing
 	$(BIN)/python -m tests.instrument gcov
 	$(BIN)/gcovr --root build/gcov
+
+test-rng: $(VENV)/ready
+	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/rng_battery.py --page docs/noise.md
+
+test-normals: $(VENV)/ready
+	PYTHONPATH=. $(BIN)/python tests/every_normal.py --page docs/noise.md
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.ratios

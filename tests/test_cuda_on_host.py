@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from test_far_addresses import CASES as FAR_CASES
+from test_far_addresses import KINDS, assert_noise, call_of, gradient_of, ratios
+from test_far_addresses import case_id as far_case_id
 from test_generators import _assert_normals as assert_normals
 from test_perturb import (
     CASES,
@@ -109,7 +112,14 @@ def perturb_on_host(
     defaults = {
         "cutoff": 0.5, "masks": None, "keep": 1.0, "floor_std": 0.0, "grad_scale": None, "shards": None, "names": None,
     }  # fmt: skip
-    args = functional.checked_call(grads, scores, **{**defaults, **given, "backend": "reference"})[1:]
+    call = functional.checked_call(grads, scores, **{**defaults, **given, "backend": "reference"})
+    return call_on_host(library, call, tiny_tables=tiny_tables, lanes=lanes)
+
+
+def call_on_host(
+    library: ctypes.CDLL, checked: functional.Call, *, tiny_tables: bool = False, lanes: int = 0
+) -> HostReport:
+    args = checked[1:]
     std, floor, scale, state, keep, rounds = args[7:13]
     keep_alive: list = []
     tensors = host_tensors(args, keep_alive)
@@ -276,6 +286,15 @@ def test_words_far_out_in_the_stream(library, last):
     tip.perturb_([want], [scores], rng=tip.NoiseRNG(KEY), backend="reference", **given)
     assert report.pairs if last else report.dense
     torch.testing.assert_close(x, want, rtol=0, atol=1e-5)  # float32 rounding of values below 10, a few times
+
+
+@pytest.mark.parametrize("case", FAR_CASES, ids=far_case_id)
+def test_noise_far_out(case, library):
+    """Counters that carry past 32 bits, the largest tensor id and late steps."""
+    for ratio in ratios(KINDS[case.kind]):
+        grad = gradient_of(KINDS[case.kind])
+        call_on_host(library, call_of(case, grad, "reference", ratio))
+        assert_noise(case, grad, ratio)
 
 
 def contiguous(*sizes: int) -> tuple[int, ...]:
