@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from .. import _ops
-from . import triton_tables
+from . import _checks, triton_tables
 
 _OLDEST_TRITON = (3, 6)
 _INTERPRETER_LANES = 4096  # the interpreter takes its time for an operation, however wide
@@ -370,6 +370,10 @@ def perturb_(
     shards: list[int] | None,
 ) -> None:
     """See ``_ops.py`` for the arguments and docs/design.md for the result."""
+    _checks.check_perturb(
+        grads, scores, selected, tensor_ids, basis_ids, bases, high_dims, std, floor_std, grad_scale, state, keep,
+        rounds, shards,
+    )  # fmt: skip
     call = Call(
         grads=tuple([(grad.shape, grad.stride(), grad.dtype) for grad in grads]),
         scores=tuple([(score.shape, score.stride()) for score in scores]),
@@ -388,7 +392,8 @@ def perturb_(
     device = state.device
     with _on(device):
         residents = _TABLES.get((call, device), device, functools.partial(_make_residents, call, device))
-        for i, resident in enumerate(residents):
+        ready = []  # before the first launch, since after it a lack of memory would leave some of the noise undone
+        for resident in residents:
             launch = resident.launch
             mine = [grads[m] for m in launch.members]
             my_scores = [scores[m] for m in launch.members]
@@ -403,6 +408,8 @@ def perturb_(
                 device,
                 functools.partial(_make_bases, bases, real, device),
             )
+            ready.append((resident, header, packed))
+        for i, (resident, header, packed) in enumerate(ready):
             _kernels().perturb[(len(resident.programs),)](
                 header.on_device, resident.rows, resident.programs, resident.offsets, packed,
                 *amounts, state, int(i == len(residents) - 1),
@@ -412,6 +419,8 @@ def perturb_(
 
 def channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
     """``sum_n |mean_space(activation_grad[n, c])|``: [N, C, *spatial] to float32 [C], in one read."""
+    _checks.check_activation_grad(activation_grad)
+    activation_grad = _checks.without_repeats(activation_grad)
     images, channels = activation_grad.shape[:2]
     length = math.prod(activation_grad.shape[2:])
     with _on(activation_grad.device):
@@ -480,6 +489,7 @@ def _column_sums(x: torch.Tensor, images: int, length: int, channels: int) -> to
 
 def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, rounds: int) -> None:
     """Fills ``out`` (int32) with consecutive words of one stream; the state is not advanced."""
+    _checks.check_words(out, state, tensor_id, first_position, rounds)
     flat = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     with _on(out.device):
         lanes = _lanes(out.device)
