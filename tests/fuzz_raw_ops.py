@@ -354,6 +354,8 @@ def surely_ill_formed(pattern: str, call: dict) -> bool:
 
 def run_call(seed: int, number: int, backends: list[str], exact: bool = False, verbose: bool = False) -> str:
     """Makes one call; returns "refused" or "ran", raises Failure."""
+    import tip_kernels  # noqa: F401  which defines the ops
+
     draw = random.Random(seed * 1_000_003 + number)
     torch.manual_seed(draw.getrandbits(62))
     buffers = Buffers(draw, exact)
@@ -420,8 +422,6 @@ def _check_saliency(grad: torch.Tensor, result: torch.Tensor, what: str) -> None
 def work(options: argparse.Namespace) -> None:
     """The child process: calls from ``--start`` on, each told to the parent before it is made."""
     warnings.simplefilter("ignore")
-    import tip_kernels  # noqa: F401
-
     torch.set_num_threads(options.threads)
     told = os.open(options.told, os.O_WRONLY)
     counts: collections.Counter[str] = collections.Counter()

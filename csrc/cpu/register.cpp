@@ -136,13 +136,20 @@ void perturb_(std::vector<Tensor> grads, std::vector<Tensor> scores, std::vector
 
 void words_(Tensor out, Tensor state, int64_t tensor_id, int64_t first_position, int64_t rounds) {
   const View view = check_words(out, state, tensor_id, first_position, rounds);
-  const bool in_place = view.is_contiguous();
-  Tensor dense = in_place ? out : torch::stable::new_empty(out, out.sizes(), torch::headeronly::ScalarType::Int);
+  int32_t* data = reinterpret_cast<int32_t*>(view.data);
   Work work = work_from(state, rounds);
   std::memcpy(&work.step, static_cast<const int64_t*>(state.const_data_ptr()) + 4, sizeof work.step);
-  variant().draw_words(work, static_cast<uint32_t>(tensor_id), first_position, view.count,
-                       static_cast<int32_t*>(dense.mutable_data_ptr()));
-  if (!in_place) torch::stable::copy_(out, dense);
+  const auto draw = [&](int32_t* to) {
+    variant().draw_words(work, static_cast<uint32_t>(tensor_id), first_position, view.count, to);
+  };
+  if (view.is_contiguous()) return draw(data);
+  // Not by torch's copy_, which writes to an inference tensor and raises then.
+  std::vector<Dimension> dims;
+  for (int64_t dim = 0; dim < view.dims; ++dim) dims.push_back({view.sizes[dim], view.strides[dim]});
+  const std::vector<int64_t> offsets = offsets_of(dims);
+  std::vector<int32_t> dense(offsets.size());
+  draw(dense.data());
+  for (size_t i = 0; i < dense.size(); ++i) data[offsets[i]] = dense[i];
 }
 
 // Whether element i of these dimensions, innermost first, lies at i * stride for one stride, which then is `stride`.

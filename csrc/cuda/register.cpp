@@ -88,13 +88,16 @@ void perturb_(std::vector<Tensor> grads, std::vector<Tensor> scores, std::vector
 
 void words_(Tensor out, Tensor state, int64_t tensor_id, int64_t first_position, int64_t rounds) {
   const View view = check_words(out, state, tensor_id, first_position, rounds);
-  const bool in_place = view.is_contiguous();
+  std::vector<Axis> axes;
+  int64_t index_stride = 1;
+  for (int64_t dim = view.dims; dim-- > 0; index_stride *= view.sizes[dim])
+    append_axis(axes, {view.sizes[dim], view.strides[dim], index_stride});
+  if (axes.size() > kMostAxes) refuse("expected out of at most ", kMostAxes, " dimensions that lie apart, got more");
+  WordsOut to = {reinterpret_cast<int32_t*>(view.data), view.count, static_cast<int32_t>(axes.size()), {}};
+  std::copy(axes.begin(), axes.end(), to.axis);
   const Device device(state);
-  Tensor dense = in_place ? out : torch::stable::new_empty(out, out.sizes(), torch::headeronly::ScalarType::Int);
   launch_words(static_cast<int>(rounds), static_cast<const int64_t*>(state.const_data_ptr()),
-               static_cast<uint32_t>(tensor_id), first_position, view.count,
-               static_cast<int32_t*>(dense.mutable_data_ptr()), device.stream());
-  if (!in_place) torch::stable::copy_(out, dense);
+               static_cast<uint32_t>(tensor_id), first_position, to, device.stream());
 }
 
 Tensor channel_saliency(Tensor tensor) {
@@ -115,7 +118,7 @@ Tensor channel_saliency(Tensor tensor) {
   }
   grad.inverse_space = 1.0 / static_cast<double>(grad.space);
   if (space.empty()) space.push_back({1, 1, 1});
-  STD_TORCH_CHECK(space.size() <= kMostSpaceAxes, "expected at most ", kMostSpaceAxes,
+  STD_TORCH_CHECK(space.size() <= kMostAxes, "expected at most ", kMostAxes,
                   " spatial dimensions that lie apart, got ", space.size());
   grad.axes = static_cast<int32_t>(space.size());
   std::copy(space.begin(), space.end(), grad.axis);

@@ -83,6 +83,7 @@ def channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
     return alpha.abs().sum(0).float()  # [C]
 
 
+@torch.inference_mode()  # as copy_ writes to an inference tensor and raises then
 def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, rounds: int) -> None:
     """Fills ``out`` with consecutive words of one stream; the state is not advanced."""
     _checks.check_words(out, state, tensor_id, first_position, rounds)

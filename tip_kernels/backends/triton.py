@@ -487,6 +487,7 @@ def _column_sums(x: torch.Tensor, images: int, length: int, channels: int) -> to
     return sums
 
 
+@torch.inference_mode()  # as copy_ writes to an inference tensor and raises then
 def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, rounds: int) -> None:
     """Fills ``out`` (int32) with consecutive words of one stream; the state is not advanced."""
     _checks.check_words(out, state, tensor_id, first_position, rounds)
