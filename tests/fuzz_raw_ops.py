@@ -39,12 +39,15 @@ PERTURB = (
 )  # fmt: skip
 LISTS = ("grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards")
 SHAPES = (
-    (4, 3, 3, 3), (3, 8, 3, 3), (5, 2, 5), (2, 2, 2, 2, 2), (4, 3, 1, 1), (6,), (5, 7), (), (0, 3, 3, 3), (2, 0, 3, 3), (1, 1, 3, 3),
-    (1, 9, 7, 7),
+    (4, 3, 3, 3), (3, 8, 3, 3), (5, 2, 5), (2, 2, 2, 2, 2), (4, 3, 1, 1), (6,), (5, 7), (), (0, 3, 3, 3), (2, 0, 3, 3),
+    (1, 1, 3, 3), (1, 9, 7, 7),
 )  # fmt: skip
 
 
-class Failure(AssertionError):
+_HANGS = 1  # status of a process that faulthandler ends
+
+
+class HarmError(AssertionError):
     """What a call did that it must not do."""
 
 
@@ -86,7 +89,7 @@ class Buffers:
         self._before = [(memory, memory.clone()) for memory, _ in self._before]
 
     def check(self, written: list[torch.Tensor]) -> None:
-        """Raises Failure if anything has changed besides these tensors."""
+        """Raises HarmError if anything has changed besides these tensors."""
         for memory, before in self._before:
             if memory.untyped_storage().size() < before.untyped_storage().size():
                 continue  # its storage was resized by the spoiled call's own preparation
@@ -95,7 +98,7 @@ class Buffers:
                     there = before.view(tensor.dtype) if tensor.dtype != before.dtype else before
                     there.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(tensor)
             if not torch.equal(memory.view(torch.uint8), before.view(torch.uint8)):
-                raise Failure("memory has changed that must not")
+                raise HarmError("memory has changed that must not")
 
 
 def valid_perturb(draw: random.Random, buffers: Buffers) -> dict:
@@ -149,7 +152,8 @@ def valid_words(draw: random.Random, buffers: Buffers) -> dict:
 
 
 def valid_saliency(draw: random.Random, buffers: Buffers) -> dict:
-    shape = draw.choice(((2, 3, 4, 4), (3, 5), (1, 8, 9), (2, 40, 3, 3), (0, 3, 4), (2, 0, 4), (2, 3, 0), (2, 2, 3, 2, 2)))
+    shapes = ((2, 3, 4, 4), (3, 5), (1, 8, 9), (2, 40, 3, 3), (0, 3, 4), (2, 0, 4), (2, 3, 0), (2, 2, 3, 2, 2))
+    shape = draw.choice(shapes)
     layout = draw.choice(("contiguous", "channels_last", "sliced", "transposed"))
     return {"activation_grad": buffers.place(torch.randn(shape).to(draw.choice(DTYPES)), layout)}
 
@@ -299,8 +303,8 @@ def spoil_length(call: dict, draw: random.Random, buffers: Buffers, spoiled: set
     name = draw.choice(names)
     spoiled.add(name)
     values = call[name]
-    shorter, longer = values[:-1], [*values, *(values[-1:] or [call["std"] if name in ("grads", "scores", "bases") else 0])]
-    call[name] = draw.choice([shorter, longer, [], values * 2])
+    another = values[-1] if values else call["std"] if name in ("grads", "scores", "bases") else 0
+    call[name] = draw.choice([values[:-1], [*values, another], [], values * 2])
     return f"{name}: length {len(call[name])} for {len(values)}"
 
 
@@ -323,6 +327,7 @@ def spoil_setting(call: dict, draw: random.Random, buffers: Buffers, spoiled: se
 
 SPOILERS = (spoil_tensor, spoil_tensor, spoil_tensor, spoil_by_aliasing, spoil_number, spoil_number, spoil_length,
             spoil_setting)  # fmt: skip
+
 OPS = {
     "perturb{}_": (valid_perturb, 6),
     "words{}_": (valid_words, 2),
@@ -353,7 +358,7 @@ def surely_ill_formed(pattern: str, call: dict) -> bool:
 
 
 def run_call(seed: int, number: int, backends: list[str], exact: bool = False, verbose: bool = False) -> str:
-    """Makes one call; returns "refused" or "ran", raises Failure."""
+    """Makes one call; returns "refused" or "ran", raises HarmError."""
     import tip_kernels  # noqa: F401  which defines the ops
 
     draw = random.Random(seed * 1_000_003 + number)
@@ -373,24 +378,28 @@ def run_call(seed: int, number: int, backends: list[str], exact: bool = False, v
             _watch(tensor, buffers)
     buffers.snapshot()
     try:
-        result = getattr(torch.ops.tip_kernels, pattern.format(SUFFIXES[backend]))(*call.values() if not pattern.startswith("perturb") else [call[name] for name in PERTURB])
-    except Exception as error:  # noqa: BLE001  any kind will do
+        result = getattr(torch.ops.tip_kernels, pattern.format(SUFFIXES[backend]))(*_in_order(pattern, call))
+    except Exception as error:  # any kind will do
         if verbose:
             print(type(error).__name__, error)
         try:
             buffers.check([])
-        except Failure as failure:
-            raise Failure(f"{what}: {failure} after {error}") from None
+        except HarmError as failure:
+            raise HarmError(f"{what}: {failure} after {error}") from None
         return "refused"
     try:
         buffers.check(_written(pattern, call))
-    except Failure as failure:
-        raise Failure(f"{what}: {failure} although it ran") from None
+    except HarmError as failure:
+        raise HarmError(f"{what}: {failure} although it ran") from None
     if surely_ill_formed(pattern, call):
-        raise Failure(f"{what}: ran although it is ill-formed")
+        raise HarmError(f"{what}: ran although it is ill-formed")
     if pattern.startswith("channel"):
         _check_saliency(call["activation_grad"], result, what)
     return "ran"
+
+
+def _in_order(pattern: str, call: dict) -> list:
+    return [call[name] for name in PERTURB] if pattern.startswith("perturb") else list(call.values())
 
 
 def _watch(tensor: torch.Tensor, buffers: Buffers) -> None:
@@ -405,9 +414,11 @@ def _watch(tensor: torch.Tensor, buffers: Buffers) -> None:
 
 
 def _written(pattern: str, call: dict) -> list[torch.Tensor]:
+    """What a call that ran may have changed. None means an undefined tensor, which meta tensors go with."""
+    found = [call["out"]] if pattern.startswith("words") else []
     if pattern.startswith("perturb"):
-        return [*call["grads"], call["state"][4:]]
-    return [call["out"]] if pattern.startswith("words") else []
+        found = [*call["grads"], None if call["state"] is None else call["state"][4:]]
+    return [tensor for tensor in found if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta"]
 
 
 def _check_saliency(grad: torch.Tensor, result: torch.Tensor, what: str) -> None:
@@ -416,7 +427,7 @@ def _check_saliency(grad: torch.Tensor, result: torch.Tensor, what: str) -> None
     spatial = tuple(range(2, grad.dim()))
     want = (grad.double().mean(spatial) if spatial else grad.double()).abs().sum(0)
     if not torch.allclose(result.double(), want, rtol=1e-4, atol=1e-5, equal_nan=True):
-        raise Failure(f"{what}: expected {want}, got {result}")
+        raise HarmError(f"{what}: expected {want}, got {result}")
 
 
 def work(options: argparse.Namespace) -> None:
@@ -427,12 +438,15 @@ def work(options: argparse.Namespace) -> None:
     counts: collections.Counter[str] = collections.Counter()
     for number in range(options.start, options.calls):
         os.pwrite(told, struct.pack("<4q", number, counts["refused"], counts["ran"], counts["failed"]), 0)
-        faulthandler.dump_traceback_later(options.seconds, exit=True)
+        faulthandler.dump_traceback_later(options.seconds, exit=True)  # with status 1
         try:
             counts[run_call(options.seed, number, options.backends, options.exact)] += 1
-        except Failure as failure:
+        except HarmError as failure:
             counts["failed"] += 1
             print(f"seed {options.seed}, call {number}: {failure}", flush=True)
+        except Exception as error:  # of this program itself: as loud as a failure of an op
+            counts["failed"] += 1
+            print(f"seed {options.seed}, call {number}: {type(error).__name__}: {error}", flush=True)
     faulthandler.cancel_dump_traceback_later()
     os.pwrite(told, struct.pack("<4q", options.calls, counts["refused"], counts["ran"], counts["failed"]), 0)
 
@@ -454,15 +468,15 @@ def main(arguments: list[str] | None = None) -> int:
             told.write(struct.pack("<4q", start, 0, 0, 0))
             told.flush()
             command = [sys.executable, os.path.abspath(__file__), *_repeated_options(options), "--start", str(start)]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])}
+            paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
             child = subprocess.run([*command, "--told", told.name], env=environment, check=False)
             told.seek(0)
             number, refused, ran, failed = struct.unpack("<4q", told.read(32))
             total.update(refused=refused, ran=ran, failures=failed)
             if number >= options.calls and child.returncode == 0:
                 break
-            kind = "crashes" if child.returncode < 0 or child.returncode not in (0, 1) else "hangs"
-            total[kind] += 1
+            total["hangs" if child.returncode == _HANGS else "crashes"] += 1
             print(f"seed {options.seed}, call {number}: the process ended with {child.returncode}", flush=True)
             start = number + 1
     harm = total["failures"] + total["crashes"] + total["hangs"]

@@ -428,7 +428,8 @@ def channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
             sums = _column_sums(activation_grad, images, length, channels)  # [N, parts, C]
         else:
             sums = _row_sums(activation_grad.contiguous(), images * channels, length).view(images, 1, channels)
-        return (sums.sum(1).abs_().sum(0) / length).float()
+        # Without samples the sum of their means is 0, not 0 / 0.
+        return (sums.sum(1).abs_().sum(0) / (length if images else 1)).float()
 
 
 _SALIENCY_TILE = 4096
