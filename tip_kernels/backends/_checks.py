@@ -305,7 +305,7 @@ def _check_memory(written: list[torch.Tensor], read: list[torch.Tensor | None], 
         start = tensor.data_ptr()
         if start == 0 or tensor.untyped_storage().size() < end:
             _refuse("tensors with storage for all of their elements, got one whose storage was resized")
-        length = end - tensor.storage_offset() * tensor.element_size()
+        length = end - int(tensor.storage_offset()) * tensor.element_size()
         ranges.append((start, start + length, i < len(written)))
     reach = {True: 0, False: 0}
     last_written = -1
