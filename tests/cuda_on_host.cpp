@@ -1,6 +1,7 @@
 // The CUDA kernels' own code compiled for the host (csrc/cuda/block.h), for tests/test_cuda_on_host.py: plans a call,
 // fills the tables and runs every block, one after the other.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <type_traits>
@@ -26,7 +27,7 @@ struct HostTensor {
 struct HostCall {
   int64_t* state;
   const float *std, *floor_std, *grad_scale;
-  float keep;
+  double keep;
   int32_t rounds;
   int32_t lanes;  // of a thread; 0 for the plan's choice
 };
@@ -47,7 +48,7 @@ std::vector<PlannedTensor> plan(const HostTensor* tensors, int64_t count, const 
                      {t->strides, t->strides + t->dims}, t->scores, t->score_count, t->score_stride, t->selected,
                      t->id, t->basis, t->high_dim, t->first_channel, t->first_kernel, t->kernels_per_channel});
   }
-  return plan_tensors(views, {call.floor_std != nullptr, call.grad_scale != nullptr, call.keep != 1.0f, call.lanes});
+  return plan_tensors(views, {call.floor_std != nullptr, call.grad_scale != nullptr, call.keep != 1.0, call.lanes});
 }
 
 template <int kRounds, class T>
@@ -106,7 +107,8 @@ void perturb_on_host(const HostTensor* tensors, int64_t count, const HostCall* c
     case 8: return go(std::integral_constant<int, 8>());
     case 12: return go(std::integral_constant<int, 12>());
     case 20: return go(std::integral_constant<int, 20>());
-    default: return go(std::integral_constant<int, kPhiloxRounds>());
+    case kPhiloxRounds: return go(std::integral_constant<int, kPhiloxRounds>());
+    default: std::abort();
   }
 }
 

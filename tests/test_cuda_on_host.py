@@ -13,6 +13,7 @@ from test_far_addresses import CASES as FAR_CASES
 from test_far_addresses import KINDS, assert_noise, call_of, gradient_of, ratios
 from test_far_addresses import case_id as far_case_id
 from test_generators import _assert_normals as assert_normals
+from test_keep import KEEPS, kept
 from test_perturb import (
     CASES,
     KEY,
@@ -49,7 +50,7 @@ class HostTensor(ctypes.Structure):
 class HostCall(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("state", "std", "floor_std", "grad_scale")),
-        ("keep", ctypes.c_float),
+        ("keep", ctypes.c_double),
         ("rounds", ctypes.c_int32),
         ("lanes", ctypes.c_int32),
     ]
@@ -355,3 +356,12 @@ def test_long_lists_take_as_few_launches_as_they_need(library, count, large):
     assert covered == [8 * (8 + i) * 9 for i in range(count)]
     per_table = ((32760 if large else 4096) - 128) // ENTRY_BYTES
     assert tables == -(-count // per_table)
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("shape", [(4, 8, 3, 3), (2, 1, 9, 9)], ids=str)
+def test_keep_is_not_rounded_to_float32(library, shape, keep):
+    x = torch.randn(shape, dtype=torch.float64)
+    got = x.clone()
+    perturb_on_host(library, [got], [torch.rand(shape[0])], ratio=1.0, std=0.0, keep=keep, rng=tip.NoiseRNG(KEY))
+    torch.testing.assert_close(got, kept(x, keep), rtol=0, atol=1e-12)  # as in test_keep.py

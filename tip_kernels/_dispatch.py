@@ -15,7 +15,7 @@ import torch
 
 from . import _ops
 from ._tracing import constant_when_traced
-from .backends import native, reference, triton
+from .backends import _checks, native, reference, triton
 
 logger = logging.getLogger("tip_kernels")
 
@@ -105,6 +105,13 @@ def _fastest(device_type: str) -> Backend:
     return backend
 
 
+_CHECKS: dict[str, Callable[..., None]] = {
+    "perturb_": _checks.check_perturb,
+    "channel_saliency": _checks.check_activation_grad,
+    "words_": _checks.check_words,
+}
+
+
 def _forward_to_fastest(pattern: str):
     """The kernel of an op that no compiled library registered for the device at hand."""
 
@@ -113,6 +120,7 @@ def _forward_to_fastest(pattern: str):
         fastest = _fastest(last.device.type)
         if not fastest.suffix:  # this very op would be called again
             op = pattern.format("")
+            _CHECKS[op](*args)  # torch brings tensors that no backend takes here, such as sparse ones
             raise RuntimeError(f"the compiled library of backend {fastest.name!r} lacks {op}: build it again")
         return getattr(torch.ops.tip_kernels, pattern.format(fastest.suffix))(*args)
 

@@ -10,7 +10,9 @@ with no compiled library present. Backends only register kernels:
 * ``perturb_<name>_``, ``channel_saliency_<name>`` and ``words_<name>_`` name one of the ``PYTHON_BACKENDS``, for an
   explicit ``backend=`` argument.
 
-Arguments are checked in ``functional.py``, once; the ops trust them. ``docs/design.md`` defines the result.
+What users get wrong is explained in ``functional.py``. The ops themselves refuse, with a RuntimeError and before
+anything has changed, what would be unsafe (``csrc/op/check_arguments.h``, ``backends/_checks.py``); they trust the
+values of ``bases`` and of what lies on a GPU. ``docs/design.md`` defines the result.
 
 ``perturb_`` takes, for T tensors on one device:
 
@@ -33,6 +35,8 @@ Arguments are checked in ``functional.py``, once; the ops trust them. ``docs/des
 ===============  =====================================================================================
 """
 
+from collections.abc import Sequence
+
 import torch
 
 LIBRARY = torch.library.Library("tip_kernels", "DEF")
@@ -48,11 +52,17 @@ _WORDS = "(Tensor(a!) out, Tensor state, int tensor_id, int first_position, int 
 PYTHON_BACKENDS = ("triton", "reference")
 
 
-def _fake_in_place(*_args: object) -> None:
-    return None
+def _fake_in_place(*args: object) -> None:
+    """Nothing is computed, so a call that mixes devices must not end here, as one of a meta tensor would."""
+    lists = [arg if isinstance(arg, Sequence) else [arg] for arg in args]
+    devices = {item.device for items in lists for item in items if isinstance(item, torch.Tensor)}
+    if len(devices) > 1:
+        raise RuntimeError(f"expected all tensors on one device, got {', '.join(sorted(map(str, devices)))}")
 
 
 def _fake_channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
+    if activation_grad.dim() < 2:
+        raise RuntimeError(f"expected activation_grad of at least 2 dimensions, got {activation_grad.dim()}")
     return activation_grad.new_empty(activation_grad.shape[1], dtype=torch.float32)
 
 

@@ -27,8 +27,9 @@ TIP_HD void generate(int rounds, const Stream& stream, Counter<U> group, U out[k
     case 8: return generate<8>(stream, group, out);
     case 12: return generate<12>(stream, group, out);
     case 20: return generate<20>(stream, group, out);
-    default: return generate<kPhiloxRounds>(stream, group, out);
+    case kPhiloxRounds: return generate<kPhiloxRounds>(stream, group, out);
   }
+  __builtin_trap();  // the op has refused any other number
 }
 
 TIP_END_NAMESPACE

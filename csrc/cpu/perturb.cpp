@@ -85,7 +85,7 @@ class Tile {
     pitch_ = kGroup / packing_.units;
     used_ = run.used();
     // float64 gradients, and keep != 1, take a unit at a time from its bare normals.
-    bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0f && noise_ != Noise::white));
+    bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0 && noise_ != Noise::white));
     values_ = bare_ ? used_ : tensor_->taps;
     capacity_ = lanes_of_tile(run);
     const bool all_but_dc_3x3 = tensor_->basis != nullptr && tensor_->basis->all_but_dc_3x3;
@@ -275,14 +275,17 @@ void perturb_as(const Work& work, Portions& portions, const Scratch& scratch) {
 
 }  // namespace
 
-void perturb_portions(const Work& work, Portions& portions) {
-  const Scratch scratch(work);
+ScratchSizes scratch_sizes(const Work& work) { return sizes_of_scratch(work); }
+
+void perturb_portions(const Work& work, Portions& portions, const ScratchSizes& sizes, float* memory) {
+  const Scratch scratch(sizes, memory);
   switch (work.rounds) {
     case 8: return perturb_as<8>(work, portions, scratch);
     case 12: return perturb_as<12>(work, portions, scratch);
     case 20: return perturb_as<20>(work, portions, scratch);
-    default: return perturb_as<kPhiloxRounds>(work, portions, scratch);
+    case kPhiloxRounds: return perturb_as<kPhiloxRounds>(work, portions, scratch);
   }
+  __builtin_trap();  // the op has refused any other number
 }
 
 void draw_words(const Work& work, uint32_t tensor, int64_t first, int64_t count, int32_t* out) {

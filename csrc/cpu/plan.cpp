@@ -13,9 +13,11 @@ namespace tip {
 
 namespace {
 
-// Size of a dimension, 1 for those that a tensor of few dimensions lacks.
-int64_t size_of(const Tensor& grad, int64_t dim) { return dim < grad.dim() ? grad.size(dim) : 1; }
-int64_t stride_of(const Tensor& grad, int64_t dim) { return dim < grad.dim() ? grad.stride(dim) : 1; }
+std::vector<int64_t> tap_offsets_of(const View& grad) {
+  std::vector<Dimension> kernel;
+  for (int64_t dim = 2; dim < grad.dims; ++dim) kernel.push_back({grad.sizes[dim], grad.strides[dim]});
+  return offsets_of(kernel);
+}
 
 bool counts_up(const std::vector<int64_t>& offsets) {
   for (size_t i = 0; i < offsets.size(); ++i)
@@ -31,7 +33,7 @@ bool is_all_but_dc_3x3(const Basis& basis) {
   for (int k = 0; k < 9; ++k) {
     double sum = 0;
     for (int j = 0; j < 8; ++j) sum += basis.exact[k * 9 + j] * z[j];
-    if (std::abs(sum - kGain3x3 * y[k]) > 1e-5) return false;
+    if (!(std::abs(sum - kGain3x3 * y[k]) <= 1e-5)) return false;  // nor is NaN
   }
   return true;
 }
@@ -45,11 +47,11 @@ Packing packing_of(const TensorWork& tensor, Noise noise) {
 
 }  // namespace
 
-std::vector<char> select_channels(const float* scores, int64_t stride, int64_t channels, int64_t count) {
+std::vector<char> select_channels(const float* scores, int64_t channels, int64_t count) {
   std::vector<char> selected(channels, count >= channels);
   if (count <= 0 || count >= channels) return selected;
   std::vector<uint32_t> keys(channels);
-  for (int64_t c = 0; c < channels; ++c) keys[c] = rank_key(scores[c * stride]);
+  for (int64_t c = 0; c < channels; ++c) keys[c] = rank_key(scores[c]);
   std::vector<uint32_t> order = keys;
   std::nth_element(order.begin(), order.begin() + (count - 1), order.end(), std::greater<>());
   const uint32_t last = order[count - 1];
@@ -58,80 +60,78 @@ std::vector<char> select_channels(const float* scores, int64_t stride, int64_t c
   return selected;
 }
 
-Plan::Plan(const Arguments& arguments) : floor_(arguments.floor_std.has_value()), scaled_(arguments.scaled) {
-  add_bases(arguments);
-  for (size_t i = 0; i < arguments.grads.size(); ++i) add_tensor(arguments, i);
+Plan::Plan(const Arguments& arguments, const Views& views)
+    : floor_(arguments.floor_std.has_value()), scaled_(arguments.grad_scale.has_value()) {
+  add_bases(arguments, views);
+  for (size_t i = 0; i < views.grads.size(); ++i) add_tensor(arguments, views, i);
 }
 
-void Plan::add_bases(const Arguments& arguments) {
-  for (size_t b = 0; b < arguments.bases.size(); ++b) {
-    const int64_t taps = arguments.bases[b].size(0);
-    const double* exact = arguments.bases[b].const_data_ptr<double>();
+void Plan::add_bases(const Arguments& arguments, const Views& views) {
+  bases_.reserve(views.bases.size());
+  for (size_t b = 0; b < views.bases.size(); ++b) {
+    const int64_t taps = views.bases[b].sizes[0];
+    const double* exact = reinterpret_cast<const double*>(views.bases[b].data);
     rounded_.emplace_back(exact, exact + taps * taps);
     bases_.push_back({taps, arguments.high_dims[b], exact, rounded_.back().data(), false});
     bases_.back().all_but_dc_3x3 = is_all_but_dc_3x3(bases_.back());
   }
 }
 
-void Plan::add_tensor(const Arguments& arguments, size_t i) {
-  const Tensor& grad = arguments.grads[i];
+void Plan::add_tensor(const Arguments& arguments, const Views& views, size_t i) {
+  const View& grad = views.grads[i];
   const int64_t id = arguments.tensor_ids[i], basis = arguments.basis_ids[i];
   const bool channels_differ = basis >= 0 && arguments.selected[i] > 0;
-  if (!channels_differ && !floor_ && !scaled_) return;
+  if (grad.count == 0 || (!channels_differ && !floor_ && !scaled_)) return;
 
   TensorWork& tensor = tensors_.emplace_back();
   tensor.dtype = dtype_of(grad);
   tensor.id = static_cast<uint32_t>(id);
   tensor.basis = basis >= 0 ? &bases_[basis] : nullptr;
-  tensor.std = arguments.std.const_data_ptr<float>()[id];
-  tensor.floor_std = floor_ ? arguments.floor_std->const_data_ptr<float>()[id] : 0.0f;
-  tap_offsets_.push_back(tensor.basis ? spatial_offsets(grad) : std::vector<int64_t>{0});
+  tensor.std = reinterpret_cast<const float*>(views.std.data)[id];
+  tensor.floor_std = floor_ ? reinterpret_cast<const float*>(views.floor_std.data)[id] : 0.0f;
+  tap_offsets_.push_back(tensor.basis ? tap_offsets_of(grad) : std::vector<int64_t>{0});
   tensor.tap_offsets = tap_offsets_.back().data();
   tensor.taps = static_cast<int64_t>(tap_offsets_.back().size());
   tensor.taps_dense = counts_up(tap_offsets_.back());
 
-  Shard shard = {0, 0, size_of(grad, 1)};
+  Shard shard = {0, 0, grad.size(1)};
   if (arguments.shards) {
     const int64_t* given = arguments.shards->data() + 3 * i;
     shard = {given[0], given[1], given[2]};
   }
   if (!tensor.basis) return add_elements(tensor, grad, shard);
-  const Tensor& scores = arguments.scores[i];
-  const int64_t count = arguments.selected[i];
-  const bool ranked = count > 0 && count < scores.size(0);
-  const int64_t channels = ranked ? scores.size(0) : shard.first_channel + grad.size(0);
+  const View& scores = views.scores[i];
   add_channels(tensor, grad, shard,
-               select_channels(ranked ? scores.const_data_ptr<float>() : nullptr, ranked ? scores.stride(0) : 0,
-                               channels, count > 0 && !ranked ? channels : count));
+               select_channels(reinterpret_cast<const float*>(scores.data), scores.sizes[0], arguments.selected[i]));
 }
 
-void Plan::add_channels(const TensorWork& tensor, const Tensor& grad, Shard shard,
-                        const std::vector<char>& selected) {
-  const int64_t channel_bytes = stride_of(grad, 0) * bytes_of(tensor.dtype);
-  const int64_t kernels = grad.size(1), stride = kernels > 1 ? grad.stride(1) : grad.stride(0);
-  char* data = static_cast<char*>(grad.mutable_data_ptr());
+void Plan::add_channels(const TensorWork& tensor, const View& grad, Shard shard, const std::vector<char>& selected) {
+  const int64_t channels = grad.sizes[0], kernels = grad.sizes[1];
+  // The stride of a dimension of one element means nothing and may be anything.
+  const int64_t channel_stride = channels > 1 ? grad.strides[0] : tensor.taps;
+  const int64_t channel_bytes = channel_stride * bytes_of(tensor.dtype);
+  const int64_t stride = kernels > 1 ? grad.strides[1] : channel_stride;
   const Noise hit = floor_ ? Noise::full : Noise::band, other = floor_ ? Noise::white : Noise::none;
-  for (int64_t c = 0; c < grad.size(0); ++c) {
+  for (int64_t c = 0; c < channels; ++c) {
     const int64_t channel = shard.first_channel + c;
     const bool is_hit = selected[channel];
     if (!is_hit && !floor_ && !scaled_) continue;
     const int64_t first = channel * shard.kernels_per_channel + shard.first_kernel;
-    add_run(tensor, is_hit ? hit : other, data + c * channel_bytes, stride, first, kernels);
+    add_run(tensor, is_hit ? hit : other, grad.data + c * channel_bytes, stride, first, kernels);
   }
 }
 
-void Plan::add_elements(const TensorWork& tensor, const Tensor& grad, Shard shard) {
-  struct Dimension {
+void Plan::add_elements(const TensorWork& tensor, const View& grad, Shard shard) {
+  struct Axis {
     int64_t size, stride, index_stride;
   };
-  std::vector<Dimension> dims;  // innermost first; neighbours that continue one another are merged
-  int64_t taps = 1;
-  for (int64_t dim = 2; dim < grad.dim(); ++dim) taps *= grad.size(dim);
+  std::vector<Axis> dims;  // innermost first; neighbours that continue one another are merged
+  const int64_t taps = taps_of(grad);
   int64_t index_stride = 1;
-  for (int64_t dim = std::max<int64_t>(grad.dim(), 2) - 1; dim >= 0; --dim) {
+  for (int64_t dim = std::max<int64_t>(grad.dims, 2) - 1; dim >= 0; --dim) {
     if (dim == 1) index_stride = taps;
     if (dim == 0) index_stride = taps * shard.kernels_per_channel;
-    const Dimension next = {size_of(grad, dim), stride_of(grad, dim), index_stride};
+    const Axis next = {grad.size(dim), grad.stride(dim), index_stride};
     index_stride *= next.size;
     if (next.size == 1) continue;
     if (!dims.empty() && dims.back().stride * dims.back().size == next.stride &&
@@ -152,8 +152,7 @@ void Plan::add_elements(const TensorWork& tensor, const Tensor& grad, Shard shar
       offset += place[d] * dims[d].stride;
       index += place[d] * dims[d].index_stride;
     }
-    add_run(tensor, noise, static_cast<char*>(grad.mutable_data_ptr()) + offset * bytes_of(tensor.dtype),
-            dims[0].stride, index, dims[0].size);
+    add_run(tensor, noise, grad.data + offset * bytes_of(tensor.dtype), dims[0].stride, index, dims[0].size);
     more = false;
     for (size_t d = 1; d < dims.size() && !more; ++d) {
       more = ++place[d] < dims[d].size;

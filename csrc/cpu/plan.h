@@ -2,32 +2,18 @@
 #pragma once
 
 #include <deque>
-#include <optional>
 #include <vector>
 
 #include "cpu/tensors.h"
 #include "cpu/work.h"
+#include "op/check_arguments.h"
 
 namespace tip {
 
-// The arguments of torch.ops.tip_kernels.perturb_, as documented in tip_kernels/_ops.py and checked there.
-struct Arguments {
-  const std::vector<Tensor>& grads;
-  const std::vector<Tensor>& scores;
-  const std::vector<int64_t>& selected;
-  const std::vector<int64_t>& tensor_ids;
-  const std::vector<int64_t>& basis_ids;
-  const std::vector<Tensor>& bases;
-  const std::vector<int64_t>& high_dims;
-  const Tensor& std;
-  const std::optional<Tensor>& floor_std;
-  bool scaled;
-  const std::optional<std::vector<int64_t>>& shards;
-};
-
 class Plan {
  public:
-  explicit Plan(const Arguments& arguments);
+  // Of checked arguments, which `views` are too.
+  Plan(const Arguments& arguments, const Views& views);
 
   const std::vector<Run>& runs() const { return runs_; }
 
@@ -36,10 +22,10 @@ class Plan {
     int64_t first_channel, first_kernel, kernels_per_channel;
   };
 
-  void add_bases(const Arguments& arguments);
-  void add_tensor(const Arguments& arguments, size_t i);
-  void add_channels(const TensorWork& tensor, const Tensor& grad, Shard shard, const std::vector<char>& selected);
-  void add_elements(const TensorWork& tensor, const Tensor& grad, Shard shard);
+  void add_bases(const Arguments& arguments, const Views& views);
+  void add_tensor(const Arguments& arguments, const Views& views, size_t i);
+  void add_channels(const TensorWork& tensor, const View& grad, Shard shard, const std::vector<char>& selected);
+  void add_elements(const TensorWork& tensor, const View& grad, Shard shard);
   void add_run(const TensorWork& tensor, Noise noise, char* data, int64_t stride, int64_t first, int64_t units);
 
   bool floor_, scaled_;
@@ -51,6 +37,6 @@ class Plan {
 };
 
 // Whether each channel is among the `count` highest-scored: NaN ranks highest, ties go to the lower index.
-std::vector<char> select_channels(const float* scores, int64_t stride, int64_t channels, int64_t count);
+std::vector<char> select_channels(const float* scores, int64_t channels, int64_t count);
 
 }  // namespace tip

@@ -6,11 +6,14 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
+#include <memory>
 #include <string>
 
 #include "cpu/perturb.h"
 #include "cpu/plan.h"
 #include "cpu/saliency.h"
+#include "op/check_arguments.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -26,7 +29,8 @@ namespace {
 struct Variant {
   const char* name;
   bool (*runs_here)();
-  void (*perturb_portions)(const Work&, Portions&);
+  ScratchSizes (*scratch_sizes)(const Work&);
+  void (*perturb_portions)(const Work&, Portions&, const ScratchSizes&, float*);
   void (*draw_words)(const Work&, uint32_t, int64_t, int64_t, int32_t*);
   void (*channel_saliency)(const ActivationGrad&, float*, int64_t, int64_t);
 };
@@ -51,7 +55,7 @@ bool f16c() {
 }  // namespace runs_here
 
 #define TIP_VARIANT_ROW(name) \
-  {#name, runs_here::name, name::perturb_portions, name::draw_words, name::channel_saliency},
+  {#name, runs_here::name, name::scratch_sizes, name::perturb_portions, name::draw_words, name::channel_saliency},
 const Variant kVariants[] = {TIP_VARIANTS(TIP_VARIANT_ROW)};  // slowest first
 
 std::string known_variants() {
@@ -82,70 +86,116 @@ Work work_from(const Tensor& state, int64_t rounds) {
   Work work = {};
   std::memcpy(work.key, state.const_data_ptr(), sizeof work.key);
   work.rounds = static_cast<int>(rounds);
-  work.grad_scale = work.keep = 1.0f;
+  work.grad_scale = 1.0f;
+  work.keep = 1.0;
   return work;
 }
 
 // Takes a step for this call alone, even if another thread is taking one.
-uint64_t take_step(Tensor& state) {
-  int64_t* step = static_cast<int64_t*>(state.mutable_data_ptr()) + 4;
+uint64_t take_step(const View& state) {
+  int64_t* step = reinterpret_cast<int64_t*>(state.data) + 4;
   return static_cast<uint64_t>(__atomic_fetch_add(step, 1, __ATOMIC_RELAXED));
 }
+
+// Scratch memory of all threads, each at addresses that no other thread's cache lines reach.
+class Memory {
+ public:
+  Memory(int64_t threads, int64_t floats) : stride_((floats + kAlign - 1) / kAlign * kAlign) {
+    const size_t bytes = static_cast<size_t>(threads * stride_) * sizeof(float);
+    if (bytes == 0) return;
+    memory_.reset(static_cast<float*>(std::aligned_alloc(kAlign * sizeof(float), bytes)));
+    if (!memory_) refuse("expected ", bytes, " bytes of memory for ", threads, " threads, got none");
+  }
+  float* of_thread(int64_t thread) const { return memory_.get() + thread * stride_; }
+
+ private:
+  struct Free {
+    void operator()(float* memory) const { std::free(memory); }
+  };
+  static constexpr int64_t kAlign = 32;  // floats: two cache lines, since processors fetch them in pairs
+  int64_t stride_;
+  std::unique_ptr<float, Free> memory_;
+};
 
 void perturb_(std::vector<Tensor> grads, std::vector<Tensor> scores, std::vector<int64_t> selected,
               std::vector<int64_t> tensor_ids, std::vector<int64_t> basis_ids, std::vector<Tensor> bases,
               std::vector<int64_t> high_dims, Tensor std, std::optional<Tensor> floor_std,
               std::optional<Tensor> grad_scale, Tensor state, double keep, int64_t rounds,
               std::optional<std::vector<int64_t>> shards) {
+  const Arguments arguments = {grads,     scores,     selected, tensor_ids, basis_ids, bases, high_dims, std,
+                               floor_std, grad_scale, state,    keep,       rounds,    shards};
+  const Views views = check_perturb(arguments);
   const Variant& kernels = variant();
-  const Plan plan({grads, scores, selected, tensor_ids, basis_ids, bases, high_dims, std, floor_std,
-                   grad_scale.has_value(), shards});
+  const Plan plan(arguments, views);
   Work work = work_from(state, rounds);
-  work.step = take_step(state);
-  work.keep = static_cast<float>(keep);
-  if (grad_scale) work.grad_scale = *grad_scale->const_data_ptr<float>();
+  work.keep = keep;
+  if (grad_scale) work.grad_scale = *reinterpret_cast<const float*>(views.grad_scale.data);
   work.runs = plan.runs().data();
   work.run_count = static_cast<int64_t>(plan.runs().size());
   Portions portions(work);
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), portions.count());
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) { kernels.perturb_portions(work, portions); });
+  const ScratchSizes sizes = kernels.scratch_sizes(work);
+  const Memory memory(threads, sizes.floats());
+  // From here on nothing can fail.
+  work.step = take_step(views.state);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t thread, int64_t) {
+    kernels.perturb_portions(work, portions, sizes, memory.of_thread(thread));
+  });
 }
 
 void words_(Tensor out, Tensor state, int64_t tensor_id, int64_t first_position, int64_t rounds) {
+  const View view = check_words(out, state, tensor_id, first_position, rounds);
+  int32_t* data = reinterpret_cast<int32_t*>(view.data);
   Work work = work_from(state, rounds);
   std::memcpy(&work.step, static_cast<const int64_t*>(state.const_data_ptr()) + 4, sizeof work.step);
-  variant().draw_words(work, static_cast<uint32_t>(tensor_id), first_position, out.numel(),
-                       static_cast<int32_t*>(out.mutable_data_ptr()));
+  const auto draw = [&](int32_t* to) {
+    variant().draw_words(work, static_cast<uint32_t>(tensor_id), first_position, view.count, to);
+  };
+  if (view.is_contiguous()) return draw(data);
+  // Not by torch's copy_, which writes to an inference tensor and raises then.
+  std::vector<Dimension> dims;
+  for (int64_t dim = 0; dim < view.dims; ++dim) dims.push_back({view.sizes[dim], view.strides[dim]});
+  const std::vector<int64_t> offsets = offsets_of(dims);
+  std::vector<int32_t> dense(offsets.size());
+  draw(dense.data());
+  for (size_t i = 0; i < dense.size(); ++i) data[offsets[i]] = dense[i];
 }
 
-// Whether spatial element i lies at i * stride for one stride, which then is `stride`.
-bool evenly_spaced(const Tensor& grad, int64_t& stride) {
-  stride = 1;
-  int64_t reach = 0;  // stride * elements of the dimensions seen, 0 before the first that has several
-  for (int64_t dim = grad.dim() - 1; dim >= 2; --dim) {
-    if (grad.size(dim) == 1) continue;
-    if (reach == 0) reach = stride = grad.stride(dim);
-    if (grad.stride(dim) != reach) return false;
-    reach *= grad.size(dim);
-  }
+// Whether element i of these dimensions, innermost first, lies at i * stride for one stride, which then is `stride`.
+bool evenly_spaced(const std::vector<Dimension>& space, int64_t& stride) {
+  stride = space.empty() ? 1 : space[0].stride;
+  for (size_t dim = 1; dim < space.size(); ++dim)
+    if (space[dim].stride != space[dim - 1].stride * space[dim - 1].size) return false;
   return true;
 }
 
+// What the formula gives without elements: no sample adds nothing, and the mean of no pixels is not a number.
+void fill_empty(float* scores, const View& grad) {
+  std::fill_n(scores, grad.sizes[1], grad.sizes[0] == 0 ? 0.0f : std::numeric_limits<float>::quiet_NaN());
+}
+
 Tensor channel_saliency(Tensor grad) {
+  const View given = check_activation_grad(grad);
   ActivationGrad view = {};
-  view.dtype = dtype_of(grad);
-  view.data = static_cast<const char*>(grad.const_data_ptr());
-  view.samples = grad.size(0), view.channels = grad.size(1);
-  view.sample_stride = grad.stride(0), view.channel_stride = grad.stride(1);
-  view.space = 1;
-  for (int64_t dim = 2; dim < grad.dim(); ++dim) view.space *= grad.size(dim);
-  std::vector<int64_t> offsets;
-  if (!evenly_spaced(grad, view.space_stride)) {
-    offsets = spatial_offsets(grad);
-    view.space_offsets = offsets.data();
-  }
+  view.dtype = dtype_of(given);
+  view.data = given.data;
+  view.samples = given.sizes[0], view.channels = given.sizes[1];
+  view.sample_stride = given.strides[0], view.channel_stride = given.strides[1];
   Tensor scores = torch::stable::new_empty(grad, {view.channels}, torch::headeronly::ScalarType::Float);
   float* out = static_cast<float*>(scores.mutable_data_ptr());
+  if (given.count == 0) {
+    fill_empty(out, given);
+    return scores;
+  }
+  std::vector<Dimension> space = space_of(given);
+  view.space = 1;
+  for (const Dimension& dim : space) view.space *= dim.size;
+  std::vector<int64_t> offsets;
+  if (!evenly_spaced(space, view.space_stride)) {
+    std::reverse(space.begin(), space.end());
+    offsets = offsets_of(space);
+    view.space_offsets = offsets.data();
+  }
   constexpr int64_t kElementsWorthAThread = 32768;
   const int64_t grain = 1 + kElementsWorthAThread / (1 + view.samples * view.space);
   torch::stable::parallel_for(0, view.channels, grain, [&](int64_t begin, int64_t end) {

@@ -1,33 +1,20 @@
-// What kernels need to know of a torch tensor.
+// Where the elements of a tensor lie.
 #pragma once
-
-#include <torch/csrc/stable/tensor.h>
 
 #include <vector>
 
-#include "cpu/work.h"
+#include "op/view.h"
 
 namespace tip {
 
-using torch::stable::Tensor;
-
-inline DType dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case torch::headeronly::ScalarType::Double: return DType::f64;
-    case torch::headeronly::ScalarType::BFloat16: return DType::bf16;
-    case torch::headeronly::ScalarType::Half: return DType::f16;
-    default: return DType::f32;
-  }
-}
-
-// Offsets, in row-major order, of the elements spanned by the dimensions from 2 on: taps, or pixels.
-inline std::vector<int64_t> spatial_offsets(const Tensor& tensor) {
+// Offsets, in row-major order, of the elements that these dimensions span, outermost first.
+inline std::vector<int64_t> offsets_of(const std::vector<Dimension>& dims) {
   std::vector<int64_t> offsets = {0};
-  for (int64_t dim = 2; dim < tensor.dim(); ++dim) {
+  for (const Dimension& dim : dims) {
     std::vector<int64_t> finer;
-    finer.reserve(offsets.size() * tensor.size(dim));
+    finer.reserve(offsets.size() * dim.size);
     for (const int64_t offset : offsets)
-      for (int64_t i = 0; i < tensor.size(dim); ++i) finer.push_back(offset + i * tensor.stride(dim));
+      for (int64_t i = 0; i < dim.size; ++i) finer.push_back(offset + i * dim.stride);
     offsets.swap(finer);
   }
   return offsets;

@@ -66,11 +66,18 @@ struct Work {
   uint64_t step;
   int rounds;
   float grad_scale;
-  float keep;
+  double keep;
   const Run* runs;
   int64_t run_count;
 
   TIP_HD int64_t groups() const { return run_count > 0 ? runs[run_count - 1].end : 0; }
+};
+
+// Floats of the parts of cpu/scratch.h, in this order.
+struct ScratchSizes {
+  int64_t normals, columns, rows, unit;
+
+  int64_t floats() const { return normals + columns + rows + unit; }
 };
 
 // What is left of a work's groups. Threads take portions until there are none, because cores differ in speed.

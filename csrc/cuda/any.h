@@ -54,7 +54,7 @@ class AnyKernel {
  public:
   TIP_HD AnyKernel(const Call& call, const Entry& entry, const Axis* axes, const Shared& shared, char* memory)
       : call_(call), entry_(entry), axes_(axes), shared_(shared), memory_(memory),
-        layout_(entry, call.floor_std != nullptr, call.keep != 1.0f) {
+        layout_(entry, call.floor_std != nullptr, call.keep != 1.0) {
     normals_ = reinterpret_cast<float*>(memory + (layout_.basis_values + layout_.shares) * layout_.arithmetic);
     modes_ = reinterpret_cast<Mode*>(normals_ + layout_.normals);
   }
@@ -115,6 +115,7 @@ class AnyKernel {
   template <class A>
   TIP_HD void replace(A zero, int thread) const {
     const int begin = shared_.tile.begin * entry_.high_dim, end = shared_.tile.end * entry_.high_dim;
+    const A lost = static_cast<A>(call_.keep - 1.0) * scale<A>();
     TIP_ROLLED
     for (int i = begin + thread; i < end; i += kThreads) {
       const int slot = i / entry_.high_dim, column = i % entry_.high_dim;
@@ -122,7 +123,7 @@ class AnyKernel {
       A sum = 0;
       for (int tap = 0; tap < entry_.taps; ++tap)
         sum += basis<A>(tap, column) * load_as(entry_.data, offset(slot, tap), entry_.dtype, zero);
-      shares<A>()[i] = (static_cast<A>(call_.keep) - 1) * scale<A>() * sum;
+      shares<A>()[i] = lost * sum;
     }
   }
 

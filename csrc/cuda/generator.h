@@ -8,7 +8,7 @@ namespace tip {
 template <int kRounds>
 struct Generator {
   static void perturb(const Call& call, const std::vector<PlannedTensor>& tensors, void* stream);
-  static void words(const int64_t* state, uint32_t tensor, int64_t first, int64_t count, int32_t* out, void* stream);
+  static void words(const int64_t* state, uint32_t tensor, int64_t first, const WordsOut& out, void* stream);
 };
 
 }  // namespace tip

@@ -31,14 +31,16 @@ __global__ void __launch_bounds__(kThreads, 6) perturb_tiles(const __grid_consta
 
 // A thread for each group of words.
 __global__ void __launch_bounds__(kThreads) write_words(const int64_t* state, uint32_t tensor, int64_t first,
-                                                        int64_t count, int32_t* out) {
+                                                        const __grid_constant__ WordsOut out) {
   const int64_t group = first / kGroup + static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t place = group * kGroup - first;
-  if (place >= count) return;
+  if (place >= out.count) return;
   uint32_t block[kGroup];
   generate<TIP_ROUNDS>(read_stream(state), counter(tensor, group), block);
+  TIP_UNROLL
   for (int i = 0; i < kGroup; ++i)
-    if (place + i >= 0 && place + i < count) out[place + i] = static_cast<int32_t>(block[i]);
+    if (place + i >= 0 && place + i < out.count)
+      out.data[stride_offset(out.axis, out.axes, place + i)] = static_cast<int32_t>(block[i]);
 }
 
 template <class T>
@@ -86,12 +88,12 @@ void Generator<TIP_ROUNDS>::perturb(const Call& call, const std::vector<PlannedT
 }
 
 template <>
-void Generator<TIP_ROUNDS>::words(const int64_t* state, uint32_t tensor, int64_t first, int64_t count, int32_t* out,
+void Generator<TIP_ROUNDS>::words(const int64_t* state, uint32_t tensor, int64_t first, const WordsOut& out,
                                   void* stream) {
-  if (count == 0) return;
-  const int64_t groups = (first + count - 1) / kGroup - first / kGroup + 1;
+  if (out.count == 0) return;
+  const int64_t groups = (first + out.count - 1) / kGroup - first / kGroup + 1;
   const unsigned int blocks = static_cast<unsigned int>((groups + kThreads - 1) / kThreads);
-  write_words<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(state, tensor, first, count, out);
+  write_words<<<blocks, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(state, tensor, first, out);
   check(cudaGetLastError());
 }
 

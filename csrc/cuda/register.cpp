@@ -9,8 +9,8 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "cpu/tensors.h"
 #include "cuda/launch.h"
+#include "op/check_arguments.h"
 
 namespace tip {
 
@@ -40,77 +40,85 @@ int32_t ticket_of(const Tensor& state) {
   return tickets.emplace(state.const_data_ptr(), next).first->second;
 }
 
-std::vector<int64_t> list_of(const Tensor& tensor, bool strides) {
-  std::vector<int64_t> values;
-  values.reserve(tensor.dim());
-  for (int64_t dim = 0; dim < tensor.dim(); ++dim) values.push_back(strides ? tensor.stride(dim) : tensor.size(dim));
-  return values;
-}
-
 void perturb_(std::vector<Tensor> grads, std::vector<Tensor> scores, std::vector<int64_t> selected,
               std::vector<int64_t> tensor_ids, std::vector<int64_t> basis_ids, std::vector<Tensor> bases,
               std::vector<int64_t> high_dims, Tensor std, std::optional<Tensor> floor_std,
               std::optional<Tensor> grad_scale, Tensor state, double keep, int64_t rounds,
               std::optional<std::vector<int64_t>> shards) {
+  const Views checked = check_perturb({grads, scores, selected, tensor_ids, basis_ids, bases, high_dims, std,
+                                       floor_std, grad_scale, state, keep, rounds, shards});
   std::vector<TensorView> views;
   views.reserve(grads.size());
   for (size_t i = 0; i < grads.size(); ++i) {
+    const View& grad = checked.grads[i];
+    if (grad.count == 0) continue;
     TensorView view = {};
-    view.data = static_cast<char*>(grads[i].mutable_data_ptr());
-    view.dtype = dtype_of(grads[i]);
-    view.sizes = list_of(grads[i], false);
-    view.strides = list_of(grads[i], true);
+    view.data = grad.data;
+    view.dtype = dtype_of(grad);
+    view.sizes.assign(grad.sizes, grad.sizes + grad.dims);
+    view.strides.assign(grad.strides, grad.strides + grad.dims);
     view.id = tensor_ids[i];
-    view.kernels_per_channel = view.sizes.size() > 1 ? view.sizes[1] : 1;
+    view.kernels_per_channel = grad.size(1);
     if (shards) {
       const int64_t* shard = shards->data() + 3 * i;
       view.first_channel = shard[0], view.first_kernel = shard[1], view.kernels_per_channel = shard[2];
     }
     if (basis_ids[i] >= 0) {
-      view.basis = bases[basis_ids[i]].const_data_ptr<double>();
+      view.basis = reinterpret_cast<const double*>(checked.bases[basis_ids[i]].data);
       view.high_dim = high_dims[basis_ids[i]];
       view.selected = selected[i];
-      view.scores = scores[i].const_data_ptr<float>();
-      view.score_count = scores[i].size(0);
-      view.score_stride = scores[i].stride(0);
+      view.scores = reinterpret_cast<const float*>(checked.scores[i].data);
+      view.score_count = checked.scores[i].count;
+      view.score_stride = 1;
     }
     views.push_back(view);
   }
   Call call = {};
-  call.state = static_cast<int64_t*>(state.mutable_data_ptr());
-  call.std = std.const_data_ptr<float>();
-  call.floor_std = floor_std ? floor_std->const_data_ptr<float>() : nullptr;
-  call.grad_scale = grad_scale ? grad_scale->const_data_ptr<float>() : nullptr;
-  call.keep = static_cast<float>(keep);
+  call.state = reinterpret_cast<int64_t*>(checked.state.data);
+  call.std = reinterpret_cast<const float*>(checked.std.data);
+  call.floor_std = floor_std ? reinterpret_cast<const float*>(checked.floor_std.data) : nullptr;
+  call.grad_scale = grad_scale ? reinterpret_cast<const float*>(checked.grad_scale.data) : nullptr;
+  call.keep = keep;
   call.ticket = ticket_of(state);
   const Device device(state);
   launch_perturb(static_cast<int>(rounds), call,
-                 plan_tensors(views, {floor_std.has_value(), grad_scale.has_value(), call.keep != 1.0f, 0}),
+                 plan_tensors(views, {floor_std.has_value(), grad_scale.has_value(), keep != 1.0, 0}),
                  device.stream());
 }
 
 void words_(Tensor out, Tensor state, int64_t tensor_id, int64_t first_position, int64_t rounds) {
+  const View view = check_words(out, state, tensor_id, first_position, rounds);
+  std::vector<Axis> axes;
+  int64_t index_stride = 1;
+  for (int64_t dim = view.dims; dim-- > 0; index_stride *= view.sizes[dim])
+    append_axis(axes, {view.sizes[dim], view.strides[dim], index_stride});
+  if (axes.size() > kMostAxes) refuse("expected out of at most ", kMostAxes, " dimensions that lie apart, got more");
+  WordsOut to = {reinterpret_cast<int32_t*>(view.data), view.count, static_cast<int32_t>(axes.size()), {}};
+  std::copy(axes.begin(), axes.end(), to.axis);
   const Device device(state);
   launch_words(static_cast<int>(rounds), static_cast<const int64_t*>(state.const_data_ptr()),
-               static_cast<uint32_t>(tensor_id), first_position, out.numel(),
-               static_cast<int32_t*>(out.mutable_data_ptr()), device.stream());
+               static_cast<uint32_t>(tensor_id), first_position, to, device.stream());
 }
 
 Tensor channel_saliency(Tensor tensor) {
+  const View view = check_activation_grad(tensor);
+  if (view.sizes[1] > INT32_MAX) refuse("expected at most 2**31 - 1 channels, got ", view.sizes[1]);
   ActivationGrad grad = {};
-  grad.dtype = dtype_of(tensor);
-  grad.data = static_cast<const char*>(tensor.const_data_ptr());
-  grad.samples = tensor.size(0), grad.channels = tensor.size(1);
-  grad.sample_stride = tensor.stride(0), grad.channel_stride = tensor.stride(1);
+  grad.dtype = dtype_of(view);
+  grad.data = view.data;
+  grad.samples = view.sizes[0], grad.channels = view.sizes[1];
+  grad.sample_stride = view.strides[0], grad.channel_stride = view.strides[1];
   std::vector<Axis> space;
-  grad.space = 1;
-  for (int64_t dim = tensor.dim() - 1; dim >= 2; --dim) {
-    append_axis(space, {tensor.size(dim), tensor.stride(dim), grad.space});
-    grad.space *= tensor.size(dim);
+  grad.space = view.count > 0 ? 1 : 0;
+  if (view.count > 0) {
+    for (const Dimension& dim : space_of(view)) {
+      append_axis(space, {dim.size, dim.stride, grad.space});
+      grad.space *= dim.size;
+    }
   }
   grad.inverse_space = 1.0 / static_cast<double>(grad.space);
   if (space.empty()) space.push_back({1, 1, 1});
-  STD_TORCH_CHECK(space.size() <= kMostSpaceAxes, "expected at most ", kMostSpaceAxes,
+  STD_TORCH_CHECK(space.size() <= kMostAxes, "expected at most ", kMostAxes,
                   " spatial dimensions that lie apart, got ", space.size());
   grad.axes = static_cast<int32_t>(space.size());
   std::copy(space.begin(), space.end(), grad.axis);

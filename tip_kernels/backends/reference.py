@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from .. import _ops
+from . import _checks
 from .reference_spectrum import Band, make_band
 from .reference_words import Stream
 
@@ -25,6 +26,7 @@ def why_not(device: torch.device) -> str | None:
     return None
 
 
+@torch.inference_mode()  # which writes to any tensor, be it a leaf or an inference tensor
 def perturb_(
     grads: list[torch.Tensor],
     scores: list[torch.Tensor],
@@ -42,8 +44,12 @@ def perturb_(
     shards: list[int] | None,
 ) -> None:
     """See ``_ops.py`` for the arguments and docs/design.md for the result."""
-    state = _take_step(state)
-    bands: dict[int, Band] = {}
+    _checks.check_perturb(
+        grads, scores, selected, tensor_ids, basis_ids, bases, high_dims, std, floor_std, grad_scale, state, keep,
+        rounds, shards,
+    )  # fmt: skip
+    key_and_step = _take_step(state)
+    bands: dict[tuple[int, tuple[int, ...]], Band] = {}
     originals, results = [], []
     for i, grad in enumerate(grads):
         is_touched = floor_std is not None or grad_scale is not None or (basis_ids[i] >= 0 and selected[i] > 0)
@@ -55,7 +61,7 @@ def perturb_(
         kernels = result.view(*grad.shape, *[1] * (2 - grad.dim()))  # [C, M, *kernel_size]
         layer = _Layer(
             kernels=kernels,
-            stream=Stream(state, tensor_ids[i], rounds),
+            stream=Stream(key_and_step, tensor_ids[i], rounds),
             place=_Place(*shards[3 * i : 3 * i + 3]) if shards else _Place(0, 0, kernels.shape[1]),
             std=std[tensor_ids[i]].double(),
             floor_std=None if floor_std is None else floor_std[tensor_ids[i]].double(),
@@ -66,27 +72,31 @@ def perturb_(
         if basis_id < 0:
             _perturb_others(layer, _words_of_flat(layer), None)
             continue
-        if basis_id not in bands:
-            bands[basis_id] = make_band(bases[basis_id], high_dims[basis_id], tuple(kernels.shape[2:]))
+        kind = (basis_id, tuple(kernels.shape[2:]))
+        if kind not in bands:
+            bands[kind] = make_band(bases[basis_id], high_dims[basis_id], kind[1])
         is_selected = _is_selected(scores[i], selected[i], layer)  # [C]
         words = _words_of_kernels(layer, high_dims[basis_id])
         if selected[i] < len(scores[i]):
             _perturb_others(layer, words, is_selected)
-        _perturb_selected(layer, words, is_selected, min(selected[i], kernels.shape[0]), bands[basis_id])
+        _perturb_selected(layer, words, is_selected, min(selected[i], kernels.shape[0]), bands[kind])
     if originals:
-        with torch.inference_mode(any(grad.is_inference() for grad in originals)):
-            torch._foreach_copy_(originals, results)
+        torch._foreach_copy_(originals, results)
 
 
 def channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
     """``sum_n |mean_space(activation_grad[n, c])|``: [N, C, *spatial] to float32 [C]."""
+    _checks.check_activation_grad(activation_grad)
+    activation_grad = _checks.without_repeats(activation_grad)
     spatial = tuple(range(2, activation_grad.dim()))
     alpha = activation_grad.double() if not spatial else activation_grad.mean(spatial, dtype=torch.float64)  # [N, C]
     return alpha.abs().sum(0).float()  # [C]
 
 
+@torch.inference_mode()  # as copy_ writes to an inference tensor and raises then
 def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, rounds: int) -> None:
     """Fills ``out`` with consecutive words of one stream; the state is not advanced."""
+    _checks.check_words(out, state, tensor_id, first_position, rounds)
     first = torch.full((1,), first_position, dtype=torch.int64, device=out.device)
     words = Stream(state, tensor_id, rounds).words(first, out.numel())  # [1, numel]
     out.copy_(words.to(torch.int32).reshape(out.shape))  # keeps the low 32 bits

@@ -49,6 +49,7 @@ def make_band(basis: torch.Tensor, high_dim: int, kernel_size: tuple[int, ...]) 
     column = torch.where(  # [K]: the first coefficient of a representative bin
         high, high_first.cumsum(0) - high_first, high_dim + low_first.cumsum(0) - low_first
     )
+    column = column.clamp(0, len(column) - 1)  # of a matrix that is no such basis, too
     half_shape = (*kernel_size[:-1], kernel_size[-1] // 2 + 1)
     real_column = column[bins.representative]  # [H]
     return Band(
@@ -56,7 +57,7 @@ def make_band(basis: torch.Tensor, high_dim: int, kernel_size: tuple[int, ...]) 
         high_dim=high_dim,
         mask=high[bins.half].reshape(half_shape),  # [*half]
         real_column=real_column,
-        imag_column=torch.where(bins.imag_factor == 0, real_column, real_column + 1),  # [H]
+        imag_column=torch.where(bins.imag_factor == 0, real_column, (real_column + 1) % len(column)),  # [H]
         real_factor=bins.real_factor,
         imag_factor=bins.imag_factor,
     )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from .. import _ops
-from . import triton_tables
+from . import _checks, triton_tables
 
 _OLDEST_TRITON = (3, 6)
 _INTERPRETER_LANES = 4096  # the interpreter takes its time for an operation, however wide
@@ -380,6 +380,10 @@ def perturb_(
     shards: list[int] | None,
 ) -> None:
     """See ``_ops.py`` for the arguments and docs/design.md for the result."""
+    _checks.check_perturb(
+        grads, scores, selected, tensor_ids, basis_ids, bases, high_dims, std, floor_std, grad_scale, state, keep,
+        rounds, shards,
+    )  # fmt: skip
     call = Call(
         grads=tuple([(grad.shape, grad.stride(), grad.dtype) for grad in grads]),
         scores=tuple([(score.shape, score.stride()) for score in scores]),
@@ -397,11 +401,9 @@ def perturb_(
     amounts = (std, std if floor_std is None else floor_std, std if grad_scale is None else grad_scale)
     device = state.device
     with _LAUNCHING, _on(device):
-        step_is_taken = _can_be_interrupted(device)
-        if step_is_taken:
-            state[4] += 1
         residents = _TABLES.get((call, device), device, functools.partial(_make_residents, call, device))
-        for i, resident in enumerate(residents):
+        ready = []  # before the first launch, since after it a lack of memory would leave some of the noise undone
+        for resident in residents:
             launch = resident.launch
             mine = [grads[m] for m in launch.members]
             my_scores = [scores[m] for m in launch.members]
@@ -416,6 +418,11 @@ def perturb_(
                 device,
                 functools.partial(_make_bases, bases, real, device),
             )
+            ready.append((resident, header, packed))
+        step_is_taken = _can_be_interrupted(device)
+        if step_is_taken:
+            state[4] += 1
+        for i, (resident, header, packed) in enumerate(ready):
             _kernels().perturb[(len(resident.programs),)](
                 header.on_device, resident.rows, resident.programs, resident.offsets, packed,
                 *amounts, state, int(i == 0 and not step_is_taken),
@@ -425,6 +432,8 @@ def perturb_(
 
 def channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
     """``sum_n |mean_space(activation_grad[n, c])|``: [N, C, *spatial] to float32 [C], in one read."""
+    _checks.check_activation_grad(activation_grad)
+    activation_grad = _checks.without_repeats(activation_grad)
     images, channels = activation_grad.shape[:2]
     length = math.prod(activation_grad.shape[2:])
     with _on(activation_grad.device):
@@ -432,7 +441,8 @@ def channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
             sums = _column_sums(activation_grad, images, length, channels)  # [N, parts, C]
         else:
             sums = _row_sums(activation_grad.contiguous(), images * channels, length).view(images, 1, channels)
-        return (sums.sum(1).abs_().sum(0) / length).float()
+        # Without samples the sum of their means is 0, not 0 / 0.
+        return (sums.sum(1).abs_().sum(0) / (length if images else 1)).float()
 
 
 _SALIENCY_TILE = 4096
@@ -491,8 +501,10 @@ def _column_sums(x: torch.Tensor, images: int, length: int, channels: int) -> to
     return sums
 
 
+@torch.inference_mode()  # as copy_ writes to an inference tensor and raises then
 def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, rounds: int) -> None:
     """Fills ``out`` (int32) with consecutive words of one stream; the state is not advanced."""
+    _checks.check_words(out, state, tensor_id, first_position, rounds)
     flat = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     with _on(out.device):
         lanes = _lanes(out.device)

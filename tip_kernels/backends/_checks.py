@@ -1,0 +1,318 @@
+"""What the Python backends check of a raw call, as ``csrc/op/check_arguments.h`` does for the compiled ones.
+
+Whatever the arguments, an op touches no memory but that of its tensors, and after an error nothing has changed. What
+users get wrong is explained by ``functional.py``; here is what would be unsafe. What follows from the arguments'
+descriptions is found once, since a training loop makes the same call at every step.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
+
+import torch
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+ROUNDS = (8, 10, 12, 20)
+
+_MOST_DIMS = 64
+_MOST_TENSORS = 2**23
+_MOST_STREAMS = 2**24
+_MOST_BLOCKS = 2**40
+_MOST_ELEMENTS = 2**41
+_LAST_STEP = 2**63 - 1
+
+
+class _Meta(NamedTuple):
+    """What a call's safety needs to know of a tensor, besides its memory."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    offset: int
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def end(self) -> int:
+        """Bytes of storage that it needs."""
+        if self.elements == 0:
+            return 0
+        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+        return (self.offset + last + 1) * self.dtype.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+    @property
+    def overlaps_itself(self) -> bool:
+        """True unless sorted strides step over one another, which every view of dense memory satisfies."""
+        reach = 0
+        for stride, size in sorted(zip(self.strides, self.shape, strict=True)):
+            if size > 1:
+                if stride <= reach:
+                    return True
+                reach += stride * (size - 1)
+        return False
+
+
+class _Call(NamedTuple):
+    """The arguments of ``perturb_``, described: hashable."""
+
+    grads: tuple[tuple, ...]
+    scores: tuple[tuple | None, ...]
+    selected: tuple[int, ...]
+    tensor_ids: tuple[int, ...]
+    basis_ids: tuple[int, ...]
+    bases: tuple[tuple, ...]
+    high_dims: tuple[int, ...]
+    std: tuple
+    floor_std: tuple | None
+    grad_scale: tuple | None
+    state: tuple
+    keep: float
+    rounds: int
+    shards: tuple[int, ...] | None
+
+
+def check_perturb(
+    grads: list[torch.Tensor],
+    scores: list[torch.Tensor],
+    selected: list[int],
+    tensor_ids: list[int],
+    basis_ids: list[int],
+    bases: list[torch.Tensor],
+    high_dims: list[int],
+    std: torch.Tensor,
+    floor_std: torch.Tensor | None,
+    grad_scale: torch.Tensor | None,
+    state: torch.Tensor,
+    keep: float,
+    rounds: int,
+    shards: list[int] | None,
+) -> None:
+    """Raises RuntimeError unless ``perturb_`` can run with these arguments."""
+    _check_lengths(len(grads), scores, selected, tensor_ids, basis_ids, bases, high_dims, shards)
+    read = [score if basis >= 0 else None for score, basis in zip(scores, basis_ids, strict=True)]
+    call = _Call(
+        grads=_described(grads, "grads"),
+        scores=_described(read, "scores"),
+        selected=tuple(selected),
+        tensor_ids=tuple(tensor_ids),
+        basis_ids=tuple(basis_ids),
+        bases=_described(bases, "bases"),
+        high_dims=tuple(high_dims),
+        std=_described([std], "std")[0],
+        floor_std=_described([floor_std], "floor_std")[0],
+        grad_scale=_described([grad_scale], "grad_scale")[0],
+        state=_described([state], "state")[0],
+        keep=keep,
+        rounds=rounds,
+        shards=None if shards is None else tuple(shards),
+    )
+    _check_memory(grads, [*read, *bases, std, floor_std, grad_scale, state], _ends(call))
+    _check_step(state)
+
+
+def check_words(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, rounds: int) -> None:
+    """Raises RuntimeError unless ``words_`` can run with these arguments. It shows the words of any step."""
+    _check_rounds(rounds)
+    meta, key = _Meta(*_described([out], "out")[0]), _Meta(*_described([state], "state")[0])
+    _check_state(key)
+    if meta.dtype is not torch.int32:
+        _refuse(f"out of dtype int32, got {meta.dtype}")
+    _check_device(meta, key, "out")
+    if meta.elements and meta.overlaps_itself:
+        _refuse(f"out without overlapping memory, got strides {meta.strides}")
+    if not 0 <= tensor_id < _MOST_STREAMS:
+        _refuse(f"tensor_id in [0, 2**24), got {tensor_id}")
+    words = _MOST_BLOCKS * (4 if rounds == 10 else 16)
+    if not 0 <= first_position <= words - meta.elements:
+        _refuse(f"words below position {words}, got first_position {first_position} and {meta.elements}")
+    _check_memory([out], [state], [meta.end, key.end])
+
+
+def check_activation_grad(grad: torch.Tensor) -> None:
+    """Raises RuntimeError unless ``channel_saliency`` can run with this argument."""
+    meta = _Meta(*_described([grad], "activation_grad")[0])
+    if meta.dtype not in DTYPES:
+        _refuse(f"activation_grad of dtype float32, float64, bfloat16 or float16, got {meta.dtype}")
+    if len(meta.shape) < 2:
+        _refuse(f"activation_grad of at least 2 dimensions, got {len(meta.shape)}")
+    _check_memory([], [grad], [meta.end])
+
+
+def without_repeats(grad: torch.Tensor) -> torch.Tensor:
+    """The same without the repetitions of expanded dimensions of space, which change no mean."""
+    for dim in range(2, grad.dim()):
+        if grad.shape[dim] > 1 and grad.stride(dim) == 0:
+            grad = grad.narrow(dim, 0, 1)
+    return grad
+
+
+def _refuse(what: str) -> NoReturn:
+    raise RuntimeError(f"expected {what}")
+
+
+def _check_lengths(count: int, scores, selected, tensor_ids, basis_ids, bases, high_dims, shards) -> None:
+    lists = {"scores": scores, "selected": selected, "tensor_ids": tensor_ids, "basis_ids": basis_ids}
+    for name, values in lists.items():
+        if len(values) != count:
+            _refuse(f"{name} of length {count}, got {len(values)}")
+    if len(high_dims) != len(bases):
+        _refuse(f"high_dims of length {len(bases)}, one per basis, got {len(high_dims)}")
+    if shards is not None and len(shards) != 3 * count:
+        _refuse(f"shards of length {3 * count}, got {len(shards)}")
+
+
+def _described(tensors: Sequence[torch.Tensor | None], name: str) -> tuple:
+    """The fields of the Meta of each tensor."""
+    try:
+        if all(t is None or t.layout is torch.strided for t in tensors):
+            return tuple(
+                [t if t is None else (t.shape, t.stride(), t.dtype, t.device, t.storage_offset()) for t in tensors]
+            )
+    except (NotImplementedError, RuntimeError):  # nested tensors and others without a shape, strides or storage
+        pass
+    got = ", ".join(str(None if t is None else t.layout) for t in tensors)
+    _refuse(f"strided tensors as {name}, got {got}")
+
+
+@functools.lru_cache(maxsize=64)
+def _ends(call: _Call) -> list[int]:
+    """Bytes of storage that each tensor of the call needs, the lists first; 0 for those that are not read."""
+    _check_rounds(call.rounds)
+    if not 0.0 <= call.keep <= 1.0:
+        _refuse(f"keep in [0, 1], got {call.keep}")
+    state = _Meta(*call.state)
+    _check_state(state)
+    std = _table(call.std, "std", torch.float32, 1, state)
+    floor = std if call.floor_std is None else _table(call.floor_std, "floor_std", torch.float32, 1, state)
+    scale = None if call.grad_scale is None else _table(call.grad_scale, "grad_scale", torch.float32, 0, state)
+    bases = [_basis(call, b, state) for b in range(len(call.bases))]
+    grads = [_Meta(*values) for values in call.grads]
+    for i, grad in enumerate(grads):
+        _check_grad(call, i, grad, bases, min(std.elements, floor.elements, _MOST_TENSORS), state)
+    scores = [None if values is None else _Meta(*values) for values in call.scores]
+    single = [std, None if call.floor_std is None else floor, scale, state]
+    return [0 if meta is None else meta.end for meta in (*grads, *scores, *bases, *single)]
+
+
+def _check_rounds(rounds: int) -> None:
+    if rounds not in ROUNDS:
+        _refuse(f"rounds to be 8, 12 or 20 (ChaCha) or 10 (Philox), got {rounds}")
+
+
+def _check_state(state: _Meta) -> None:
+    if state.dtype is not torch.int64 or tuple(state.shape) != (5,) or state.strides != (1,):
+        _refuse(f"state to be a contiguous int64 tensor of 5 elements, got {state.dtype} of shape {tuple(state.shape)}")
+
+
+def _check_step(state: torch.Tensor) -> None:
+    """The last step has no successor, and those below 0 never occur. Elsewhere than on a CPU reading it would wait."""
+    if state.device.type != "cpu":
+        return
+    step = int(state[4])
+    if step < 0 or step == _LAST_STEP:
+        _refuse(f"state with a step in [0, 2**63 - 1), got {step}")
+
+
+def _check_device(meta: _Meta, state: _Meta, name: str) -> None:
+    if meta.device != state.device:
+        _refuse(f"{name} on the device of state, {state.device}, got {meta.device}")
+
+
+def _table(values: tuple, name: str, dtype: torch.dtype, dims: int, state: _Meta) -> _Meta:
+    meta = _Meta(*values)
+    if meta.dtype is not dtype:
+        _refuse(f"{name} of dtype {dtype}, got {meta.dtype}")
+    if len(meta.shape) != dims:
+        _refuse(f"{name} of {dims} dimensions, got {len(meta.shape)}")
+    if not meta.is_contiguous:
+        _refuse(f"{name} to be contiguous, got strides {meta.strides}")
+    _check_device(meta, state, name)
+    return meta
+
+
+def _basis(call: _Call, b: int, state: _Meta) -> _Meta:
+    meta = _table(call.bases[b], f"bases[{b}]", torch.float64, 2, state)
+    taps = meta.shape[0]
+    if taps != meta.shape[1] or taps == 0:
+        _refuse(f"bases[{b}] of shape [K, K], got {tuple(meta.shape)}")
+    if not 1 <= call.high_dims[b] <= taps:
+        _refuse(f"high_dims[{b}] in [1, {taps}], got {call.high_dims[b]}")
+    return meta
+
+
+def _check_grad(call: _Call, i: int, grad: _Meta, bases: list[_Meta], ids: int, state: _Meta) -> None:
+    name, basis = f"grads[{i}]", call.basis_ids[i]
+    if len(grad.shape) > _MOST_DIMS:
+        _refuse(f"{name} of at most {_MOST_DIMS} dimensions, got {len(grad.shape)}")
+    if grad.dtype not in DTYPES:
+        _refuse(f"{name} of dtype float32, float64, bfloat16 or float16, got {grad.dtype}")
+    _check_device(grad, state, name)
+    if not 0 <= call.tensor_ids[i] < ids:
+        _refuse(f"tensor_ids[{i}] in [0, {ids}), got {call.tensor_ids[i]}")
+    if not -1 <= basis < len(bases):
+        _refuse(f"basis_ids[{i}] in [-1, {len(bases)}), got {basis}")
+    if grad.elements == 0:
+        return
+    if grad.overlaps_itself:
+        _refuse(f"{name} without overlapping memory, got shape {tuple(grad.shape)} with strides {grad.strides}")
+    first_channel = _check_place(call, i, grad)
+    if basis < 0:
+        return
+    taps = bases[basis].shape[0]
+    if len(grad.shape) < 3 or math.prod(grad.shape[2:]) != taps:
+        _refuse(f"{name} with kernels of {taps} taps, as bases[{basis}] has, got shape {tuple(grad.shape)}")
+    _check_scores(call, i, first_channel + grad.shape[0], state)
+
+
+def _check_place(call: _Call, i: int, grad: _Meta) -> int:
+    """The first channel of the whole; refuses a place outside of what the noise has words for."""
+    channels, kernels, *kernel_size = (*grad.shape, 1, 1) if len(grad.shape) < 2 else grad.shape
+    shard = (0, 0, kernels) if call.shards is None else call.shards[3 * i : 3 * i + 3]
+    if min(shard) < 0 or shard[1] + kernels > shard[2]:
+        _refuse(f"shards[{i}] with room for {kernels} kernels a channel, got {tuple(shard)}")
+    if (shard[0] + channels) * shard[2] * math.prod(kernel_size) > _MOST_ELEMENTS:
+        _refuse(f"grads[{i}] of at most 2**41 elements in the whole, got more")
+    return shard[0]
+
+
+def _check_scores(call: _Call, i: int, channels: int, state: _Meta) -> None:
+    scores = _table(call.scores[i], f"scores[{i}]", torch.float32, 1, state)  # type: ignore[arg-type]
+    if scores.elements < channels:
+        _refuse(f"scores[{i}] of all channels, at least {channels}, got {scores.elements}")
+    if not 0 <= call.selected[i] <= scores.elements:
+        _refuse(f"selected[{i}] in [0, {scores.elements}], got {call.selected[i]}")
+
+
+def _check_memory(written: list[torch.Tensor], read: list[torch.Tensor | None], ends: list[int]) -> None:
+    """Refuses tensors that reach out of their storage, and written ones that lie in one place or in what is read."""
+    ranges = []
+    for i, (tensor, end) in enumerate(zip((*written, *read), ends, strict=True)):
+        if tensor is None or end == 0:
+            continue
+        start = tensor.data_ptr()
+        if start == 0 or tensor.untyped_storage().size() < end:
+            _refuse("tensors with storage for all of their elements, got one whose storage was resized")
+        length = end - int(tensor.storage_offset()) * tensor.element_size()
+        ranges.append((start, start + length, i < len(written)))
+    reach = {True: 0, False: 0}
+    last_written = -1
+    for start, stop, is_written in sorted(ranges):
+        if start < reach[not is_written]:
+            _refuse("written tensors without memory of another argument, got an overlap")
+        if is_written and start == last_written:
+            _refuse("written tensors without memory of another argument, got one twice")
+        reach[is_written] = max(reach[is_written], stop)
+        last_written = start if is_written else last_written
