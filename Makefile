@@ -1,5 +1,6 @@
 # make demo    train and attack a small net without and with TIP, save demo.png
 # make test    lint, types and every test
+# make test-fuzz    random calls against a model of the contract, ten thousand for each property
 # make bench   the speed tables
 # make study   every attacker against every defence: docs/privacy.md
 # A fresh machine with Python 3.10+ is enough; a C++17 compiler gives the fast path.
@@ -8,7 +9,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench study clean
+.PHONY: demo test test-fuzz bench study clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
@@ -18,6 +19,9 @@ test: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto
+
+test-fuzz: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_properties.py
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.ratios
