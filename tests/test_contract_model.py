@@ -82,3 +82,18 @@ def test_selection_by_hand():
 
 def test_pitch_by_hand():
     assert [model.pitch(n) for n in (1, 2, 3, 8, 9, 16, 17, 32, 33, 49)] == [1, 2, 4, 8, 16, 16, 32, 32, 48, 64]
+
+
+def test_the_grid(monkeypatch):
+    """Results go to the nearest multiple of 2^-12 for a floor of 0.3; without a floor they stay as they are."""
+    monkeypatch.setattr(model, "GRID", True)
+    noise, zeros = model.Noise(bytes(32), "chacha12", 0), np.zeros(1000)
+    (want,) = model.perturb(noise, [model.Tensor(zeros, floor_std=0.3)])
+    want.check(np.rint(want.exact * 4096) / 4096)
+    with pytest.raises(AssertionError, match="values are wrong"):
+        want.check(model.rounded(want.exact, "float32"))
+    (large,) = model.perturb(noise, [model.Tensor(zeros + 1e7, floor_std=0.3)])
+    large.check(model.rounded(large.exact, "float32"))
+    for floor in (0.0, None):
+        (plain,) = model.perturb(noise, [model.Tensor(zeros, floor_std=floor)])
+        assert plain.grid is None
