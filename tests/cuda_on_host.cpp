@@ -26,7 +26,7 @@ struct HostTensor {
 struct HostCall {
   int64_t* state;
   const float *std, *floor_std, *grad_scale;
-  float keep;
+  double keep;
   int32_t rounds;
   int32_t lanes;  // of a thread; 0 for the plan's choice
 };
@@ -47,7 +47,7 @@ std::vector<PlannedTensor> plan(const HostTensor* tensors, int64_t count, const 
                      {t->strides, t->strides + t->dims}, t->scores, t->score_count, t->score_stride, t->selected,
                      t->id, t->basis, t->high_dim, t->first_channel, t->first_kernel, t->kernels_per_channel});
   }
-  return plan_tensors(views, {call.floor_std != nullptr, call.grad_scale != nullptr, call.keep != 1.0f, call.lanes});
+  return plan_tensors(views, {call.floor_std != nullptr, call.grad_scale != nullptr, call.keep != 1.0, call.lanes});
 }
 
 template <int kRounds, class T>

@@ -46,7 +46,7 @@ class HostTensor(ctypes.Structure):
 class HostCall(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("state", "std", "floor_std", "grad_scale")),
-        ("keep", ctypes.c_float),
+        ("keep", ctypes.c_double),
         ("rounds", ctypes.c_int32),
         ("lanes", ctypes.c_int32),
     ]

@@ -4,6 +4,7 @@
 """
 
 import calls
+import contract_model as model
 import numpy as np
 import pytest
 import torch
@@ -124,6 +125,17 @@ def test_parts_equal_the_whole(call, data, backend):
     assert same(whole, pieces), sides
 
 
+def test_keep_is_no_float32_number_for_float64_gradients(backend):
+    """Found by random calls: without noise the result is exact to float64 rounding."""
+    values = torch.randn(2, 3, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    grad = values.to(backend.device, copy=True)
+    scores = torch.ones(2, device=backend.device)
+    backend.perturb_([grad], [scores], ratio=1.0, std=0.0, keep=0.3, rng=tip.NoiseRNG(bytes(32)))
+    tensor = model.Tensor(values.numpy(), "float64", [1.0, 1.0], 1.0, keep=0.3, mask=model.high_bins((3, 3), 0.5))
+    (want,) = model.perturb(model.Noise(bytes(32), "chacha12", 0), [tensor])
+    want.check(grad.cpu().numpy())
+
+
 def spoilers() -> dict:
     """What makes a good call a bad one: options from a call's own, or more tensors behind the others."""
     nan, inf = float("nan"), float("inf")
@@ -240,7 +252,7 @@ def test_shared_memory_is_refused_and_nothing_changed(data, backend):
         assert all(alone)
         assert disjoint
         changed = (memory != before).nonzero().flatten().tolist()
-        assert set(changed) == set(places[0]) | set(places[1])
+        assert set(changed) <= set(places[0]) | set(places[1])
 
 
 def is_nested(view: torch.Tensor) -> bool:

@@ -99,7 +99,7 @@ void perturb_units(const Destination<T>& to, const Work& work, const Run& run, c
       for (int64_t t = 0; t < to.taps; ++t) x[t] += z[t];
     } else {
       const A* q = matrix_of<A>(*tensor.basis);
-      if (work.keep != 1.0f) add_high_band(q, x, to.taps, high_dim, static_cast<A>(work.keep) - 1, z);
+      if (work.keep != 1.0) add_high_band(q, x, to.taps, high_dim, static_cast<A>(work.keep) - 1, z);
       for (int64_t t = 0; t < to.taps; ++t)
         for (int64_t j = 0; j < used; ++j) x[t] += q[t * to.taps + j] * z[j];
     }

@@ -85,7 +85,7 @@ class Tile {
     pitch_ = kGroup / packing_.units;
     used_ = run.used();
     // float64 gradients, and keep != 1, take a unit at a time from its bare normals.
-    bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0f && noise_ != Noise::white));
+    bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0 && noise_ != Noise::white));
     values_ = bare_ ? used_ : tensor_->taps;
     capacity_ = lanes_of_tile(run);
     const bool all_but_dc_3x3 = tensor_->basis != nullptr && tensor_->basis->all_but_dc_3x3;

@@ -73,7 +73,8 @@ Work work_from(const Tensor& state, int64_t rounds) {
   Work work = {};
   std::memcpy(work.key, state.const_data_ptr(), sizeof work.key);
   work.rounds = static_cast<int>(rounds);
-  work.grad_scale = work.keep = 1.0f;
+  work.grad_scale = 1.0f;
+  work.keep = 1.0;
   return work;
 }
 
@@ -93,7 +94,7 @@ void perturb_(std::vector<Tensor> grads, std::vector<Tensor> scores, std::vector
                    grad_scale.has_value(), shards});
   Work work = work_from(state, rounds);
   work.step = take_step(state);
-  work.keep = static_cast<float>(keep);
+  work.keep = keep;
   if (grad_scale) work.grad_scale = *grad_scale->const_data_ptr<float>();
   work.runs = plan.runs().data();
   work.run_count = static_cast<int64_t>(plan.runs().size());

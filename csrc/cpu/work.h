@@ -66,7 +66,7 @@ struct Work {
   uint64_t step;
   int rounds;
   float grad_scale;
-  float keep;
+  double keep;
   const Run* runs;
   int64_t run_count;
 

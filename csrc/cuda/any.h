@@ -54,7 +54,7 @@ class AnyKernel {
  public:
   TIP_HD AnyKernel(const Call& call, const Entry& entry, const Axis* axes, const Shared& shared, char* memory)
       : call_(call), entry_(entry), axes_(axes), shared_(shared), memory_(memory),
-        layout_(entry, call.floor_std != nullptr, call.keep != 1.0f) {
+        layout_(entry, call.floor_std != nullptr, call.keep != 1.0) {
     normals_ = reinterpret_cast<float*>(memory + (layout_.basis_values + layout_.shares) * layout_.arithmetic);
     modes_ = reinterpret_cast<Mode*>(normals_ + layout_.normals);
   }

@@ -81,11 +81,11 @@ void perturb_(std::vector<Tensor> grads, std::vector<Tensor> scores, std::vector
   call.std = std.const_data_ptr<float>();
   call.floor_std = floor_std ? floor_std->const_data_ptr<float>() : nullptr;
   call.grad_scale = grad_scale ? grad_scale->const_data_ptr<float>() : nullptr;
-  call.keep = static_cast<float>(keep);
+  call.keep = keep;
   call.ticket = ticket_of(state);
   const Device device(state);
   launch_perturb(static_cast<int>(rounds), call,
-                 plan_tensors(views, {floor_std.has_value(), grad_scale.has_value(), call.keep != 1.0f, 0}),
+                 plan_tensors(views, {floor_std.has_value(), grad_scale.has_value(), call.keep != 1.0, 0}),
                  device.stream());
 }
 

@@ -53,7 +53,7 @@ struct Call {
   const float* std;
   const float* floor_std;   // null without a floor
   const float* grad_scale;  // null for 1
-  float keep;
+  double keep;
   int32_t ticket;  // counts the blocks that have read the state; -1 if this launch leaves the step as it is
   int64_t first_tile;
 };
