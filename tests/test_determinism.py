@@ -88,6 +88,7 @@ def test_golden_on_every_instruction_set(variant):
 
 GENERATORS = ("chacha12", "philox")
 SHAPES = ((9, 40, 3, 3), (40,), (6, 5, 5, 5), (5, 40, 3, 3), (8, 33, 7), (21, 1, 3, 3), (7, 11), (3, 4, 2, 3, 2), ())
+AMOUNTS = {"ratio": 0.4, "std": 0.7}
 SETTINGS = {
     "noise": {},
     "floor": {"floor_std": 0.3},
@@ -106,8 +107,8 @@ def all_scores() -> list[torch.Tensor | None]:
 
 
 def run(grads: list, backend: str, generator: str, setting: str, **more) -> list:
-    given = {"rng": tip.NoiseRNG(KEY, generator, 2**33 + 7), "scores": all_scores(), **SETTINGS[setting], **more}
-    tip.perturb_(grads, ratio=0.4, std=0.7, backend=backend, **given)
+    rng = tip.NoiseRNG(KEY, generator, 2**33 + 7)
+    tip.perturb_(grads, all_scores(), rng=rng, backend=backend, **AMOUNTS, **SETTINGS[setting], **more)
     return grads
 
 
@@ -177,12 +178,13 @@ def _pieces(grad: torch.Tensor, channels: int, kernels: int):
 
 def compiled(backend: str, generator: str, setting: str) -> list:
     torch.compiler.reset()
+
+    def step(grads, scores, rng):
+        tip.perturb_(grads, scores, rng=rng, backend=backend, **AMOUNTS, **SETTINGS[setting])
+        return grads
+
     rng = tip.NoiseRNG(KEY, generator, 2**33 + 7)
-
-    def step(grads, scores):
-        return run(grads, backend, generator, setting, rng=rng, scores=scores)
-
-    results = torch.compile(step, fullgraph=True, backend="aot_eager")(gradients(), all_scores())
+    results = torch.compile(step, fullgraph=True, backend="aot_eager")(gradients(), all_scores(), rng)
     torch.compiler.reset()
     return results
 
