@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from calls import Call
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 
 import tip_kernels as tip
@@ -286,6 +286,7 @@ def activation_gradients(draw: st.DrawFn) -> torch.Tensor:
 def test_channel_saliency_is_the_sum_of_absolute_means(grad, backend):
     """Sums of S values and of N means in float32, in any order: at most S + N + 4 roundings of the mean |x|."""
     name = compiled_or_plain(backend)
+    note(f"strides {grad.stride()}, {grad.dtype}")
     x = grad.double().flatten(2) if grad.dim() > 2 else grad.double().unsqueeze(2)
     got = tip.channel_saliency(grad, backend=name)
     assert got.dtype == torch.float32
