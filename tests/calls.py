@@ -222,9 +222,14 @@ def shards(draw: st.DrawFn, shape: tuple[int, ...], scored: bool) -> tuple[int, 
     first_channel = draw(st.integers(0, 5))
     first_kernel = draw(st.integers(0, 5))
     most = 2**41 // (taps * (first_channel + max(channels, 1)))
-    far = draw(st.sampled_from(["no", "kernels", "channels"]))
+    far = draw(st.sampled_from(["no", "kernels", "channels", "carry"]))
     if far == "kernels":
         first_kernel = draw(st.integers(0, most - kernels - 5))
+    if far == "carry":  # groups of 16 words on both sides of number 2^32
+        distances = {taps, model.pitch(taps), model.pitch(max(taps - 1, 1))}
+        middle = 2**36 // draw(st.sampled_from(sorted(distances)))
+        first_kernel = min(middle - draw(st.integers(0, 40)), most - kernels - 5)
+        first_channel = 0
     per_channel = first_kernel + kernels + draw(st.integers(0, 5))
     if far == "channels" and not scored:
         first_channel = draw(st.integers(0, 2**41 // (taps * max(per_channel, 1)) - max(channels, 1)))
@@ -301,7 +306,7 @@ def calls(
         draw(st.binary(min_size=32, max_size=32)),
         draw(steps),
         draw(st.one_of(st.sampled_from([1.0, 0.0, 0.5]), st.floats(0.0, 1.0))),
-        draw(st.sampled_from([None, None, 1.0, -1.7, 0.0, 2.0**-9, 1 / 3])),
+        draw(st.sampled_from([None, None, 1.5, -1.7, 1.0, 0.0, 2.0**-9, 1 / 3])),
         draw(st.booleans()),
         draw(st.sampled_from(["floats", "tables"])),
         draw(st.sampled_from(["one", "each"])),

@@ -273,7 +273,7 @@ def _perturbed(noise: Noise, place: int, tensor: Tensor) -> Expected:
 # _whole. A normal may be off by 8 U32 of its radius (tests/test_normals.py says why).
 #
 # * Other channels: s x, floor zeta and their sum are rounded once each, so every term by U of itself.
-#   What is infinite or NaN is so after it.
+#   Without a floor s x is all, and is exact. What is infinite or NaN is so after it.
 # * Selected channels: let A = |s x| + |noise|, the norms of a kernel's taps and coefficients. Each of the K
 #   coefficients of Q' s x is a sum of K products in which entries of Q, s x and products are rounded: off by at most
 #   (K + 4) U A, by Cauchy and Schwarz with columns of norm 1; keep - 1, its product and the sum with the noise are
@@ -289,6 +289,8 @@ def _other(tensor: Tensor, x: np.ndarray, normals: np.ndarray, radii: np.ndarray
     scale = 1.0 if tensor.grad_scale is None else tensor.grad_scale
     floor = tensor.floor_std or 0.0
     scaled, noise = scale * x, floor * normals
+    if floor == 0.0:  # one product has one right result
+        return rounded(scaled, "float64" if tensor.dtype == "float64" else "float32"), np.zeros_like(x)
     unit = U64 if tensor.dtype == "float64" else U32
     tolerance = unit * (np.abs(scaled) + np.abs(noise) + np.abs(scaled + noise)) + 8 * U32 * floor * radii
     return scaled + noise, np.where(np.isfinite(scaled), _whole(tolerance, tensor.dtype), 0.0)
