@@ -1,5 +1,6 @@
 # make demo    train and attack a small net without and with TIP, save demo.png
 # make test    lint, types and every test
+# make test-fuzz    random calls against a model of the contract, ten thousand for each property
 # make bench   the speed tables
 # make test-clang   the kernels' tests on a library that Clang compiled
 # make test-asan    the same under the address and undefined-behaviour sanitizers, and the fuzzer of the ops
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
 
-.PHONY: demo test test-rng test-normals test-clang test-asan test-tsan coverage bench study release test-release test-oldest lock audit clean
+.PHONY: demo test test-fuzz test-rng test-normals test-clang test-asan test-tsan coverage bench study release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
@@ -45,6 +46,9 @@ test-rng: $(VENV)/ready
 
 test-normals: $(VENV)/ready
 	PYTHONPATH=. $(BIN)/python tests/every_normal.py --page docs/noise.md
+
+test-fuzz: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_properties.py
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.ratios

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import hypothesis
 import pytest
 import torch
 
@@ -37,6 +38,10 @@ def _import_interpreted() -> None:
 
 if INTERPRETING:
     _import_interpreted()
+
+hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("ci")  # --hypothesis-profile goes first
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")
 

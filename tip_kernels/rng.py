@@ -12,6 +12,10 @@ import torch
 
 from ._tracing import is_dry_run, refuse_recorders
 
+
+CONTRACT_VERSION = 1
+"""Of the noise contract, docs/design.md section 3: the same version gives the same noise for the same key and step."""
+
 GENERATORS = {"chacha8": 8, "chacha12": 12, "chacha20": 20, "philox": 10}
 """Generator names and their numbers of rounds, by which the ops name them. Philox is not secure."""
 
