@@ -7,6 +7,7 @@
 
 #include "core/address.h"
 #include "core/basis3x3.h"
+#include "core/grid.h"
 #include "core/rank.h"
 
 namespace tip {
@@ -85,6 +86,7 @@ void Plan::add_tensor(const Arguments& arguments, size_t i) {
   tensor.basis = basis >= 0 ? &bases_[basis] : nullptr;
   tensor.std = arguments.std.const_data_ptr<float>()[id];
   tensor.floor_std = floor_ ? arguments.floor_std->const_data_ptr<float>()[id] : 0.0f;
+  tensor.grid = grid_step(tensor.floor_std, tensor.basis ? tensor.std : 0.0f);
   tap_offsets_.push_back(tensor.basis ? spatial_offsets(grad) : std::vector<int64_t>{0});
   tensor.tap_offsets = tap_offsets_.back().data();
   tensor.taps = static_cast<int64_t>(tap_offsets_.back().size());
