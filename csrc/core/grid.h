@@ -6,9 +6,9 @@
 
 TIP_BEGIN_NAMESPACE
 
-// 2^-10 of the power of two at or below the tensor's least noise; `std` is 0 without a high band. 0 for no grid: without
-// a floor, or where float32 has no normal number for the step or for 2^23 of it. From the bits, which are in the order of
-// the numbers they stand for, so that every backend agrees.
+// 2^-10 of the power of two at or below a tensor's least noise; `std` is 0 without a high band. 0 for no grid: without
+// a floor, or where float32 has no normal number for the step or for 2^23 of it. From bits, which are in the order of
+// their numbers, so that every backend agrees.
 TIP_HD float grid_step(float floor_std, float std) {
   constexpr int32_t kFiner = 10, kGreatest = 254 - 23;
   const int32_t floor = as_int(float_bits(floor_std)), high = as_int(float_bits(std));
