@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-GRID = False
+GRID = True
 """Whether calls with a floor round what they release to a grid. On once the kernels do."""
 
 CHACHA_ROUNDS = {"chacha8": 8, "chacha12": 12, "chacha20": 20}

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from released import assert_on_grid, assert_same_release, step_of
 
 import tip_kernels as tip
 from tip_kernels.backends.reference_words import Stream
@@ -59,7 +60,7 @@ def some_mask(kernel_size: tuple[int, ...], seed: int) -> torch.Tensor:
 
 
 def check(backend, grad, scores, mask, *, ratio, floor=0.0, scale=1.0, keep=1.0) -> torch.Tensor:
-    """Perturbs ``grad`` and compares it with the formula."""
+    """Perturbs ``grad`` and compares it with the formula, of which it is the nearest multiple of the grid's step."""
     rng = tip.NoiseRNG.from_seed(7)
     count = math.ceil(round(ratio * grad.shape[0], 9)) if mask.any() else 0
     expected = formula(grad, scores, mask, rng, count=count, floor=floor, scale=scale, keep=keep)
@@ -73,9 +74,11 @@ def check(backend, grad, scores, mask, *, ratio, floor=0.0, scale=1.0, keep=1.0)
     noise = max(STD, floor) * (0 if backend.name == "reference" else 4 * 2.0**-23 * 6.8)
     size = expected[expected.isfinite()].abs().max() if expected.isfinite().any() else 0.0
     taps = math.prod(grad.shape[2:])
+    step = step_of(floor, STD if mask.any() else 0.0)
+    assert_on_grid(got, step)
     torch.testing.assert_close(
-        got, expected, rtol=0, atol=math.sqrt(taps) * float(noise + 8 * torch.finfo(grad.dtype).eps * size),
-        equal_nan=True,
+        got, expected, rtol=0,
+        atol=math.sqrt(taps) * float(noise + 8 * torch.finfo(grad.dtype).eps * size) + step / 2, equal_nan=True,
     )  # fmt: skip
     return got
 
@@ -119,8 +122,9 @@ def test_keep_0_with_a_floor_leaves_only_the_low_band_of_the_gradient(backend):
     other = (one.cpu().flatten(2) @ low).reshape(one.shape).to(backend.device)
     a = check(backend, one, backend.scores(4), mask, ratio=1.0, keep=0.0, floor=FLOOR)
     b = check(backend, other, backend.scores(4), mask, ratio=1.0, keep=0.0, floor=FLOOR)
+    before = formula(one, backend.scores(4), mask, tip.NoiseRNG.from_seed(7), count=4, keep=0.0, floor=FLOOR)
     # Sums of 9 products of values below 8 in float32, for each of two results.
-    torch.testing.assert_close(a, b, rtol=0, atol=2 * 9 * 8 * 2.0**-24)
+    assert_same_release(a, b, before, step_of(FLOOR, STD), 2 * 9 * 8 * 2.0**-24)
 
 
 @pytest.mark.parametrize("poison", [NAN, INF, -INF])

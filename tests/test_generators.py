@@ -10,6 +10,7 @@ import pytest
 import randomgen
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from released import TINY_FLOOR
 
 import tip_kernels as tip
 from tip_kernels.backends import reference_words
@@ -110,8 +111,8 @@ def _noise(backend, rng, count: int, **options) -> np.ndarray:
     """The normals themselves: the floor on zeros [count] in float64, the third tensor of a call."""
     values = backend.zeros(count, dtype=torch.float64)
     skipped = backend.zeros(0)
-    backend.perturb_([None, skipped, values], [None] * 3, ratio=0, std=0.0, floor_std=1.0, rng=rng, **options)
-    return values.cpu().numpy()
+    backend.perturb_([None, skipped, values], [None] * 3, ratio=0, std=0.0, floor_std=TINY_FLOOR, rng=rng, **options)
+    return values.cpu().numpy() / TINY_FLOOR
 
 
 def _box_muller(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

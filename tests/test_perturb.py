@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from released import TINY_FLOOR, assert_on_grid, step_of, unrounded
 
 import tip_kernels as tip
 from tip_kernels.backends import native
@@ -74,6 +75,17 @@ class Case(NamedTuple):
     def shard_place(self) -> tip.Shard | None:
         kernels = self.size[1] if len(self.size) > 1 else 1
         return tip.Shard(3, 2, kernels + 5) if self.shard else None
+
+    @property
+    def step(self) -> float:
+        """Of the grid of released values, 0 without one."""
+        has_scores = self.ratio is not None and len(self.size) > 2
+        return step_of(self.floor, self.std if has_scores and self.mask.any() else 0.0)
+
+    @property
+    def mask(self) -> torch.Tensor:
+        taps = self.size[2:]
+        return mask_for(taps, self.band) if isinstance(self.band, str) else tip.spectrum.radial_mask(taps, self.band)
 
 
 def all_pairs() -> list[Case]:
@@ -158,7 +170,7 @@ def options(case: Case, name: str, device: torch.device) -> dict:
         amounts["grad_scale"] = None if case.scale is None else torch.tensor(case.scale, device=device)
     band = {"cutoff": case.band}
     if isinstance(case.band, str):
-        band = {"masks": {case.size[2:]: mask_for(case.size[2:], case.band)} if len(case.size) > 2 else {}}
+        band = {"masks": {case.size[2:]: case.mask} if len(case.size) > 2 else {}}
     return {
         "ratio": case.ratio or 0.0,
         "keep": case.keep,
@@ -207,10 +219,17 @@ def half_ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.ldexp(torch.full_like(values, info.eps / 2), exponent)
 
 
-def assert_close(got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype, tolerance: float) -> None:
-    """``want`` is float32 for 16-bit dtypes."""
+def assert_close(
+    got: torch.Tensor, want: torch.Tensor, dtype: torch.dtype, tolerance: float, step: float = 0.0
+) -> None:
+    """``want`` is float32 for 16-bit dtypes, and not rounded to the grid, on which ``got`` lies if it has a step.
+
+    So ``got`` is the nearest multiple of the step, or the next but one where ``want`` lies within the tolerance of the
+    middle between two.
+    """
+    assert_on_grid(got, step)
     error = (got.cpu().to(want.dtype) - want).abs()
-    allowed = half_ulp(want, dtype) + tolerance
+    allowed = half_ulp(want, dtype) + tolerance + step / 2
     assert (error <= allowed).all(), f"largest error {error.max():.3g}, allowed {allowed.flatten()[error.argmax()]:.3g}"
 
 
@@ -220,12 +239,13 @@ def test_equals_the_reference(case, backend):
         pytest.skip("Triton's interpreter takes a quarter of the cases, of small tensors")
     grad, scores = inputs(case)
     arithmetic = case.dtype if case.dtype == torch.float64 else torch.float32
-    want = run(case, grad.to(arithmetic, copy=True), scores, "reference")
+    with unrounded():
+        want = run(case, grad.to(arithmetic, copy=True), scores, "reference")
 
     memory, view = lay_out(grad, case.layout, backend.device)
     run(case, view, scores, backend.name)
 
-    assert_close(view, want, case.dtype, float_tolerance(case, grad))
+    assert_close(view, want, case.dtype, float_tolerance(case, grad), case.step)
     view.fill_(5.0)
     assert (memory == 5.0).all(), "wrote outside of the gradient"
 
@@ -378,12 +398,17 @@ def test_shards_get_the_noise_of_the_whole(kernel_size, floor, backend):
     whole = torch.randn(8, 10, *kernel_size, generator=draw)
     scores = torch.rand(8, generator=draw)
     want = perturbed(whole, scores, backend, floor_std=floor)
+    if floor:  # rounded values may be a step apart, so parts are compared with what was to be rounded
+        with unrounded():
+            given = {"ratio": 0.3, "std": STD, "floor_std": floor, "rng": tip.NoiseRNG(KEY), "backend": "reference"}
+            (want,) = tip.perturb([whole], [scores], **given)
     for channels, kernels in [((0, 3), (0, 10)), ((3, 8), (0, 10)), ((0, 8), (6, 10)), ((2, 7), (1, 4))]:
         part = whole[slice(*channels), slice(*kernels)]
         shard = tip.Shard(channels[0], kernels[0], 10)
         got = perturbed(part, scores, backend, floor_std=floor, shards=[shard])
         tolerance = float_tolerance(Case("5x5", floor=floor), whole)  # vectors may begin elsewhere
-        assert_close(got, want[slice(*channels), slice(*kernels)], torch.float32, tolerance)
+        step = step_of(floor, STD if math.prod(kernel_size) > 1 else 0.0)
+        assert_close(got, want[slice(*channels), slice(*kernels)], torch.float32, tolerance, step)
 
 
 @pytest.mark.parametrize("generator", FACTORS["generator"])
@@ -391,12 +416,13 @@ def test_addresses_have_64_bits(generator, backend):
     """A part near the end of a tensor of 2^41 elements, against the reference."""
     x, shard = torch.zeros(100), tip.Shard(2**41 - 100, 0, 1)
     near, far = (
-        perturbed(x, None, backend, floor_std=1.0, shards=[place], rng=tip.NoiseRNG(KEY, generator))
+        perturbed(x, None, backend, floor_std=TINY_FLOOR, shards=[place], rng=tip.NoiseRNG(KEY, generator)) / TINY_FLOOR
         for place in (None, shard)
     )
     rng = tip.NoiseRNG(KEY, generator)
-    (want,) = tip.perturb([x], [None], ratio=0, std=0, floor_std=1.0, shards=[shard], rng=rng, backend="reference")
-    assert_close(far, want, torch.float32, 8 * U32 * NORMAL_MAX)
+    given = {"ratio": 0, "std": 0, "floor_std": TINY_FLOOR, "shards": [shard]}
+    (want,) = tip.perturb([x], [None], rng=rng, backend="reference", **given)
+    assert_close(far, want / TINY_FLOOR, torch.float32, 8 * U32 * NORMAL_MAX)
     assert (near - far).abs().min() > 1e-6
 
 
@@ -411,8 +437,9 @@ def test_counters_carry_within_a_run(generator, backend):
 
 
 def test_float64_takes_the_float32_normals(backend):
+    fine = {"ratio": 0.0, "std": 2.0**-60, "floor_std": 1.0}  # the lesser makes a grid too fine to round a normal
     single, double = (
-        perturbed(torch.zeros(64, dtype=dtype), None, backend, floor_std=1.0)
+        perturbed(torch.zeros(64, 1, 3, 3, dtype=dtype), torch.rand(64), backend, **fine)
         for dtype in (torch.float32, torch.float64)
     )
     assert torch.equal(single.double(), double)

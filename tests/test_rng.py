@@ -14,6 +14,7 @@ import traceback
 
 import pytest
 import torch
+from released import TINY_FLOOR
 
 import tip_kernels as tip
 from tip_kernels import functional
@@ -30,7 +31,7 @@ def _key(rng: tip.NoiseRNG) -> bytes:
 
 def _noise(backend, rng, count: int = 64) -> torch.Tensor:
     values = backend.zeros(count)
-    backend.perturb_([values], [None], ratio=0, std=0.0, floor_std=1.0, rng=rng)
+    backend.perturb_([values], [None], ratio=0, std=0.0, floor_std=TINY_FLOOR, rng=rng)
     return values
 
 
@@ -238,7 +239,7 @@ def test_threads_use_no_step_twice(backend):
 def _noise_in_a_child(rng: tip.NoiseRNG, queue) -> None:
     torch.set_num_threads(1)  # the parent's pool of threads does not survive a fork
     values = torch.zeros(64)
-    tip.perturb_([values], [None], ratio=0, std=0.0, floor_std=1.0, rng=rng, backend="reference")
+    tip.perturb_([values], [None], ratio=0, std=0.0, floor_std=TINY_FLOOR, rng=rng, backend="reference")
     queue.put(values.tolist())
 
 
@@ -256,7 +257,7 @@ def test_processes_of_multiprocessing_draw_other_noise():
     for child in children:
         child.join()
     own = torch.zeros(64)
-    tip.perturb_([own], [None], ratio=0, std=0.0, floor_std=1.0, rng=rng, backend="reference")
+    tip.perturb_([own], [None], ratio=0, std=0.0, floor_std=TINY_FLOOR, rng=rng, backend="reference")
     for a, b in itertools.combinations([own, *noises], 2):
         assert not torch.isin(a, b).any()
 
@@ -440,7 +441,8 @@ def test_parts_of_tensors_without_scores_get_the_noise_of_the_whole(backend, gen
 
     def run(tensor, shard):
         rng = tip.NoiseRNG(KEY, generator)
-        backend.perturb_([tensor], [None], ratio=0, std=0.0, floor_std=1.0, rng=rng, shards=[shard] if shard else None)
+        shards = [shard] if shard else None
+        backend.perturb_([tensor], [None], ratio=0, std=0.0, floor_std=TINY_FLOOR, rng=rng, shards=shards)
 
     run(whole, None)
     kernels = shape[1] if len(shape) > 1 else 1

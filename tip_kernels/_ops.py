@@ -26,7 +26,8 @@ values of ``bases`` and of what lies on a GPU. ``docs/design.md`` defines the re
 ``bases``        float64 [K, K] orthonormal bases, masked columns first (``spectrum.real_basis``)
 ``high_dims``    number d of masked columns of each basis
 ``std``          float32 [> max(tensor_ids)], noise of one coefficient of the high band
-``floor_std``    the same or None; its presence, not its value, sets how many words are drawn
+``floor_std``    the same or None; its presence, not its value, sets how many words are drawn, and where it is
+                 above 0 the results are multiples of a step that follows from it and ``std``
 ``grad_scale``   float32 scalar tensor or None
 ``state``        int64 [5]: 32 bytes of key, then the step, advanced by the op
 ``keep``         what is left of the high band before noise: 1 adds noise, 0 replaces

@@ -52,7 +52,8 @@ def perturb_(
         masks: high bands by kernel size, ``{(3, 3): mask}``, bool in ``rfftn`` layout on the CPU, instead of
             ``cutoff``. Not under ``torch.compile``.
         keep: what is left of the high band under the noise, in [0, 1]: 1 adds noise (the paper), 0 replaces.
-        floor_std: noise on every coordinate that ``std`` does not cover; given like ``std``.
+        floor_std: noise on every coordinate that ``std`` does not cover; given like ``std``. The results are multiples
+            of a step below a thousandth of the least noise, so that their low bits tell nothing of the gradients.
         grad_scale: multiplies every gradient first (clipping, AMP unscaling). A finite float, or a float32 tensor
             of shape ``[]`` on the device, whose value is not checked.
         shards: for each gradient its place in the whole, or None if it is the whole. The scores of a shard are

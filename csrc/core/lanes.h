@@ -16,6 +16,8 @@ TIP_HD float to_float(int32_t x) { return static_cast<float>(x); }
 TIP_HD int32_t as_int(uint32_t x) { return static_cast<int32_t>(x); }
 TIP_HD uint32_t as_uint(int32_t x) { return static_cast<uint32_t>(x); }
 TIP_HD float choose(bool condition, float yes, float no) { return condition ? yes : no; }
+TIP_HD float magnitude(float x) { return fabsf(x); }
+TIP_HD float with_sign(float magnitude, float of) { return copysignf(magnitude, of); }
 TIP_HD float square_root(float x) { return sqrtf(x); }
 TIP_HD uint32_t float_bits(float x) {
   uint32_t bits;
@@ -27,6 +29,11 @@ TIP_HD float bits_float(uint32_t bits) {
   memcpy(&x, &bits, sizeof x);
   return x;
 }
+
+// Double has no lanes: what rounds float64 gradients is called with scalars.
+TIP_HD double choose(bool condition, double yes, double no) { return condition ? yes : no; }
+TIP_HD double magnitude(double x) { return fabs(x); }
+TIP_HD double with_sign(double magnitude, double of) { return copysign(magnitude, of); }
 
 // Philox multiplies 32 by 32 to 64 bits. Vectors of 32-bit lanes keep its state in another form for that.
 TIP_HD uint32_t to_factors(uint32_t x) { return x; }

@@ -1,6 +1,7 @@
 // Noise into gradients: what a run's memory looks like is known here and nowhere else.
 #pragma once
 
+#include "core/grid.h"
 #include "cpu/half.h"
 #include "cpu/work.h"
 
@@ -35,23 +36,23 @@ struct Destination {
   }
 };
 
-// x <- scale * x + noise, for a vector of elements.
-template <class T>
-TIP_HD void add_vector(T* x, float scale, F noise) {
-  narrow(x, widen(x) * scale + noise);
+// x <- scale * x + noise, rounded to a grid, for a vector of elements.
+template <class T, class Round = NoGrid>
+TIP_HD void add_vector(T* x, float scale, F noise, Round round = {}) {
+  narrow(x, round(widen(x) * scale + noise));
 }
 
 // The same, noise [units][taps] in units of the gradient.
-template <class T>
-void add_rows(const Destination<T>& to, float scale, const float* noise) {
+template <class T, class Round>
+void add_rows(const Destination<T>& to, float scale, const float* noise, Round round) {
   if (!to.contiguous) {
-    to.for_each([=](T* x, int64_t place) { assign(*x, value(*x) * scale + noise[place]); });
+    to.for_each([=](T* x, int64_t place) { assign(*x, round(value(*x) * scale + noise[place])); });
     return;
   }
   const int64_t count = to.units * to.taps;
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) add_vector(to.data + i, scale, load(noise + i));
-  for (; i < count; ++i) assign(to.data[i], value(to.data[i]) * scale + noise[i]);
+  for (; i + kLanes <= count; i += kLanes) add_vector(to.data + i, scale, load(noise + i), round);
+  for (; i < count; ++i) assign(to.data[i], round(value(to.data[i]) * scale + noise[i]));
 }
 
 template <class T, class A>
@@ -80,12 +81,14 @@ void add_high_band(const A* q, const A* x, int64_t taps, int64_t high_dim, A fac
     for (int64_t j = 0; j < high_dim; ++j) z[j] += factor * q[t * taps + j] * x[t];
 }
 
-// One unit at a time in arithmetic A, from its bare normals: x <- s x + Q (amplitude * normals - (1 - keep) high(s x)).
+// One unit at a time in arithmetic A, from its bare normals: x <- s x + Q (amplitude * normals - (1 - keep) high(s x)),
+// rounded to the tensor's grid.
 template <class T, class A>
 void perturb_units(const Destination<T>& to, const Work& work, const Run& run, const float* normals, A* scratch) {
   const TensorWork& tensor = *run.tensor;
   const int64_t used = run.used(), high_dim = tensor.basis ? tensor.basis->high_dim : 0;
   const bool white = run.noise == Noise::white;
+  const Grid<A> grid(tensor.grid);
   A* x = scratch;
   A* z = scratch + to.taps;
   for (int64_t u = 0; u < to.units; ++u) {
@@ -103,6 +106,8 @@ void perturb_units(const Destination<T>& to, const Work& work, const Run& run, c
       for (int64_t t = 0; t < to.taps; ++t)
         for (int64_t j = 0; j < used; ++j) x[t] += q[t * to.taps + j] * z[j];
     }
+    if (grid.rounds())
+      for (int64_t t = 0; t < to.taps; ++t) x[t] = grid(x[t]);
     for (int64_t t = 0; t < to.taps; ++t) assign(unit[to.tap_offsets[t]], x[t]);
   }
 }

@@ -12,10 +12,21 @@ typedef uint16_t U16 __attribute__((vector_size(2 * kLanes)));
 TIP_HD F widen(const float* from) { return load(from); }
 TIP_HD void narrow(float* to, F x) { store(to, x); }
 
+// Of 16-bit lanes; GCC 12 would take five instructions of one port for what AVX2 does in one.
+TIP_HD U widen(U16 x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<U>(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(x)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<U>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(x)));
+#else
+  return __builtin_convertvector(x, U);
+#endif
+}
+
 TIP_HD F widen(const BFloat16* from) {
   U16 bits;
   memcpy(&bits, from, sizeof bits);
-  return bits_float(__builtin_convertvector(bits, U) << 16);
+  return bits_float(widen(bits) << 16);
 }
 
 TIP_HD void narrow(BFloat16* to, F x) {

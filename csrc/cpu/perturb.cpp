@@ -230,7 +230,10 @@ class Tile {
     const Destination<T> to(*part.run, part.unit, part.units);
     if (noise_ == Noise::none) return scale_units(to, static_cast<A>(work_.grad_scale));
     if (bare_) return perturb_units<T, A>(to, work_, *part.run, rows, reinterpret_cast<A*>(scratch_.unit));
-    if constexpr (sizeof(T) <= sizeof(float)) add_rows(to, work_.grad_scale, rows);  // float64 is always bare
+    if constexpr (sizeof(T) <= sizeof(float)) {  // float64 is always bare
+      const Grid<float> grid(tensor_->grid);
+      grid.rounds() ? add_rows(to, work_.grad_scale, rows, grid) : add_rows(to, work_.grad_scale, rows, NoGrid());
+    }
   }
 
   const Work& work_;

@@ -7,6 +7,7 @@
 
 #include "core/address.h"
 #include "core/basis3x3.h"
+#include "core/grid.h"
 #include "core/rank.h"
 
 namespace tip {
@@ -89,6 +90,7 @@ void Plan::add_tensor(const Arguments& arguments, const Views& views, size_t i) 
   tensor.basis = basis >= 0 ? &bases_[basis] : nullptr;
   tensor.std = reinterpret_cast<const float*>(views.std.data)[id];
   tensor.floor_std = floor_ ? reinterpret_cast<const float*>(views.floor_std.data)[id] : 0.0f;
+  tensor.grid = grid_step(tensor.floor_std, tensor.basis ? tensor.std : 0.0f);
   tap_offsets_.push_back(tensor.basis ? tap_offsets_of(grad) : std::vector<int64_t>{0});
   tensor.tap_offsets = tap_offsets_.back().data();
   tensor.taps = static_cast<int64_t>(tap_offsets_.back().size());

@@ -40,6 +40,8 @@ TIP_HD U as_uint(I x) { return reinterpret_cast<U>(x); }
 TIP_HD U float_bits(F x) { return reinterpret_cast<U>(x); }
 TIP_HD F bits_float(U x) { return reinterpret_cast<F>(x); }
 TIP_HD F choose(I condition, F yes, F no) { return condition ? yes : no; }
+TIP_HD F magnitude(F x) { return bits_float(float_bits(x) & 0x7FFFFFFFu); }
+TIP_HD F with_sign(F magnitude, F of) { return bits_float(float_bits(magnitude) | (float_bits(of) & 0x80000000u)); }
 
 TIP_HD F square_root(F x) {
 #if defined(__AVX512F__)

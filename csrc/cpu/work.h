@@ -34,6 +34,7 @@ struct TensorWork {
   const int64_t* tap_offsets;  // elements from the unit's first tap
   bool taps_dense;             // tap_offsets[t] == t
   float std, floor_std;
+  float grid;  // the step of core/grid.h, 0 without a floor
 };
 
 // How a unit's words lie in groups of 16: several units share a group, or a unit has several groups of its own.

@@ -1,6 +1,7 @@
 // The path that takes every dtype, stride, kernel size and option: normals through shared memory, one element a thread.
 #pragma once
 
+#include "core/grid.h"
 #include "cuda/element.h"
 #include "cuda/select.h"
 
@@ -134,6 +135,7 @@ class AnyKernel {
     const bool interleaved = entry_.unit_stride == 1 && taps > 1;
     const A std = call_.std[entry_.id], factor = scale<A>();
     const A floor = call_.floor_std ? call_.floor_std[entry_.id] : 0.0f;
+    const Grid<A> grid(grid_step(floor, entry_.basis ? std : 0));
     TIP_ROLLED
     for (int i = thread; i < slots * taps; i += kThreads) {
       const int slot = shared_.tile.begin + (taps == 1 ? i : interleaved ? i % slots : i / taps);
@@ -144,6 +146,7 @@ class AnyKernel {
       A x = load_as(entry_.data, at, entry_.dtype, zero) * factor;
       if (what == Mode::white) x += floor * normal(slot, tap);
       if (what == Mode::selected) x += noise(slot, tap, std, floor);
+      if (grid.rounds()) x = grid(x);
       store_as(entry_.data, at, entry_.dtype, x);
     }
   }

@@ -65,6 +65,7 @@ def perturb_(
             place=_Place(*shards[3 * i : 3 * i + 3]) if shards else _Place(0, 0, kernels.shape[1]),
             std=std[tensor_ids[i]].double(),
             floor_std=None if floor_std is None else floor_std[tensor_ids[i]].double(),
+            grid=_grid_step(std if basis_ids[i] >= 0 else None, floor_std, tensor_ids[i]),
             scale=None if grad_scale is None else grad_scale.double(),
             keep=keep,
         )
@@ -127,14 +128,21 @@ class _Layer(NamedTuple):
     kernels: torch.Tensor  # [C, M, *kernel_size], a view of the gradient
     stream: Stream
     place: _Place
-    std: torch.Tensor  # float64 [], as are the next two
+    std: torch.Tensor  # float64 [], as are the next three
     floor_std: torch.Tensor | None
+    grid: torch.Tensor | None  # the step of the released values, 0 for none
     scale: torch.Tensor | None
     keep: float
 
     def scaled(self, values: torch.Tensor) -> torch.Tensor:
         """``s * x`` in float64."""
         return values.double() if self.scale is None else values.double() * self.scale
+
+    def released(self, values: torch.Tensor) -> torch.Tensor:
+        """Float64 values as the gradient gets them."""
+        if self.grid is not None:
+            values = to_grid(values, self.grid, self.kernels.dtype)
+        return values.to(self.kernels.dtype)
 
 
 class _Words(NamedTuple):
@@ -182,7 +190,7 @@ def _perturb_others(layer: _Layer, words: _Words, is_selected: torch.Tensor | No
                 first = torch.arange(rows.start, rows.stop, device=part.device)  # [R]
             zeta = _normals(layer, words, first, columns.start, len(rows) * len(columns) // len(first))
             result = result + layer.floor_std * zeta.reshape(part.shape)
-        result = result.to(part.dtype)
+        result = layer.released(result)
         if is_selected is not None:
             result = torch.where(_like(is_selected[rows.start : rows.stop], part), part, result)
         part.copy_(result)
@@ -204,8 +212,32 @@ def _perturb_selected(layer: _Layer, words: _Words, is_selected: torch.Tensor, a
         result = layer.scaled(before)
         if layer.keep != 1.0:
             result = result + (layer.keep - 1.0) * band.filter(result)
-        result = (result + band.synthesise(coefficients)).to(part.dtype)
+        result = layer.released(result + band.synthesise(coefficients))
         part.index_copy_(0, channels, torch.where(_like(is_selected[channels], before), result, before))
+
+
+def _grid_step(std: torch.Tensor | None, floor_std: torch.Tensor | None, tensor_id: int) -> torch.Tensor | None:
+    """The step of a tensor's released values, float64 []; see csrc/core/grid.h. ``std`` is None without a high band."""
+    if floor_std is None:
+        return None
+    floor = floor_std[tensor_id].view(torch.int32)  # []: bits are in the order of the numbers they stand for
+    least = floor
+    if std is not None:
+        high = std[tensor_id].view(torch.int32)
+        least = torch.where((high > 0) & (high < floor), high, floor)
+    exponent = (least >> 23) - 10
+    is_normal = (floor > 0) & (exponent >= 1) & (exponent <= 254 - 23)
+    return torch.where(is_normal, exponent << 23, 0).view(torch.float32).double()
+
+
+def to_grid(values: torch.Tensor, step: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Float64 values at the nearest multiples of a step, ties to even and zeros positive.
+
+    The arithmetic of float64 gradients has 53 bits, that of the others 24: where these reach no further than the step,
+    values stay what they are. Tests replace this function to see what was rounded.
+    """
+    limit = step * 2.0 ** (52 if dtype == torch.float64 else 23)  # 0 without a step
+    return torch.where(values.abs() < limit, (values / step).round() * step + 0.0, values)
 
 
 def _normals(layer: _Layer, words: _Words, channels: torch.Tensor, column: int, count: int) -> torch.Tensor:

@@ -284,6 +284,24 @@ def _narrow(x, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
+def _limit(floor_std, std, REAL: tl.constexpr):
+    """2^23 steps of the grid of released values, in double 2^52; 0 for no grid. See csrc/core/grid.h."""
+    floor = floor_std.to(tl.int32, bitcast=True)
+    high = std.to(tl.int32, bitcast=True)
+    exponent = (tl.where((high > 0) & (high < floor), high, floor) >> 23) - 10
+    is_normal = (floor > 0) & (exponent >= 1) & (exponent <= 254 - 23)
+    step = tl.where(is_normal, exponent << 23, 0).to(tl.float32, bitcast=True)
+    return step.to(REAL) * (4503599627370496.0 if REAL == tl.float64 else 8388608.0)
+
+
+@triton.jit
+def _to_grid(x, limit):
+    """Multiples of the step: from the limit to twice the limit numbers are a step apart, so the addition rounds."""
+    shift = tl.where(x < 0.0, -limit, limit)
+    return tl.where(tl.abs(x) < limit, (x + shift) - shift, x)
+
+
+@triton.jit
 def _join4(a, b, c, d, LANES: tl.constexpr):
     """Tensor [LANES, 4] of four tensors [LANES]: registers of the same thread side by side."""
     return tl.join(tl.join(a, c), tl.join(b, d)).reshape(LANES, 4)
@@ -452,9 +470,9 @@ def _store_quad(
 
 @triton.jit
 def _perturb_quad(
-    grad, start, tap_offsets, stride, mask, noise, basis, scale, keep, is_selected,
-    TAPS: tl.constexpr, HIGH: tl.constexpr, MEMORY: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
-    DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
+    grad, start, tap_offsets, stride, mask, noise, basis, scale, keep, is_selected, limit,
+    TAPS: tl.constexpr, HIGH: tl.constexpr, MEMORY: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr,
+    KEEP: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     x = _load_quad(grad, start, tap_offsets, stride, mask, TAPS, MEMORY, LANES)
     if KEEP:
@@ -466,13 +484,16 @@ def _perturb_quad(
             value = value * scale
         if KEEP:
             value += change[i]
-        result = result + (value + noise[i],)
+        value += noise[i]
+        if FLOOR:
+            value = _to_grid(value, limit)
+        result = result + (value,)
     _store_quad(grad, start, tap_offsets, stride, mask, result, TAPS, MEMORY, DTYPE, INTERPRETED, LANES)
 
 
 @triton.jit
 def _quads(
-    row, program, address, memory, scores, offsets, bases, std, floor, scale, keep, key, step,
+    row, program, address, memory, scores, offsets, bases, std, floor, limit, scale, keep, key, step,
     MEMORIES: tl.constexpr, TAPS: tl.constexpr, HIGH: tl.constexpr, ROUNDS: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr,
     KEEP: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -509,19 +530,19 @@ def _quads(
                     flat = tl.multiple_of(lane_kernel * TAPS, 4)
                     _perturb_quad(
                         tl.multiple_of(grad, 16), flat, tap_offsets, stride, mask, noise, basis, scale, keep,
-                        is_selected, TAPS, HIGH, _FLAT, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
+                        is_selected, limit, TAPS, HIGH, _FLAT, FLOOR, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
                     )  # fmt: skip
             if _ALONG & MEMORIES:
                 if memory == _ALONG:
                     _perturb_quad(
                         tl.multiple_of(grad, 16), tl.multiple_of(start, 4), tap_offsets, stride, mask, noise, basis,
-                        scale, keep, is_selected, TAPS, HIGH, _ALONG, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
+                        scale, keep, is_selected, limit, TAPS, HIGH, _ALONG, FLOOR, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
                     )  # fmt: skip
             if _STRIDED & MEMORIES:
                 if memory == _STRIDED:
                     _perturb_quad(
                         grad, start, tap_offsets, stride, mask, noise, basis, scale, keep, is_selected,
-                        TAPS, HIGH, _STRIDED, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
+                        limit, TAPS, HIGH, _STRIDED, FLOOR, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
                     )  # fmt: skip
 
 
@@ -579,7 +600,7 @@ def _coefficients(
 
 @triton.jit
 def _perturb_kernels(
-    grad, wide, start, tap_offsets, taps, mask, is_selected, coefficients, basis, pitch, high_dim, first, last, scale, keep,
+    grad, wide, start, tap_offsets, taps, mask, is_selected, coefficients, basis, pitch, high_dim, first, last, limit, scale, keep,
     FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr, GROUP: tl.constexpr,
     DTYPE: tl.constexpr, REAL: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
@@ -615,10 +636,13 @@ def _perturb_kernels(
             noise += entry * coefficients[i]
         if not FLOOR:
             noise = tl.where(is_selected, noise, 0.0)
+        value += noise
         if last:
-            tl.store(grad + place, _narrow(value + noise, DTYPE, INTERPRETED), mask=mask)
+            if FLOOR:
+                value = _to_grid(value, limit)
+            tl.store(grad + place, _narrow(value, DTYPE, INTERPRETED), mask=mask)
         else:
-            tl.store(wide + place, value + noise, mask=mask)
+            tl.store(wide + place, value, mask=mask)
 
 
 @triton.jit
@@ -635,7 +659,7 @@ def _load_real(grad, wide, place, mask, first, DTYPE: tl.constexpr, REAL: tl.con
 
 @triton.jit
 def _kernels(
-    row, program, address, wide_address, scores, offsets, bases, std, floor, scale, keep, key, step,
+    row, program, address, wide_address, scores, offsets, bases, std, floor, limit, scale, keep, key, step,
     GROUP: tl.constexpr, ROUNDS: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
     DTYPE: tl.constexpr, REAL: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -670,7 +694,7 @@ def _kernels(
                 coefficients = _coefficients(normals, column, high_dim, std, floor, is_selected, FLOOR, REAL, GROUP)
                 _perturb_kernels(
                     grad, wide, start, tap_offsets, taps, mask, is_selected, coefficients, basis, basis_pitch, high_dim,
-                    column, column + GROUP >= used, scale, keep,
+                    column, column + GROUP >= used, limit, scale, keep,
                     FLOOR, SCALE, KEEP, GROUP, DTYPE, REAL, INTERPRETED,
                 )  # fmt: skip
 
@@ -695,7 +719,7 @@ def _element_offset(row, offsets, element, MEMORY: tl.constexpr):
 
 @triton.jit
 def _perturb_elements(
-    row, grad, offsets, element, mask, noise, scale,
+    row, grad, offsets, element, mask, noise, limit, scale,
     MEMORY: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr, REAL: tl.constexpr,
     DTYPE: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
@@ -704,7 +728,7 @@ def _perturb_elements(
     if SCALE:
         x *= scale
     if FLOOR:
-        x += noise
+        x = _to_grid(x + noise, limit)
     tl.store(where, _narrow(x, DTYPE, INTERPRETED), mask=mask)
 
 
@@ -724,7 +748,7 @@ def _scale_elements(
                 begin = tl.multiple_of(tile + half * 4 * LANES + 4 * tl.arange(0, LANES), 4)
                 element = begin[:, None] + tl.arange(0, 4)[None, :]
                 _perturb_elements(
-                    row, grad, offsets, element, (begin < last)[:, None], 0.0, scale,
+                    row, grad, offsets, element, (begin < last)[:, None], 0.0, 0.0, scale,
                     _FLAT, False, True, REAL, DTYPE, INTERPRETED,
                 )  # fmt: skip
     else:
@@ -733,19 +757,19 @@ def _scale_elements(
             element = tile + tl.arange(0, 4 * LANES)
             if flat:
                 _perturb_elements(
-                    row, grad, offsets, element, element < last, 0.0, scale,
+                    row, grad, offsets, element, element < last, 0.0, 0.0, scale,
                     _FLAT, False, True, REAL, DTYPE, INTERPRETED,
                 )  # fmt: skip
             else:
                 _perturb_elements(
-                    row, grad, offsets, element, element < last, 0.0, scale,
+                    row, grad, offsets, element, element < last, 0.0, 0.0, scale,
                     _STRIDED, False, True, REAL, DTYPE, INTERPRETED,
                 )  # fmt: skip
 
 
 @triton.jit
 def _elements(
-    row, program, address, memory, offsets, floor, scale, key, step,
+    row, program, address, memory, offsets, floor, limit, scale, key, step,
     ROUNDS: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr,
     DTYPE: tl.constexpr, REAL: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
@@ -777,7 +801,7 @@ def _elements(
                     all_inside = ((start >= 0) & (start < run_elements))[:, None]
                     element = tl.multiple_of(first_element, 4) + start[:, None] + tl.arange(0, 4)[None, :]
                     _perturb_elements(
-                        row, grad, offsets, element, all_inside, four, scale,
+                        row, grad, offsets, element, all_inside, four, limit, scale,
                         _FLAT, FLOOR, SCALE, REAL, DTYPE, INTERPRETED,
                     )  # fmt: skip
             else:
@@ -786,12 +810,12 @@ def _elements(
                 inside = (place >= 0) & (place < run_elements)
                 if flat:
                     _perturb_elements(
-                        row, unaligned, offsets, first_element + place, inside, noise, scale,
+                        row, unaligned, offsets, first_element + place, inside, noise, limit, scale,
                         _FLAT, FLOOR, SCALE, REAL, DTYPE, INTERPRETED,
                     )  # fmt: skip
                 else:
                     _perturb_elements(
-                        row, unaligned, offsets, first_element + place, inside, noise, scale,
+                        row, unaligned, offsets, first_element + place, inside, noise, limit, scale,
                         _STRIDED, FLOOR, SCALE, REAL, DTYPE, INTERPRETED,
                     )  # fmt: skip
     else:
@@ -847,26 +871,29 @@ def perturb(
     key = _load_key(state)
     keep = tl.load(header + 1).to(tl.float64, bitcast=True).to(REAL)
     busy = path != _IDLE  # there may be no std at all
-    std = tl.load(stds + tensor_id, mask=busy, other=0.0).to(REAL)
-    floor = tl.load(floor_stds + tensor_id, mask=busy, other=0.0).to(REAL) if FLOOR else std
+    std32 = tl.load(stds + tensor_id, mask=busy, other=0.0)
+    floor32 = tl.load(floor_stds + tensor_id, mask=busy, other=0.0) if FLOOR else std32
+    std = std32.to(REAL)
+    floor = floor32.to(REAL)
+    limit = _limit(floor32, tl.where(path == _ELEMENTS_PATH, 0.0, std32), REAL) if FLOOR else floor
     scale = tl.load(grad_scale).to(REAL) if SCALE else tl.full([], 1.0, REAL)
     index = program.to(tl.int64)
     if QUAD_TAPS:
         if path == _QUADS_PATH:
             _quads(
-                row, index, address, memory, scores, offsets, bases, std, floor, scale, keep, key, step,
+                row, index, address, memory, scores, offsets, bases, std, floor, limit, scale, keep, key, step,
                 QUAD_MEMORIES, QUAD_TAPS, QUAD_HIGH, ROUNDS, FLOOR, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
             )  # fmt: skip
     if GROUP:
         if path == _KERNELS_PATH:
             _kernels(
-                row, index, address, wide, scores, offsets, bases, std, floor, scale, keep, key, step,
+                row, index, address, wide, scores, offsets, bases, std, floor, limit, scale, keep, key, step,
                 GROUP, ROUNDS, FLOOR, SCALE, KEEP, DTYPE, REAL, INTERPRETED, LANES,
             )  # fmt: skip
     if ELEMENTS:
         if path == _ELEMENTS_PATH:
             _elements(
-                row, index, address, memory, offsets, floor, scale, key, step,
+                row, index, address, memory, offsets, floor, limit, scale, key, step,
                 ROUNDS, FLOOR, SCALE, DTYPE, REAL, INTERPRETED, LANES,
             )  # fmt: skip
     if advance != 0:
