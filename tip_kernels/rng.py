@@ -12,7 +12,6 @@ import torch
 
 from ._tracing import is_dry_run, refuse_recorders
 
-
 CONTRACT_VERSION = 1
 """Of the noise contract, docs/design.md section 3: the same version gives the same noise for the same key and step."""
 

@@ -1,9 +1,9 @@
 """The Triton backend: NVIDIA GPUs (compute capability 8.0 on) and AMD GPUs, without a compiler at hand.
 
 The op takes one launch for each dtype in the list, since the type of a pointer is part of a compiled kernel; the
-first launch advances the step, so that it is used even if a later one fails. What a program does is in tables on the device (``triton_tables.py``), uploaded
-without waiting: those that depend on shapes once, those with addresses whenever these change. Tables that a CUDA graph
-has captured are kept for good, because it may be replayed at any time.
+first launch advances the step, so that it is used even if a later one fails. What a program does is in tables on the
+device (``triton_tables.py``), uploaded without waiting: those that depend on shapes once, those with addresses whenever
+these change. Tables that a CUDA graph has captured are kept for good, because it may be replayed at any time.
 
 Kernels are compiled at their first use, with fixed settings: one warp a program, see ``triton_kernels.py``. They
 also run in Triton's interpreter, on CPU tensors, if TRITON_INTERPRET=1 is set before Triton is imported.
