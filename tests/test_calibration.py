@@ -83,6 +83,7 @@ def guaranteed(noise=1.0, **settings):
     return TIP(model, **settings)
 
 
+@pytest.mark.filterwarnings("ignore:expected delta of at least:RuntimeWarning")  # it is about exact arithmetic here
 @pytest.mark.parametrize("noise", [0.3, 1.0, 10.0])
 @pytest.mark.parametrize("delta", [1e-9, 1e-5])
 @pytest.mark.parametrize(("relation", "sensitivity"), [("add_or_remove", 1), ("replace", 2)])
@@ -108,6 +109,18 @@ def test_accountant_must_know_replacement(version, monkeypatch):
         return
     with pytest.raises(ImportError, match=r"expected dp-accounting 0.5 or newer, got 0.4.4"):
         calibration.accounted_epsilon(guaranteed(), rounds=1, delta=1e-5)
+
+
+def test_a_delta_that_the_tails_of_the_noise_cannot_honor_is_answered_with_a_warning():
+    """2^32 radii: the largest is sqrt(66 ln 2)."""
+    beyond = math.erfc(math.sqrt(66 * math.log(2) / 2))
+    assert beyond == pytest.approx(1.35e-11, rel=0.01)
+    defense = guaranteed()
+    assert defense.elements == 2 * 9 + 2 + 4 * 2 + 2 * 8 + 2  # conv, batch norm with its statistics, linear
+    options = {"rounds": 1000}
+    with pytest.warns(RuntimeWarning, match=r"expected delta of at least 6.2e-07, got 1e-07: ideal noise of 46,000"):
+        calibration.accounted_epsilon(defense, delta=1e-7, **options)
+    calibration.accounted_epsilon(defense, delta=1e-6, **options)
 
 
 def test_epsilon_grows_with_rounds_and_with_sampling():

@@ -39,6 +39,7 @@ class Layout:
         transposed: places of the kernels that lie as ``[C_in, C_out, *kernel_size]``.
         layers: the conv modules with the slots of their kernels.
         all: every parameter.
+        elements: numbers in an update of all parameters and floating buffers.
 
     Raises:
         ValueError: a parameter is not materialised or on meta, or there is no conv kernel.
@@ -59,6 +60,7 @@ class Layout:
         self._places = _places(model, tensors)
         self._find_kernels(model)
         self.all = Owned([self._slot(model, name) for name in parameters], sorted(self.kernel_sizes))
+        self.elements = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
         self._shapes = [tensor.shape for tensor in tensors.values()]
         self._model = model
         self._remember_structure()

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -116,6 +117,12 @@ def accounted_epsilon(
     2022), on a grid that errs upwards. The probe images must not depend on what is protected, and neither may the
     choice of the tensors that are sent.
 
+    It is the epsilon of ideal Gaussian noise. The normals come from 32-bit words and end at 6.76 std; with a floor the
+    released values are rounded to a grid, but for an attacker who knows all of two candidate messages a delta far
+    below one per cent is not to be taken literally: docs/noise.md, "What remains: 32-bit words", has figures by size of
+    the model. A delta below the probability that ideal noise of these messages has a larger normal is answered with a
+    warning.
+
     Args:
         defense: its settings count, not its state; the same must have been used in all rounds.
         rounds: the messages of one client (perturb calls: a step of each attached optimizer is one), at least 1.
@@ -133,6 +140,7 @@ def accounted_epsilon(
     """
     _check_accounting(rounds, delta, sampling_probability, relation)
     multiplier = defense.noise_multiplier()
+    _warn_of_missing_tails(rounds * defense.elements, delta)
     try:
         import dp_accounting
         from dp_accounting import pld
@@ -155,6 +163,19 @@ def _check_accountant() -> None:
     version = importlib.metadata.version("dp-accounting")
     if tuple(int(part) for part in version.split(".")[:2]) < (0, 5):
         raise ImportError(f"expected dp-accounting 0.5 or newer, got {version}: its epsilon can be too small")
+
+
+_TAILS = 1.35e-11  # probability of a normal beyond the largest radius, sqrt(66 ln 2) = 6.76, on either side
+
+
+def _warn_of_missing_tails(normals: int, delta: float) -> None:
+    if delta < normals * _TAILS:
+        warnings.warn(
+            f"expected delta of at least {normals * _TAILS:.2g}, got {delta:.2g}: ideal noise of {normals:,} normals "
+            "goes beyond 6.76 std with that probability, and noise from 32-bit words never does (docs/noise.md)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 _RELATIONS = {"add_or_remove": "ADD_OR_REMOVE_ONE", "replace": "REPLACE_ONE"}

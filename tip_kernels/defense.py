@@ -237,6 +237,11 @@ class TIP:
                 least = min(least, amount / self._left_of_high_band(place))
         return least / self._max_grad_norm
 
+    @property
+    def elements(self) -> int:
+        """Numbers in a message of the whole model: those of its parameters and floating buffers."""
+        return self._layout.elements
+
     def state_dict(self) -> dict[str, object]:
         """Step and generator of the noise. Never the key, and no scores."""
         return {"rng": self.rng.state_dict()}
