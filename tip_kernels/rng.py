@@ -106,7 +106,11 @@ class NoiseRNG:
         return self._secret.tensor
 
     def state_dict(self) -> dict[str, object]:
-        """Generator and step. Never the key: keep that yourself if a restart must go on with it."""
+        """Generator and step. Never the key: keep that yourself if a restart must go on with it.
+
+        Save it after a call and before its message is sent: then a process that is killed at any moment and started
+        again repeats no noise that anybody has seen.
+        """
         return {"generator": self.generator, "step": self.step}
 
     def load_state_dict(self, state_dict: dict) -> None:
