@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from tip_kernels import TIP, NoiseRNG
 
@@ -117,7 +118,7 @@ def test_parameters_that_are_gone_ask_for_a_new_tip(change, batch):
     if change == "no bias":
         model[0].bias = None
     else:
-        nn.utils.prune.l1_unstructured(model[4], "weight", 0.5)
+        prune.l1_unstructured(model[4], "weight", 0.5)
         model[4].weight_orig.requires_grad_(change == "pruned")
     backward(model, batch)
     with pytest.raises(RuntimeError, match=UNKNOWN):

@@ -28,8 +28,8 @@ class NoiseRNG:
 
     Every call of :func:`tip_kernels.perturb_` uses one step and advances it, on the gradients' device and
     without a host sync. Use one ``NoiseRNG`` per client. Threads may share it, since each call has a step of its own;
-    two CUDA streams may not at the same time. Do not use it on another device once a CUDA graph has captured it, because
-    the graph keeps the state that it captured, and do not load a state while calls run.
+    two CUDA streams may not at the same time. Do not use it on another device once a CUDA graph has captured it: the
+    graph keeps the state that it captured. Do not load a state while calls run.
 
     The key never leaves the object: it is in no repr, ``vars()``, error, traceback, ``state_dict``, pickle or copy. A
     copied, unpickled or forked ``NoiseRNG`` takes a new key of its own, because a (key, step) pair must be used once.

@@ -1,7 +1,7 @@
 """What the Python backends check of a raw call, as ``csrc/op/check_arguments.h`` does for the compiled ones.
 
 Whatever the arguments, an op touches no memory but that of its tensors, and after an error nothing has changed. What
-users get wrong is explained by ``functional.py``; here is what would be unsafe. What follows from the arguments'
+users get wrong is explained by ``_arguments.py``; here is what would be unsafe. What follows from the arguments'
 descriptions is found once, since a training loop makes the same call at every step.
 """
 
