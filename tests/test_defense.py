@@ -679,6 +679,15 @@ def test_bad_settings_are_refused_at_construction(settings, error, message, back
     assert len(model.conv1._forward_hooks) == 0
 
 
+def test_repr_shows_the_settings(backend):
+    assert repr(TIP(net())) == (
+        "TIP(Sequential, ratio=0.3, std=0.01, floor_std=0.0, scores='private', cutoff=0.5, keep=1.0, "
+        "rng=NoiseRNG(generator='chacha12', key=<hidden>))"
+    )
+    defense = TIP(net(), std=0.2, scores="public", max_grad_norm=1.0, backend=backend.name)
+    assert "std=0.2, floor_std=0.0, scores='public', max_grad_norm=1.0, cutoff=0.5, keep=1.0, rng=" in repr(defense)
+
+
 def test_models_without_conv_kernels_are_refused(backend):
     with pytest.raises(ValueError, match="model with conv layers, got Linear without"):
         TIP(nn.Linear(3, 3), backend=backend.name)
