@@ -6,6 +6,7 @@
 # make test-asan    the same under the address and undefined-behaviour sanitizers, and the fuzzer of the ops
 # make test-tsan    tests with threads under the thread sanitizer
 # make coverage     lines and branches that tests reach, of tip_kernels/ and of csrc/core and csrc/cpu
+# make mutate        changes in the argument checks, rng, defense and layout that no test notices; hours, SAMPLE=200 some
 # make test-rng      a statistical battery on the random words (needs dieharder): docs/noise.md
 # make test-normals  the normals of all words, and 10^8 draws of each generator: docs/noise.md
 # make study   every attacker against every defence: docs/privacy.md
@@ -22,7 +23,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
 
-.PHONY: demo test test-fuzz test-rng test-normals test-clang test-asan test-tsan coverage bench study release test-release test-oldest lock audit clean
+.PHONY: demo test test-fuzz test-rng test-normals test-clang test-asan test-tsan coverage mutate bench study release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
@@ -40,6 +41,10 @@ coverage: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report term-missing
 	$(BIN)/python -m tests.instrument gcov
 	$(BIN)/gcovr --root build/gcov
+
+# Cosmic Ray lies apart from what the tests need; the Python of the tests is the first on PATH.
+mutate: $(VENV)/ready $(TOOLS)/mutate
+	PATH="$$PWD/$(BIN):$$PATH" OMP_NUM_THREADS=1 nice $(TOOLS)/bin/python -m tests.mutate $(if $(SAMPLE),--sample $(SAMPLE))
 
 test-rng: $(VENV)/ready
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/rng_battery.py --page docs/noise.md
@@ -78,6 +83,10 @@ endif
 $(TOOLS)/ready:
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/pip install --quiet uv pip-audit
+	touch $@
+
+$(TOOLS)/mutate: $(TOOLS)/ready
+	$(TOOLS)/bin/pip install --quiet 'cosmic-ray>=8.7'
 	touch $@
 
 # One lock for all platforms and Pythons. torch counts although it is left out: it brings one version of Triton with it.
