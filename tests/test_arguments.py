@@ -55,6 +55,7 @@ BAD_GRADS = {
     "bool": (lambda: torch.zeros(6, 2, 3, 3, dtype=torch.bool), TypeError, "got bool"),
     "sparse": (lambda: torch.zeros(6, 2, 3, 3).to_sparse(), TypeError, "to be strided, got layout torch.sparse_coo"),
     "expanded": (lambda: torch.zeros(1, 2, 3, 3).expand(6, 2, 3, 3), ValueError, "without overlapping memory"),
+    "expanded to two": (lambda: torch.zeros(6, 1, 3, 3).expand(6, 2, 3, 3), ValueError, "without overlapping memory"),
     "windows": (lambda: torch.zeros(20).unfold(0, 9, 1)[:6].view(6, 1, 3, 3), ValueError, "without overlapping memory"),
     "two axes": (lambda: torch.zeros(6, 18), ValueError, r"at least 3 dimensions .*, got shape \(6, 18\)"),
     "other device": (lambda: torch.zeros(6, 2, 3, 3, device="meta"), ValueError, "every gradient on .* on meta"),

@@ -137,6 +137,9 @@ def test_layers_without_parameters_and_frozen_ones_may_come_later(batch):
     clean, used = clean_and_used(model, optimizer, batch)
     changed = [name for name in clean if not torch.equal(clean[name], used[name])]
     assert len(changed) == 2
+    model[2].requires_grad_(True)
+    with pytest.raises(RuntimeError, match=UNKNOWN):
+        clean_and_used(model, optimizer, batch)
 
 
 def test_parameters_that_loading_replaced_leave_the_optimizer_behind(batch):
