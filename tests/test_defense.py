@@ -668,6 +668,7 @@ def test_a_floor_by_name_must_name_the_buffers_that_are_sent(batch, backend):
     [
         ({"conv9.weight": torch.zeros(1)}, ValueError, "parameters and buffers, got 'conv9.weight'"),
         ({"conv1.weight": torch.zeros(6, 3, 5, 5)}, ValueError, r"update\['conv1.weight'\] of shape \(6, 3, 3, 3\)"),
+        ({"conv1.weight": torch.zeros(6, 3, 1, 1)}, ValueError, r"update\['conv1.weight'\] of shape \(6, 3, 3, 3\)"),
         ({"conv1.weight": [1.0]}, TypeError, r"update\['conv1.weight'\] to be a tensor, got list"),
         ({"conv1.weight": torch.zeros(6, 3, 3, 3, dtype=torch.int32)}, TypeError, r"conv1\.weight.*int32"),
         ({"head.bias": torch.zeros(5, dtype=torch.complex64)}, TypeError, r"head\.bias.*complex64"),
