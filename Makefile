@@ -1,18 +1,23 @@
 # make demo    train and attack a small net without and with TIP, save demo.png
 # make test    lint, types and every test
-# make test-fuzz    random calls against a model of the contract, ten thousand for each property
 # make bench   the speed tables
-# make test-clang   the kernels' tests on a library that Clang compiled
-# make test-asan    the same under the address and undefined-behaviour sanitizers, and the fuzzer of the ops
-# make test-tsan    tests with threads under the thread sanitizer
-# make coverage     lines and branches that tests reach, of tip_kernels/ and of csrc/core and csrc/cpu
-# make mutate        changes in the argument checks, rng, defense and layout that no test notices; hours, SAMPLE=200 some
-# make test-rng      a statistical battery on the random words (needs dieharder): docs/noise.md
-# make test-normals  the normals of all words, and 10^8 draws of each generator: docs/noise.md
 # make study   every attacker against every defence: docs/privacy.md
+#
+# What takes longer; SECURITY.md and docs/noise.md have the results:
+# make test-fuzz      random calls against a model of the contract, and ill-formed calls of the raw ops
+# make test-rng       a statistical battery on the random words (needs dieharder)
+# make test-normals   the normals of all words, and 10^8 draws of each generator
+# make test-asan      kernels and raw ops under the address and undefined-behavior sanitizers
+# make test-tsan      tests with threads under the thread sanitizer
+# make test-clang     the kernels' tests on a library that Clang compiled
+# make mutate         changes of the Python sources that no test notices; hours, with SAMPLE=200 half an hour
+# make coverage       lines and branches that tests reach, of tip_kernels/ and of csrc/
+#
+# For who releases or changes dependencies:
 # make release, make test-release   wheel and sdist of HEAD in dist/; that two builds have the same bytes
-# make test-oldest   the tests with the oldest packages that pyproject.toml allows; downloads gigabytes
-# make lock, make audit   the packages of make test anew, with hashes; their known vulnerabilities
+# make test-oldest                  the tests with the oldest packages that pyproject.toml allows; downloads gigabytes
+# make lock, make audit             the packages of make test anew, with hashes; their known vulnerabilities
+#
 # A fresh machine with Python 3.10+ is enough; a C++17 compiler gives the fast path.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -23,7 +28,8 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
 
-.PHONY: demo test test-fuzz test-rng test-normals test-clang test-asan test-tsan coverage mutate bench study release test-release test-oldest lock audit clean
+.PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang mutate coverage
+.PHONY: release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m bench.demo
@@ -34,13 +40,9 @@ test: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto
 
-test-clang test-asan test-tsan: test-%: $(VENV)/ready
-	$(BIN)/python -m tests.instrument $*
-
-coverage: $(VENV)/ready
-	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report term-missing
-	$(BIN)/python -m tests.instrument gcov
-	$(BIN)/gcovr --root build/gcov
+test-fuzz: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_properties.py
+	$(BIN)/python -m tests.fuzz_raw_ops --calls 20000 --seed 0
 
 # Cosmic Ray lies apart from what the tests need; the Python of the tests is the first on PATH.
 mutate: $(VENV)/ready $(TOOLS)/mutate
@@ -52,8 +54,13 @@ test-rng: $(VENV)/ready
 test-normals: $(VENV)/ready
 	PYTHONPATH=. $(BIN)/python tests/every_normal.py --page docs/noise.md
 
-test-fuzz: $(VENV)/ready
-	$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_properties.py
+test-clang test-asan test-tsan: test-%: $(VENV)/ready
+	$(BIN)/python -m tests.instrument $*
+
+coverage: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report term-missing
+	$(BIN)/python -m tests.instrument gcov
+	$(BIN)/gcovr --root build/gcov
 
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.ratios
@@ -89,9 +96,12 @@ $(TOOLS)/mutate: $(TOOLS)/ready
 	$(TOOLS)/bin/pip install --quiet 'cosmic-ray>=8.7'
 	touch $@
 
-# One lock for all platforms and Pythons. torch counts although it is left out: it brings one version of Triton with it.
+# One lock for all platforms and Pythons. torch is left out. On a machine without a GPU, where no torch asks for an older
+# Triton, the interpreter and the compile tests have this one; elsewhere torch brings its own.
 lock: $(TOOLS)/ready
+	printf "triton==3.9.0; python_version >= '3.11'\ntriton==3.7.1; python_version < '3.11'\n" > build/overrides.txt
 	printf 'pip\nsetuptools\n$(TORCH)\n' | $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.10 \
+	  --overrides build/overrides.txt \
 	  --prerelease disallow --generate-hashes --no-annotate --no-header --no-emit-index-url \
 	  --extra bench --extra test pyproject.toml - > build/lock.txt
 	{ echo '# By make lock, for Python 3.10 and newer on every platform; without torch and its CUDA packages.'; \

@@ -17,6 +17,7 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 import torch
+from released import TINY_FLOOR
 
 import tip_kernels as tip
 from tip_kernels import _dispatch
@@ -32,10 +33,11 @@ _CHUNK = 2**15
 
 
 def draw(generator: str, count: int, seed: int = 3, std: float = 1.0) -> np.ndarray:
-    """Float32 [count]: what the floor of one call adds to zeros."""
+    """Float32 [count]: the normals that the floor of one call adds to zeros, times ``std``; before any grid."""
     values = torch.zeros(count)
-    tip.perturb_([values], [None], ratio=0, std=0.0, floor_std=std, rng=tip.NoiseRNG.from_seed(seed, generator))
-    return values.numpy()
+    floor_std = std * TINY_FLOOR
+    tip.perturb_([values], [None], ratio=0, std=0.0, floor_std=floor_std, rng=tip.NoiseRNG.from_seed(seed, generator))
+    return values.div_(TINY_FLOOR).numpy()
 
 
 def words_of(generator: str, count: int, seed: int = 3) -> np.ndarray:

@@ -37,12 +37,13 @@ call = functional.checked_call(
     grads, scores, ratio=0.5, std=0.1, rng=rng, cutoff=0.5, masks=None, keep=0.5, floor_std=0.1, grad_scale=2.0,
     shards=[tip.Shard(0, 0, 32), *[None] * 5], names=None, backend="cpu",
 )
-state, out = call.state, torch.zeros(9, 2, dtype=torch.int32)[:, 0]
+state, out = call.secret.tensor, torch.zeros(9, 2, dtype=torch.int32)[:, 0]
 activation = torch.randn(8, 6, 9, 9)[..., ::2]
 saliency = torch.ops.tip_kernels.channel_saliency
 words = torch.ops.tip_kernels.words_
+arguments = call.arguments()
 calls = {
-    "perturb_": lambda: call.op(*call[1:]),
+    "perturb_": lambda: call.op(*arguments),
     "channel_saliency": lambda: saliency(activation),
     "words_": lambda: words(out, state, 3, 5, 12),
 }

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from tip_kernels import TIP, NoiseRNG
 
@@ -100,6 +101,37 @@ def test_a_parameter_of_another_shape_is_another_parameter():
     model[2].weight = nn.Parameter(torch.randn(8, 6, 1, 1))
     model[2].weight.grad = torch.ones(8, 6, 1, 1)
     with pytest.raises(RuntimeError, match=UNKNOWN + r".*\(2.weight\)"):
+        defense.perturb_gradients()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_layer_is_new_though_it_lies_where_an_old_one_was(compiled, batch):
+    """Python reuses the memory of what is gone, and with it the address; a compiled graph guards other things."""
+    torch.compiler.reset()
+    for _ in range(3 if compiled else 20):
+        model = net()
+        defense = TIP(model, std=0.1, floor_std=0.1)
+        perturb = torch.compile(defense.perturb_gradients, backend="eager") if compiled else defense.perturb_gradients
+        backward(model, batch)
+        perturb()
+        model[4] = None
+        model[4] = nn.Linear(128, 5)
+        backward(model, batch)
+        with pytest.raises(RuntimeError, match=UNKNOWN):
+            perturb()
+
+
+@pytest.mark.parametrize("change", ["pruned", "frozen and pruned", "no bias"])
+def test_parameters_that_are_gone_ask_for_a_new_tip(change, batch):
+    model = net()
+    defense = TIP(model, std=0.1)
+    if change == "no bias":
+        model[0].bias = None
+    else:
+        prune.l1_unstructured(model[4], "weight", 0.5)
+        model[4].weight_orig.requires_grad_(change == "pruned")
+    backward(model, batch)
+    with pytest.raises(RuntimeError, match=UNKNOWN):
         defense.perturb_gradients()
 
 
@@ -212,6 +244,64 @@ def test_a_closure_within_a_step_within_a_step_perturbs_once(batch):
 
     optimizer.step(closure)
     assert defense.rng.step == 1
+
+
+class Deaf(torch.optim.SGD):
+    """Takes a closure and does not use it."""
+
+    def step(self, closure=None):
+        return super().step()
+
+
+class Odd(torch.optim.SGD):
+    """Its argument is no closure."""
+
+    def step(self, zero=False):
+        super().step()
+        return zero
+
+
+def test_a_step_that_drops_its_closure_is_perturbed(batch):
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    model = net()
+    defense = TIP(model, std=0.1, ratio=1.0)
+    optimizer = Deaf(model.parameters(), lr=0.1)
+    defense.attach(optimizer)
+    backward(model, batch)
+    clean = model[0].weight.grad.clone()
+    optimizer.step(lambda: None)
+    assert defense.rng.step == 1
+    assert not torch.equal(model[0].weight.grad, clean)
+
+
+def test_an_argument_that_is_no_closure_is_left_alone(batch):
+    model = net()
+    defense = TIP(model, std=0.1, ratio=1.0)
+    optimizer = Odd(model.parameters(), lr=0.1)
+    defense.attach(optimizer)
+    backward(model, batch)
+    assert optimizer.step(True) is True
+    assert defense.rng.step == 1
+
+
+class Bare(torch.optim.Optimizer):
+    """Steps without a base class, and without its closure."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {})
+
+    def step(self, closure=None):
+        pass
+
+
+def test_a_step_that_used_raw_gradients_says_so(batch):
+    model = net()
+    optimizer = Bare(model.parameters())
+    TIP(model, std=0.1, ratio=1.0).attach(optimizer)
+    backward(model, batch)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="evaluates its closure, got one that did not"):
+        optimizer.step(lambda: None)
 
 
 class Failing(torch.optim.SGD):

@@ -121,7 +121,7 @@ def perturb_on_host(
 def call_on_host(
     library: ctypes.CDLL, checked: functional.Call, *, tiny_tables: bool = False, lanes: int = 0
 ) -> HostReport:
-    args = checked[1:]
+    args = checked.arguments()
     std, floor, scale, state, keep, rounds = args[7:13]
     keep_alive: list = []
     tensors = host_tensors(args, keep_alive)

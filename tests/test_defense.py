@@ -329,6 +329,60 @@ def test_ratio_zero_selects_nothing(batch, backend):
     assert not any(mask.any() for mask in defense.selected().values())
 
 
+def test_the_norm_is_not_underestimated_for_many_elements(backend):
+    """In float32 the squares of a few million equal numbers add up to too little, and of a slice to half."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Linear(2048, 1024))
+    settings = {"ratio": 0, "std": 1e-9, "floor_std": 1e-9, "max_grad_norm": 1.0, "backend": backend.name}
+    defense = TIP(model, **settings, scores="public")
+    for update in (torch.full((1024, 2048), 1e-3), torch.ones(1024, 2064)[:, :2048], torch.randn(1024, 2048)):
+        defense.perturb_update({"1.weight": update})
+        assert update.double().norm() <= 1 + 1e-5
+
+
+def test_settings_are_copies(batch, backend):
+    model = net()
+    names = [name for name, _ in model.named_parameters()]
+    std, floor_std, masks = dict.fromkeys(KERNELS, 0.5), dict.fromkeys(names, 0.1), {(3, 3): CORNERS.clone()}
+    options = {"ratio": 1.0, "scores": "public", "max_grad_norm": torch.tensor(1.0), "backend": backend.name}
+    defense = TIP(model, std=std, floor_std=floor_std, masks=masks, **options)
+    before = defense.noise_multiplier(), repr(defense)
+    floor_std[names[0]] = std[KERNELS[0]] = 5.0
+    masks[3, 3].zero_()
+    options["max_grad_norm"].fill_(100.0)
+    assert (defense.noise_multiplier(), repr(defense)) == before
+    with pytest.raises(AttributeError):
+        defense.rng = NoiseRNG()
+
+
+def test_a_skipped_overflow_does_not_spoil_the_next_selection(batch, backend):
+    model = net()
+    other = twin(model)
+    defense = TIP(model, ratio=0.3, std=0.1, backend=backend.name)
+    alone = TIP(other, ratio=0.3, std=0.1, backend=backend.name)
+    (loss(model, batch) * 3e38 * 10).backward()  # infinite: a GradScaler skips the step that follows
+    model.zero_grad()
+    for one, its_defense in ((model, defense), (other, alone)):
+        one.train()
+        loss(one, batch).backward()
+        its_defense.perturb_gradients()
+    for name in KERNELS[:2]:
+        assert torch.equal(defense.selected()[name], alone.selected()[name])
+
+
+def test_buffers_go_by_the_dtype_of_the_model(batch, backend):
+    model = net()
+    defense = TIP(model, ratio=1.0, std=0.1, floor_std=0.1, backend=backend.name)
+    update = difference(model, 3)
+    for bad in (torch.arange(6), torch.full((6,), 1 + 2j)):
+        before = {name: tensor.clone() for name, tensor in update.items()}
+        with pytest.raises(TypeError, match=r"update\['norm.running_var'\] of a floating dtype as in the model, got"):
+            defense.perturb_update(update | {"norm.running_var": bad})
+        assert same(update, before)
+    counter = torch.tensor(24.0)  # some servers send every average as a float
+    defense.perturb_update(update | {"norm.num_batches_tracked": counter})
+    assert counter == 24
+
+
 # --- optimizers
 
 
@@ -601,7 +655,7 @@ def tied_model():
         (
             lambda t: torch.zeros_like(t, dtype=torch.int64),
             TypeError,
-            r"grads\[0\] \(1.weight\) of dtype .*, got int64",
+            r"update\['1.weight'\] of a floating dtype as in the model, got torch.int64",
         ),
         (lambda t: t.to_sparse(), TypeError, r"grads\[0\] \(1.weight\) to be strided"),
         (lambda t: torch.zeros(1).expand_as(t), ValueError, r"grads\[0\] \(1.weight\) without overlapping memory"),
@@ -741,6 +795,11 @@ def test_repr_shows_the_settings(backend):
     )
     defense = TIP(net(), std=0.2, scores="public", max_grad_norm=1.0, backend=backend.name)
     assert "std=0.2, floor_std=0.0, scores='public', max_grad_norm=1.0, cutoff=0.5, keep=1.0, rng=" in repr(defense)
+
+
+def test_a_ratio_by_layer_is_refused(backend):
+    with pytest.raises(TypeError, match="expected ratio to be a number, got list"):
+        TIP(net(), ratio=[0.1] * 8, backend=backend.name)
 
 
 def test_models_without_conv_kernels_are_refused(backend):

@@ -104,6 +104,18 @@ def test_tip_in_a_dry_run_keeps_its_scores_and_tables():
     assert int(defense.selected()["0.weight"].sum()) == 2
 
 
+def test_real_gradients_in_a_dry_run_are_refused():
+    rng = tip.NoiseRNG(KEY)
+    grad = grads()
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        pytest.raises(RuntimeError, match="got real ones, which get no noise"),
+    ):
+        tip.perturb_([grad], [None], ratio=0, std=0.0, floor_std=1.0, rng=rng)
+    assert torch.equal(grad, grads())
+    assert rng.step == 0
+
+
 # --- devices
 
 

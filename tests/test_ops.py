@@ -35,7 +35,7 @@ def op_and_arguments(backend, **given) -> tuple:
         grads, scores, ratio=0.3, std=0.7, rng=tip.NoiseRNG(KEY), cutoff=0.5, masks=None, keep=0.5, names=None,
         backend=backend.name, **arguments,
     )  # fmt: skip
-    return call.op, call[1:]
+    return call.op, call.arguments()
 
 
 @pytest.mark.parametrize(

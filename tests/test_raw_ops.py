@@ -33,7 +33,7 @@ def valid_call(backend) -> dict:
         grads, scores, ratio=0.5, std=0.1, rng=tip.NoiseRNG(bytes(32)), cutoff=0.5, masks=None, keep=0.5,
         floor_std=0.1, grad_scale=2.0, shards=[tip.Shard(2, 1, 9), None, None], names=None, backend="reference",
     )  # fmt: skip
-    given = dict(zip(NAMES, call[1:], strict=True))
+    given = dict(zip(NAMES, call.arguments(), strict=True))
     return {name: list(value) if isinstance(value, list) else value for name, value in given.items()}
 
 

@@ -391,6 +391,24 @@ def test_measure_puts_buffers_back_that_a_layer_updates_in_evaluation_mode(batch
     assert model[1].last.isnan().all()
 
 
+class Merging(nn.Conv2d):
+    """As low-rank adapters do, it changes its weight in evaluation mode, and changes it back."""
+
+    def train(self, mode=True):
+        with torch.no_grad():
+            self.weight += 0 if mode == self.training else -1 if mode else 1
+        return super().train(mode)
+
+
+def test_measure_goes_back_to_training_by_train(batch, backend):
+    model = nn.Sequential(Classifier(), nn.Identity())
+    model[0].extra = Merging(1, 1, 1)
+    before = model[0].extra.weight.detach().clone()
+    watch(model[0], backend.name).measure(model, *batch)
+    assert torch.allclose(model[0].extra.weight, before)
+    assert all(module.training for module in model.modules())
+
+
 def test_measured_scores_go_first(batch, backend):
     torch.manual_seed(0)
     model = Classifier().eval()

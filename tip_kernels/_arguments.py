@@ -305,9 +305,9 @@ def _check_settings(count: int, settings: Settings) -> None:
             _check_length(name, values, count)
     if isinstance(settings.ratio, tuple):
         for i, ratio in enumerate(settings.ratio):
-            _check_range(f"ratio{_where(i, settings.names)}", ratio, 0.0, 1.0)
+            check_range(f"ratio{_where(i, settings.names)}", ratio, 0.0, 1.0)
     else:
-        _check_range("ratio", settings.ratio, 0.0, 1.0)
+        check_range("ratio", settings.ratio, 0.0, 1.0)
     _check_number("cutoff", settings.cutoff)
     if not 0.0 <= settings.cutoff < 1.0:
         raise ValueError(f"expected cutoff in [0, 1), got {settings.cutoff}")
@@ -490,7 +490,7 @@ def scale(value: float | torch.Tensor | None, device: torch.device) -> torch.Ten
 
 
 def keep_factor(keep: float) -> float:
-    _check_range("keep", keep, 0.0, 1.0)
+    check_range("keep", keep, 0.0, 1.0)
     return float(keep)
 
 
@@ -522,7 +522,7 @@ def _check_number(name: str, value: object) -> None:
         raise TypeError(f"expected {name} to be a number, got {type(value).__name__}")
 
 
-def _check_range(name: str, value: float, low: float, high: float) -> None:
+def check_range(name: str, value: float, low: float, high: float) -> None:
     _check_number(name, value)
     if not low <= value <= high:
         raise ValueError(f"expected {name} in [{low:g}, {high:g}], got {value}")

@@ -18,7 +18,8 @@ class Attachment:
     With a closure (LBFGS) it is called after each evaluation. A step within a step, as of a subclass that calls
     ``super().step()``, uses gradients that are perturbed already.
 
-    A copied or unpickled optimizer is not attached. It refuses to step until a TIP is attached to it.
+    A copied or unpickled optimizer is not attached. It refuses to step until a TIP is attached to it; copies of such a
+    copy are not watched.
 
     Args:
         optimizer: what to attach to.
@@ -35,15 +36,20 @@ class Attachment:
                 "call remove() on what the first attach() returned"
             )
         self._perturb = perturb
+        self._has_perturbed = False  # in the outermost step of this optimizer that is running
         self._optimizer = weakref.ref(optimizer)
         _allow(optimizer)
-        self._handle = optimizer.register_step_pre_hook(self._before_step)
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
         optimizer.__getstate__ = functools.partial(_state_of_copy, weakref.ref(optimizer))  # type: ignore[method-assign]
         _ATTACHED[optimizer] = self
 
     def remove(self) -> None:
         """From now on the optimizer uses gradients as they are."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
         optimizer = self._optimizer()
         if optimizer is not None and _ATTACHED.get(optimizer) is self:
             del _ATTACHED[optimizer]
@@ -57,19 +63,35 @@ class Attachment:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Perturbs what the step will use; if that is a closure's work, returns the step's new arguments."""
-        if getattr(optimizer, "grad_scale", None) is not None:
+        if getattr(optimizer, "grad_scale", None) is not None or kwargs.get("grad_scaler") is not None:
             raise RuntimeError(
                 "expected unscaled gradients, got those of a fused optimizer that unscales them in its step: "
                 "call scaler.unscale_(optimizer) before scaler.step(optimizer)"
             )
-        if _is_within_step(optimizer):
+        if not _is_within_step(optimizer):
+            self._has_perturbed = False
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
+        if getattr(closure, "_perturbs", None) is self:
             return None
-        if kwargs.get("closure") is not None:
-            return args, {**kwargs, "closure": self._perturbing(optimizer, kwargs["closure"])}
-        if len(args) > 1 and args[1] is not None:  # args[0] is the optimizer
-            return (args[0], self._perturbing(optimizer, args[1]), *args[2:]), kwargs
+        if not callable(closure):  # None, or an argument of the optimizer's own
+            if not self._has_perturbed:
+                self._perturb_now(optimizer)
+            return None
+        closure = self._perturbing(optimizer, closure)
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": closure}
+        return (args[0], closure, *args[2:]), kwargs
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, _args: tuple, _kwargs: dict) -> None:
+        if not self._has_perturbed and not _is_within_step(optimizer):
+            raise RuntimeError(
+                "expected an optimizer that evaluates its closure, got one that did not: it has used gradients that "
+                "were not perturbed, so send nothing of this step, and call step() without a closure"
+            )
+
+    def _perturb_now(self, optimizer: torch.optim.Optimizer) -> None:
         self._perturb(optimizer)
-        return None
+        self._has_perturbed = True
 
     def _perturbing(self, optimizer: torch.optim.Optimizer, closure: Callable) -> Callable:
         """``closure``, then perturbing the gradients that it leaves."""
@@ -77,9 +99,10 @@ class Attachment:
         @functools.wraps(closure)
         def evaluate():
             loss = closure()
-            self._perturb(optimizer)
+            self._perturb_now(optimizer)
             return loss
 
+        evaluate._perturbs = self  # type: ignore[attr-defined]
         return evaluate
 
 

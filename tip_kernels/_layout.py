@@ -61,6 +61,7 @@ class Layout:
         self._find_kernels(model)
         self.all = Owned([self._slot(model, name) for name in parameters], sorted(self.kernel_sizes))
         self.elements = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
+        self._is_floating = [tensor.is_floating_point() for tensor in tensors.values()]
         self._shapes = [tensor.shape for tensor in tensors.values()]
         self._model = model
         self._remember_structure()
@@ -72,7 +73,7 @@ class Layout:
         Such a parameter has no place here, and would be sent as it is. New layers without parameters, and parameters
         in place of old ones (loading with ``assign=True``), are fine.
         """
-        if self._find_structure() == self._structure:
+        if self._is_as_remembered():
             return
         self._by_optimizer.clear()
         known = {id(self._at(slot)) for slot in self.all.slots}
@@ -80,12 +81,15 @@ class Layout:
         for name, parameter in unknown:
             if parameter.grad is not None:
                 raise _unknown(name)
+        for slot in self.all.slots:
+            if slot.holder.get(slot.key) is None:
+                raise _unknown(self.names[slot.place])
         if not unknown:
             self._remember_structure()
 
     def check_names(self, names: Iterable[str]) -> None:
         """Raises RuntimeError if one of these names means another parameter of the model now than it did."""
-        if self._find_structure() == self._structure:
+        if self._is_as_remembered():
             return
         now = dict(_all_named(self._model))
         for name in names:
@@ -107,7 +111,7 @@ class Layout:
         return known[1]
 
     def place(self, update: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor | None], list]:
-        """Puts the tensors of an update at their places, without the buffers that are not floating.
+        """Puts the tensors of an update at their places, without the buffers that are not floating in the model.
 
         Returns:
             (tensors by place, [(other name of a tied parameter, its tensor, the place)]).
@@ -119,7 +123,7 @@ class Layout:
         tied = []
         for name, tensor in update.items():
             place = self._checked_place(name, tensor)
-            if place >= len(self.parameter_names) and not tensor.is_floating_point():
+            if place >= len(self.parameter_names) and not self._is_floating[place]:
                 continue
             if placed[place] is None:
                 placed[place] = tensor
@@ -130,11 +134,16 @@ class Layout:
     def _remember_structure(self) -> None:
         modules = list(self._model.modules())
         self._members: list[dict] = [d for module in modules for d in (module._modules, module._parameters)]
+        # The objects and not their addresses, which a new layer can inherit from one that is gone.
         self._structure = self._find_structure()
 
-    def _find_structure(self) -> list[int]:
-        """What changes when a layer or parameter of the model is added, removed or replaced; looked at in each step."""
-        return list(map(id, itertools.chain.from_iterable(map(dict.values, self._members))))
+    def _find_structure(self) -> list[object]:
+        """What changes when a layer or parameter of the model is added, removed or replaced."""
+        return list(itertools.chain.from_iterable(map(dict.values, self._members)))
+
+    def _is_as_remembered(self) -> bool:
+        structure = self._find_structure()
+        return len(structure) == len(self._structure) and all(map(operator.is_, structure, self._structure))
 
     def _at(self, slot: Slot) -> nn.Parameter | None:
         """The parameter in a slot now, if it has the shape of the one that was there."""
@@ -151,6 +160,8 @@ class Layout:
             raise ValueError(
                 f"expected update[{name!r}] of shape {tuple(self._shapes[place])}, got {tuple(tensor.shape)}"
             )
+        if self._is_floating[place] and not tensor.is_floating_point():
+            raise TypeError(f"expected update[{name!r}] of a floating dtype as in the model, got {tensor.dtype}")
         return place
 
     def _slot(self, model: nn.Module, name: str) -> Slot:

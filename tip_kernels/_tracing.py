@@ -22,6 +22,15 @@ def constant_when_traced(function: Function) -> Function:
     return function
 
 
+def untraced(function: Function) -> Function:
+    """Has Dynamo break its graph and run the function as it is, at each call.
+
+    For checks of what no guard of a compiled graph watches; ``torch.compiler.disable`` without its import.
+    """
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return function
+
+
 def fixed(number: Number) -> Number:
     """The number at hand, where Dynamo may have made it a symbol: what is traced then holds for this number only."""
     if not torch.compiler.is_compiling():

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import math
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -161,7 +162,7 @@ def accounted_epsilon(
 def _check_accountant() -> None:
     # Before 0.5 its Gaussian mechanism took "replace" for "add_or_remove", so the epsilon was too small.
     version = importlib.metadata.version("dp-accounting")
-    if tuple(int(part) for part in version.split(".")[:2]) < (0, 5):
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < (0, 5):
         raise ImportError(f"expected dp-accounting 0.5 or newer, got {version}: its epsilon can be too small")
 
 
@@ -172,7 +173,8 @@ def _warn_of_missing_tails(normals: int, delta: float) -> None:
     if delta < normals * _TAILS:
         warnings.warn(
             f"expected delta of at least {normals * _TAILS:.2g}, got {delta:.2g}: ideal noise of {normals:,} normals "
-            "goes beyond 6.76 std with that probability, and noise from 32-bit words never does (docs/noise.md)",
+            "goes beyond 6.76 std with that probability, and noise from 32-bit words never does; docs/noise.md has a "
+            "larger bound for an attacker who knows both candidates in full",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from . import _arguments, functional, spectrum
 from ._attachment import Attachment
 from ._layout import Layout, Owned
-from ._tracing import is_dry_run
+from ._tracing import is_dry_run, untraced
 from .rng import NoiseRNG
 from .saliency import GradCAM
 
@@ -74,8 +74,12 @@ class TIP:
         rng: NoiseRNG | None = None,
         backend: str | None = None,
     ) -> None:
+        # Copies, which nobody else can change under way.
+        std, floor_std = (dict(amount) if isinstance(amount, Mapping) else amount for amount in (std, floor_std))
+        masks = _copied(masks)
+        max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
         self.model = model
-        self.rng = NoiseRNG() if rng is None else rng
+        self._rng = NoiseRNG() if rng is None else rng
         self._given = {
             "ratio": ratio,
             "std": std,
@@ -87,11 +91,12 @@ class TIP:
             "cutoff": cutoff,
             "masks": masks,
             "keep": keep,
-            "rng": self.rng,
+            "rng": self._rng,
             "backend": backend,
         }
         if max_grad_norm is not None and not (math.isfinite(max_grad_norm) and max_grad_norm > 0):
             raise ValueError(f"expected max_grad_norm to be None or positive and finite, got {max_grad_norm}")
+        _arguments.check_range("ratio", ratio, 0.0, 1.0)
         if scores not in ("private", "public"):
             raise ValueError(f"expected scores to be 'private' or 'public', got {scores!r}")
         self._ratio = ratio
@@ -130,7 +135,8 @@ class TIP:
             update: tensors by the names of the model's parameters and buffers, in their shapes; not all need be
                 there, and they need not be on the model's device. Floating buffers, such as the running statistics
                 of a batch norm, count as ordinary tensors (and in the norm); others are left alone. Of tied
-                parameters the first given is perturbed and copied to the others.
+                parameters the first given is perturbed and copied to the others; nothing of an update may be sent
+                after a call that did not return.
 
         Raises:
             TypeError, ValueError, RuntimeError: a name that the model does not have or did not have when this was
@@ -238,6 +244,11 @@ class TIP:
         return least / self._max_grad_norm
 
     @property
+    def rng(self) -> NoiseRNG:
+        """Key and step of the noise."""
+        return self._rng
+
+    @property
     def elements(self) -> int:
         """Numbers in a message of the whole model: those of its parameters and floating buffers."""
         return self._layout.elements
@@ -273,9 +284,9 @@ class TIP:
     def __reduce__(self):
         return _rebuild, (self.model, {**self._given, **self._fixed})
 
+    @untraced
     def _check_gradients(self) -> None:
-        if not torch.compiler.is_compiling():
-            self._layout.check_gradients()
+        self._layout.check_gradients()
 
     def _perturb_gradients_of(self, optimizer: torch.optim.Optimizer) -> None:
         self._check_open()
@@ -445,12 +456,26 @@ class _Amount:
         return self._tables[device][:count]
 
 
+def _copied(masks: Mapping | None) -> Mapping | None:
+    """What is no mapping of masks stays as it is, for the checks to say so."""
+    if not isinstance(masks, Mapping):
+        return masks
+    keys = [tuple(key) if isinstance(key, Sequence) else key for key in masks]
+    values = [mask.clone() if isinstance(mask, torch.Tensor) else mask for mask in masks.values()]
+    return dict(zip(keys, values, strict=True))
+
+
 def _clip_factor(tensors: list[torch.Tensor], max_norm: float) -> torch.Tensor:
-    """``min(1, max_norm / norm)``, float32 on the device, as ``torch.nn.utils.clip_grad_norm_`` computes it."""
-    dtype = torch.float64 if any(tensor.dtype is torch.float64 for tensor in tensors) else torch.float32
+    """``min(1, max_norm / norm)``, float32 on the device, rounded down.
+
+    As ``torch.nn.utils.clip_grad_norm_`` computes it, but with sums in float64: those of float32 come out per cents too
+    small for tens of millions of elements, and more than ``max_norm`` would be sent.
+    """
+    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64  # which mps does not have
     with torch.no_grad():
         norms = torch._foreach_norm(tensors, 2, dtype)
-        return (max_norm / (torch.stack(norms).norm() + 1e-6)).clamp(max=1.0).float()
+        factor = max_norm / (torch.stack(norms).norm() + 1e-6)
+        return (factor * (1 - 2.0**-24)).clamp(max=1.0).float()
 
 
 def _rebuild(model: nn.Module, settings: dict) -> TIP:

@@ -9,7 +9,7 @@ from torch.autograd.graph import increment_version
 from . import _arguments, _dispatch
 from ._arguments import Shard
 from ._tracing import is_dry_run, refuse_recorders
-from .rng import NoiseRNG
+from .rng import NoiseRNG, Secret
 
 __all__ = ["Shard", "channel_saliency", "perturb", "perturb_"]
 
@@ -109,7 +109,7 @@ def channel_saliency(activation_grad: torch.Tensor, *, backend: str | None = Non
 
 
 class Call(NamedTuple):
-    """An op and its checked arguments, in the order of its schema in ``_ops.py``."""
+    """An op and its checked arguments, in the order of its schema in ``_ops.py``; the state is out of sight."""
 
     op: Callable[..., None]
     grads: list[torch.Tensor]
@@ -122,10 +122,14 @@ class Call(NamedTuple):
     std: torch.Tensor
     floor_std: torch.Tensor | None
     grad_scale: torch.Tensor | None
-    state: torch.Tensor
+    secret: Secret
     keep: float
     rounds: int
     shards: list[int] | None
+
+    def arguments(self) -> tuple:
+        """Those of the op, with the key."""
+        return tuple(value.tensor if isinstance(value, Secret) else value for value in self[1:])
 
     def run(self) -> None:
         """Calls the op, and tells autograd that the gradients have changed, which compiled kernels do not."""
@@ -133,6 +137,7 @@ class Call(NamedTuple):
             self._run()
             return
         if is_dry_run():
+            self._check_fake()
             return
         try:
             self._run()
@@ -142,12 +147,13 @@ class Call(NamedTuple):
         finally:  # of an interrupted call too: autograd must not use what may have changed
             increment_version([grad for grad in self.grads if not grad.is_inference()])
 
+    def _check_fake(self) -> None:
+        if any(type(grad) in (torch.Tensor, torch.nn.Parameter) for grad in self.grads):
+            raise RuntimeError("expected fake gradients under FakeTensorMode, got real ones, which get no noise there")
+
     def _run(self) -> None:
         with torch.no_grad():
-            self.op(*self[1:])
-
-    def __repr__(self) -> str:
-        return f"Call({self.op}, {len(self.grads)} tensors, key=<hidden>)"
+            self.op(*self.arguments())
 
 
 def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, shards, names, backend):
@@ -182,7 +188,7 @@ def checked_call(grads, scores, *, ratio, std, rng, cutoff, masks, keep, floor_s
         live_scores[position] = live_scores[position].contiguous()
     return Call(
         op, live, live_scores, plan.selected, plan.tensor_ids, plan.basis_ids, plan.bases, plan.high_dims,
-        std, floor, factor, rng.state(device), keep, rng.rounds, plan.shards,
+        std, floor, factor, Secret(rng.state(device)), keep, rng.rounds, plan.shards,
     )  # fmt: skip
 
 

@@ -5,11 +5,11 @@ The generators themselves are in the backends; ``docs/design.md`` section 3 is t
 
 import hashlib
 import os
-import threading
 import weakref
 
 import torch
 
+from ._locks import ForkSafeLock
 from ._tracing import is_dry_run, refuse_recorders
 
 CONTRACT_VERSION = 1
@@ -27,11 +27,14 @@ class NoiseRNG:
     """A secret key, a generator and a step: what makes the noise of a call and makes it only once.
 
     Every call of :func:`tip_kernels.perturb_` uses one step and advances it, on the gradients' device and
-    without a host sync. Use one ``NoiseRNG`` per client; not from two CUDA streams at the same time, and on no other
-    device once a CUDA graph has captured it, because the graph keeps the state that it captured.
+    without a host sync. Use one ``NoiseRNG`` per client. Threads may share it, since each call has a step of its own;
+    two CUDA streams may not at the same time. Do not use it on another device once a CUDA graph has captured it, because
+    the graph keeps the state that it captured, and do not load a state while calls run.
 
     The key never leaves the object: it is in no repr, ``vars()``, error, traceback, ``state_dict``, pickle or copy. A
     copied, unpickled or forked ``NoiseRNG`` takes a new key of its own, because a (key, step) pair must be used once.
+    What goes unnoticed: a fork by C code of a process whose next call is in a graph that ``torch.compile`` has made
+    already, and a snapshot of a whole machine that is started twice.
     ``torch.export``, ``make_fx`` and ``torch.jit.trace``, whose graphs would hold the key, are refused. Whoever can
     read the memory of the process can read the key: a debugger, a core dump, and what ``torch.compile`` writes for
     debugging (the inputs that its minifier saves, on request only) all show it.
@@ -51,15 +54,12 @@ class NoiseRNG:
     """
 
     def __init__(self, key: bytes | None = None, generator: str = "chacha12", step: int = 0) -> None:
-        if not isinstance(generator, str) or generator not in GENERATORS:
-            raise ValueError(f"expected generator to be one of {', '.join(GENERATORS)}, got {generator!r}")
         self.generator = generator
-        _check_step(step)
-        problem = _problem_of_key(key)
+        problem = _problem_of_generator(generator) or _problem_of_step(step) or _problem_of_key(key)
         if problem is not None:
             key = None  # a traceback may show the variables of this frame
             raise problem
-        self._secret = _Secret(_new_state(os.urandom(KEY_BYTES) if key is None else key, step))
+        self._secret = Secret(_new_state(os.urandom(KEY_BYTES) if key is None else key, step))
         self._owner = os.getpid()
         _LIVE.add(self)
 
@@ -101,12 +101,24 @@ class NoiseRNG:
                 return torch.empty(5, dtype=torch.int64, device=device)
             self._own()
         if self._secret.tensor.device != device:
-            with torch.inference_mode(False):  # the state must stay writable outside of it
-                self._secret.tensor = self._secret.tensor.to(device)
+            if torch.compiler.is_compiling():
+                self._move(device)
+            else:
+                with _MOVING:  # two threads must not get two copies
+                    self._move(device)
         return self._secret.tensor
 
+    def _move(self, device: torch.device) -> None:
+        if self._secret.tensor.device != device:
+            with torch.inference_mode(False):  # the state must stay writable outside of it
+                self._secret.tensor = self._secret.tensor.to(device)
+
     def state_dict(self) -> dict[str, object]:
-        """Generator and step. Never the key: keep that yourself if a restart must go on with it."""
+        """Generator and step. Never the key: keep that yourself if a restart must go on with it.
+
+        Save it after a call and before its message is sent: then a process that is killed at any moment and started
+        again repeats no noise that anybody has seen.
+        """
         return {"generator": self.generator, "step": self.step}
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -117,8 +129,11 @@ class NoiseRNG:
         """
         if state_dict["generator"] != self.generator:
             raise ValueError(f"expected a state of generator {self.generator}, got {state_dict['generator']!r}")
-        _check_step(state_dict["step"])
-        self._secret.tensor[4] = max(self.step, state_dict["step"])
+        problem = _problem_of_step(state_dict["step"])
+        if problem is not None:
+            raise problem
+        if state_dict["step"] > self.step:
+            self._secret.tensor[4] = state_dict["step"]
 
     def __repr__(self) -> str:
         return f"NoiseRNG(generator={self.generator!r}, key=<hidden>)"
@@ -139,7 +154,7 @@ class NoiseRNG:
 
     def _rekey(self) -> None:
         secret = self._secret
-        fresh = _Secret(_new_state(os.urandom(KEY_BYTES), 0))
+        fresh = Secret(_new_state(os.urandom(KEY_BYTES), 0))
         if secret.tensor.device.type == "cpu":
             secret.tensor.copy_(fresh.tensor)  # in place: a compiled graph may hold this very tensor
         else:
@@ -156,7 +171,7 @@ class NoiseRNG:
             raise
 
 
-class _Secret:
+class Secret:
     """Holds the state out of sight: what prints the attributes of an object prints this one's repr."""
 
     __slots__ = ("tensor",)
@@ -168,11 +183,18 @@ class _Secret:
         return "<hidden>"
 
 
-def _check_step(step: int) -> None:
+def _problem_of_generator(generator: object) -> Exception | None:
+    if isinstance(generator, str) and generator in GENERATORS:
+        return None
+    return ValueError(f"expected generator to be one of {', '.join(GENERATORS)}, got {generator!r}")
+
+
+def _problem_of_step(step: object) -> Exception | None:
     if not isinstance(step, int):
-        raise TypeError(f"expected step to be an integer, got {type(step).__name__}")
+        return TypeError(f"expected step to be an integer, got {type(step).__name__}")
     if not 0 <= step < _MAX_STEP:
-        raise ValueError(f"expected step in [0, 2**63 - 1), got {step}")
+        return ValueError(f"expected step in [0, 2**63 - 1), got {step}")
+    return None
 
 
 def _problem_of_key(key: object) -> Exception | None:
@@ -190,12 +212,11 @@ def _new_state(key: bytes, step: int) -> torch.Tensor:
 
 
 _LIVE: "weakref.WeakSet[NoiseRNG]" = weakref.WeakSet()
-_REKEYING = threading.Lock()
+_MOVING = ForkSafeLock()
+_REKEYING = ForkSafeLock()
 
 
 def _rekey_all_in_child() -> None:
-    global _REKEYING
-    _REKEYING = threading.Lock()  # another thread of the parent may have held the old one for ever
     failures = []
     for rng in list(_LIVE):
         try:

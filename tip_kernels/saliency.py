@@ -133,6 +133,7 @@ class GradCAM:
     def _add(self, kernels: Sequence[Slot], score: torch.Tensor) -> None:
         if is_dry_run():
             return
+        score = _finite(score)
         for kernel in kernels:
             before = self.scores.get(kernel.place)
             self.scores[kernel.place] = score if before is None else before + score.to(before.device)
@@ -148,7 +149,12 @@ class _Buffer:
 
 
 def _add_in_graph(op, sums: torch.Tensor, lacks_batch: bool, grad: torch.Tensor) -> None:
-    sums.add_(op(grad.unsqueeze(0) if lacks_batch else grad))
+    sums.add_(_finite(op(grad.unsqueeze(0) if lacks_batch else grad)))
+
+
+def _finite(score: torch.Tensor) -> torch.Tensor:
+    """A loss scale that overflows must not spoil the scores that follow: its step is skipped, its scores would stay."""
+    return torch.nan_to_num(score, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class _Layer:
@@ -197,6 +203,9 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
+            for module, training in modes:  # parents first: by train(), whose work some layers have of their own
+                if module.training != training:
+                    module.train(training)
             for module, training in modes:
                 module.training = training
             for saved in buffers:

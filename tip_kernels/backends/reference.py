@@ -9,13 +9,13 @@ Python cannot interrupt: after an exception all gradients are as they were, and 
 
 import itertools
 import math
-import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
 from .. import _ops
+from .._locks import ForkSafeLock
 from . import _checks
 from .reference_spectrum import Band, make_band
 from .reference_words import Stream
@@ -103,7 +103,7 @@ def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_positio
     out.copy_(words.to(torch.int32).reshape(out.shape))  # keeps the low 32 bits
 
 
-_TAKING = threading.Lock()
+_TAKING = ForkSafeLock()
 
 
 def _take_step(state: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import math
 import os
-import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from .. import _ops
+from .._locks import ForkSafeLock
 from . import _checks, triton_tables
 
 _OLDEST_TRITON = (3, 6)
@@ -354,7 +354,7 @@ def _make_bases(
     return packed, [packed, *bases]
 
 
-_LAUNCHING = threading.Lock()
+_LAUNCHING = ForkSafeLock()
 """The launches of a call follow one another: the later ones count on the step that the first one took."""
 
 
