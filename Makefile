@@ -10,6 +10,7 @@
 # make test-asan      kernels and raw ops under the address and undefined-behavior sanitizers
 # make test-tsan      tests with threads under the thread sanitizer
 # make test-clang     the kernels' tests on a library that Clang compiled
+# make mutate         changes of the Python sources that no test notices; hours, with SAMPLE=200 half an hour
 # make coverage       lines and branches that tests reach, of tip_kernels/ and of csrc/
 #
 # For who releases or changes dependencies:
@@ -27,7 +28,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
 
-.PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang coverage
+.PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang mutate coverage
 .PHONY: release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
@@ -42,6 +43,10 @@ test: $(VENV)/ready
 test-fuzz: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_properties.py
 	$(BIN)/python -m tests.fuzz_raw_ops --calls 20000 --seed 0
+
+# Cosmic Ray lies apart from what the tests need; the Python of the tests is the first on PATH.
+mutate: $(VENV)/ready $(TOOLS)/mutate
+	PATH="$$PWD/$(BIN):$$PATH" OMP_NUM_THREADS=1 nice $(TOOLS)/bin/python -m tests.mutate $(if $(SAMPLE),--sample $(SAMPLE))
 
 test-rng: $(VENV)/ready
 	PYTHONPATH=. OMP_NUM_THREADS=1 $(BIN)/python tests/rng_battery.py --page docs/noise.md
@@ -85,6 +90,10 @@ endif
 $(TOOLS)/ready:
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/pip install --quiet uv pip-audit
+	touch $@
+
+$(TOOLS)/mutate: $(TOOLS)/ready
+	$(TOOLS)/bin/pip install --quiet 'cosmic-ray>=8.7'
 	touch $@
 
 # One lock for all platforms and Pythons. torch is left out. On a machine without a GPU, where no torch asks for an older

@@ -55,16 +55,18 @@ BAD_GRADS = {
     "bool": (lambda: torch.zeros(6, 2, 3, 3, dtype=torch.bool), TypeError, "got bool"),
     "sparse": (lambda: torch.zeros(6, 2, 3, 3).to_sparse(), TypeError, "to be strided, got layout torch.sparse_coo"),
     "expanded": (lambda: torch.zeros(1, 2, 3, 3).expand(6, 2, 3, 3), ValueError, "without overlapping memory"),
+    "expanded to two": (lambda: torch.zeros(6, 1, 3, 3).expand(6, 2, 3, 3), ValueError, "without overlapping memory"),
     "windows": (lambda: torch.zeros(20).unfold(0, 9, 1)[:6].view(6, 1, 3, 3), ValueError, "without overlapping memory"),
     "two axes": (lambda: torch.zeros(6, 18), ValueError, r"at least 3 dimensions .*, got shape \(6, 18\)"),
     "other device": (lambda: torch.zeros(6, 2, 3, 3, device="meta"), ValueError, "every gradient on .* on meta"),
 }
 
 
+@pytest.mark.parametrize("floor_std", [0.01, 0.0])
 @pytest.mark.parametrize("name", BAD_GRADS)
-def test_bad_gradients(name, call):
+def test_bad_gradients(name, floor_std, call):
     make, error, message = BAD_GRADS[name]
-    call["grads"][2] = make()
+    call["grads"][2], call["floor_std"] = make(), floor_std
     refused(call, error, message)
     refused(call, error, r"grads\[2\] \(last\)")
 
@@ -92,6 +94,17 @@ def test_gradients_that_share_memory(call):
     call["grads"][1] = call["grads"][2]
     call["scores"][1] = call["scores"][2]
     refused(call, ValueError, r"overlap of grads\[[12]\] \(\w+\) and grads\[[12]\] \(\w+\)")
+
+
+def test_memory_shared_in_one_element(call):
+    """Neighbours are fine up to the last element; a tensor of one element can share it too."""
+    room = torch.zeros(20)
+    call["scores"] = [None] * 3
+    for first, second in [(room[:2], room[1:3]), (room[:3], room[2:4]), (room[:1], room[:1]), (room[0], room[0])]:
+        call["grads"] = [first, room[8:9], second]
+        refused(call, ValueError, r"overlap of grads\[0\] \(conv\) and grads\[2\] \(last\)")
+    call["grads"] = [room[:2], room[2:5], room[5]]
+    tip.perturb_(**call)
 
 
 def test_shared_memory_is_found_past_a_gradient_in_between(call):
@@ -185,7 +198,10 @@ BAD_NUMBERS = [
         ]
     ],
     ("grad_scale", nan, ValueError, "grad_scale to be finite, got nan"),
+    ("grad_scale", inf, ValueError, "grad_scale to be finite, got inf"),
     ("grad_scale", -inf, ValueError, "grad_scale to be finite, got -inf"),
+    ("grad_scale", 1e39, ValueError, r"grad_scale to be finite, got 1e\+39"),
+    ("grad_scale", -1e39, ValueError, r"grad_scale to be finite, got -1e\+39"),
     ("grad_scale", "1", TypeError, "grad_scale to be a number, got str"),
     ("grad_scale", torch.ones(1), ValueError, r"grad_scale of shape \(\), got \(1,\)"),
     ("grad_scale", torch.ones(()).double(), TypeError, "grad_scale of dtype float32, got float64"),
@@ -201,6 +217,22 @@ def test_bad_values(argument, value, error, message, call, backend):
         value = value.to(backend.device)
     call[argument] = value
     refused(call, error, message)
+
+
+LARGEST = torch.finfo(torch.float32).max
+EXTREMES = [
+    *[("ratio", 0), ("ratio", 1), ("ratio", [0.0, 0.5, 1.0])],
+    *[("cutoff", 0), ("cutoff", math.nextafter(1, 0)), ("keep", 0), ("keep", 1)],
+    *[(name, value) for name in ("std", "floor_std") for value in (0, LARGEST)],
+    *[("grad_scale", value) for value in (0, LARGEST, -LARGEST)],
+]
+
+
+@pytest.mark.parametrize(("argument", "value"), EXTREMES)
+def test_extreme_values_that_are_allowed(argument, value, call):
+    call[argument] = value
+    tip.perturb_(**call)
+    assert call["rng"].step == 1
 
 
 def test_numbers_of_numpy_are_numbers(call):
@@ -235,6 +267,7 @@ def test_bad_masks(masks, error, message, call):
 BAD_SHARDS = [
     (Shard(0, 0, 1), ValueError, r"shards\[2\] \(last\) with room for 2 kernels a channel, got \(0, 0, 1\)"),
     (Shard(0, 1, 2), ValueError, r"shards\[2\] \(last\) with room"),
+    (Shard(0, 2, 3), ValueError, r"shards\[2\] \(last\) with room"),
     (Shard(-1, 0, 2), ValueError, r"shards\[2\] \(last\)"),
     (Shard(1, 0, 2), ValueError, r"scores\[2\] \(last\) of all channels, at least 7 for this shard, got shape \(6,\)"),
     (Shard(0, 0, 2**40), ValueError, r"grads\[2\] \(last\) of at most 2\*\*41 elements in the whole"),
@@ -248,6 +281,23 @@ BAD_SHARDS = [
 def test_bad_shards(shard, error, message, call):
     call["shards"] = [None, None, shard]
     refused(call, error, message)
+
+
+def test_the_largest_whole_of_a_shard(call):
+    call["scores"][2] = None
+    most = 2**41 // 108  # (6 + 6) * 9: kernels in each of 6 channels before the shard and 6 in it
+    call["shards"] = [None, None, Shard(6, 0, most + 1)]
+    refused(call, ValueError, rf"grads\[2\] \(last\) of at most 2\*\*41 elements in the whole, got {108 * (most + 1)}")
+    call["shards"] = [None, None, Shard(6, 0, most)]
+    tip.perturb_(**call)
+
+
+def test_the_longest_list():
+    most, rng = 2**23, tip.NoiseRNG.from_seed(0)
+    tip.perturb_([None] * most, [None] * most, ratio=0.5, std=torch.zeros(most), rng=rng)
+    with pytest.raises(ValueError, match="at most 8388608 gradients, got 8388609"):
+        tip.perturb_([None] * (most + 1), [None] * (most + 1), ratio=0.5, std=0.1, rng=rng)
+    assert rng.step == 1
 
 
 def test_a_bad_gradient_is_found_without_names_too(call):
@@ -274,8 +324,9 @@ def test_nothing_to_do_takes_a_step(backend):
         )
     tip.perturb_([], [], ratio=[], std=0.1, rng=rng, names=[], shards=[], backend=backend.name)
     assert rng.step == 4
-    with pytest.raises(ValueError, match="ratio in"):
-        tip.perturb_([], [], ratio=2.0, std=0.1, rng=rng, backend=backend.name)
+    for bad in ({"ratio": 2.0}, {"cutoff": 1.0}, {"cutoff": -0.1}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} in"):
+            tip.perturb_([], [], **{"ratio": 0.5, "std": 0.1, "rng": rng, "backend": backend.name, **bad})
 
 
 BAD_ACTIVATIONS = [

@@ -94,6 +94,16 @@ def test_a_layer_that_came_later_stops_the_step(change, how, batch):
     assert defense.rng.step == 0
 
 
+def test_a_parameter_of_another_shape_is_another_parameter():
+    """Also if nothing else has changed."""
+    model = net()
+    defense = TIP(model, std=0.1)
+    model[2].weight = nn.Parameter(torch.randn(8, 6, 1, 1))
+    model[2].weight.grad = torch.ones(8, 6, 1, 1)
+    with pytest.raises(RuntimeError, match=UNKNOWN + r".*\(2.weight\)"):
+        defense.perturb_gradients()
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_layer_is_new_though_it_lies_where_an_old_one_was(compiled, batch):
     """Python reuses the memory of what is gone, and with it the address; a compiled graph guards other things."""
@@ -159,6 +169,9 @@ def test_layers_without_parameters_and_frozen_ones_may_come_later(batch):
     clean, used = clean_and_used(model, optimizer, batch)
     changed = [name for name in clean if not torch.equal(clean[name], used[name])]
     assert len(changed) == 2
+    model[2].requires_grad_(True)
+    with pytest.raises(RuntimeError, match=UNKNOWN):
+        clean_and_used(model, optimizer, batch)
 
 
 def test_parameters_that_loading_replaced_leave_the_optimizer_behind(batch):
@@ -338,6 +351,24 @@ def test_a_copied_optimizer_refuses_to_step_until_it_is_attached(duplicate, batc
     clean, used = clean_and_used(other_model, other, batch)
     assert not torch.equal(clean["0.weight"], used["0.weight"])
     clean_and_used(model, optimizer, batch)  # the original is as it was
+
+
+def test_no_hook_of_a_copy_takes_the_place_of_its_refusal(batch, monkeypatch):
+    """A new process, which a copy may be unpickled in, counts its hooks from 0."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    TIP(model, std=0.1, ratio=1.0).attach(optimizer)
+    other_model, other = copy.deepcopy((model, optimizer))
+    monkeypatch.setattr(torch.utils.hooks.RemovableHandle, "next_id", 0)
+    seen = []
+    for i in range(3):
+        other.register_step_pre_hook(lambda *_, i=i: seen.append(i))
+    backward(other_model, batch)
+    with pytest.raises(RuntimeError, match="got a copy of one, which is not attached itself"):
+        other.step()
+    TIP(other_model, std=0.1, ratio=1.0).attach(other)
+    other.step()
+    assert seen == [0, 1, 2]  # attaching ends the refusal and nothing else
 
 
 def test_a_copy_made_after_the_end_is_free(batch):

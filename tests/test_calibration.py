@@ -168,7 +168,9 @@ def test_the_weakest_noise_counts():
     assert multiplier(std=0.2, floor_std=0.5, keep=0.5) == pytest.approx(0.2, rel=1e-4)
     assert multiplier(std=0.2, floor_std=0.5, keep=0.5) < 0.2
     assert multiplier(std=0.2, floor_std=0.5, keep=0.0) == 0.25  # none but what rounding leaves
-    assert multiplier(std=1e-6, floor_std=0.5, keep=0.0) < 0.2  # which so little noise does not cover
+    left = 3 * (2 * 9 + 8) * 2.0**-24  # of a kernel of 9 taps: sqrt(K) (2 K + 8) roundings
+    assert multiplier(std=1e-6, floor_std=0.5, keep=0.0) == pytest.approx(1e-6 / left / 2, rel=1e-12)
+    assert multiplier(std=0.2, floor_std=0.5, keep=0.5) == pytest.approx(0.2 / (0.5 + left) / 2, rel=1e-12)
     assert multiplier(std=0.2, floor_std=0.5, ratio=0.0) == 0.25  # nowhere
     assert multiplier(std=0.0, floor_std=0.5, masks={(3, 3): torch.zeros(3, 2, dtype=torch.bool)}) == 0.25
 

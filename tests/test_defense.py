@@ -165,6 +165,28 @@ def test_transposed_convs(batch, backend):
     assert selected.sum() == 2
 
 
+def top_half(scores):
+    return scores >= scores.sort(descending=True).values[len(scores) // 2 - 1]
+
+
+@pytest.mark.parametrize("second", [nn.Conv2d, nn.ConvTranspose2d])
+def test_tied_kernels_have_the_scores_of_all_layers_of_the_first_kind(second, batch, backend):
+    """A transposed conv has its output channels where a conv has its input channels."""
+    layers = [("conv1", nn.Conv2d(3, 8, 3)), ("conv2", nn.Conv2d(8, 8, 3)), ("again", second(8, 8, 3, padding=1))]
+    model = nn.Sequential(OrderedDict([*layers, ("flatten", nn.Flatten()), ("head", nn.Linear(128, 5))]))
+    model.again.weight = model.conv2.weight
+    with torch.no_grad():  # the second use alone would have the first half selected
+        model.head.weight.view(5, 8, -1)[:, :4] *= 100
+    other = twin(model)
+    defense = TIP(model, ratio=0.5, std=0.1, backend=backend.name)
+    loss(model, batch).backward()
+    scores = backward_with_scores(other, batch, backend)
+    defense.perturb_gradients()
+    both, first = scores["conv2.weight"] + scores["again.weight"], scores["conv2.weight"]
+    assert not torch.equal(top_half(both), top_half(first))
+    assert torch.equal(defense.selected()["conv2.weight"], top_half(both if second is nn.Conv2d else first))
+
+
 def test_reparametrised_kernels(batch, backend):
     model = net()
     weight_norm(model.conv2)
@@ -219,6 +241,15 @@ def test_kernels_without_scores_are_protected_whole(batch, backend):
     assert defense.selected()["conv1.weight"].all()
     assert (grads(model)["conv2.weight"] != before["conv2.weight"]).flatten(1).any(1).all()
     defense.perturb_gradients()  # the warning comes once
+
+
+@pytest.mark.parametrize(("layers", "named"), [(3, "0.weight, 1.weight, 2.weight:"), (5, "2.weight and 2 more:")])
+def test_the_warning_names_three_kernels(layers, named, backend):
+    model = nn.Sequential(*[nn.Conv2d(1, 2, 3) for _ in range(layers)])
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with pytest.warns(RuntimeWarning, match=named):
+        TIP(model, backend=backend.name).perturb_gradients()
 
 
 def test_public_scores_do_not_depend_on_the_training_data(batch, backend):
@@ -504,6 +535,19 @@ def test_the_norm_of_half_gradients_is_taken_in_float32(backend):
     assert abs(norm(p.grad for p in model.parameters()) - 1) < 2**-9 + 1e-5
 
 
+@pytest.mark.parametrize("wide", [["weight", "bias"], ["bias"]])
+def test_the_norm_is_taken_in_float64_if_any_gradient_is(wide, backend):
+    """Squares of 1e30 are too large for float32."""
+    model = nn.Conv2d(8, 8, 3)
+    for name in wide:
+        setattr(model, name, nn.Parameter(getattr(model, name).double()))
+    defense = TIP(model, ratio=0.0, max_grad_norm=1e30, backend=backend.name)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e30)
+    defense.perturb_gradients()
+    assert norm(p.grad for p in model.parameters()).item() == pytest.approx(1e30, rel=8 * EPS)  # of factor and products
+
+
 # --- updates
 
 
@@ -543,6 +587,16 @@ def test_update_as_by_hand(batch, backend):
     assert same(update, want)
     assert update["norm.num_batches_tracked"] == 7
     assert not torch.equal(update["norm.running_mean"], difference(model, 3)["norm.running_mean"])
+
+
+def test_an_integer_buffer_may_be_the_first(backend):
+    model = nn.Conv2d(3, 4, 3)
+    model.register_buffer("rounds", torch.tensor(3))
+    defense = TIP(model, ratio=0.0, floor_std=0.1, backend=backend.name)
+    update = difference(model, 3)
+    defense.perturb_update(update)
+    assert update["rounds"] == 7
+    assert not torch.equal(update["weight"], difference(model, 3)["weight"])
 
 
 def test_update_in_parts(batch, backend):
@@ -668,6 +722,7 @@ def test_a_floor_by_name_must_name_the_buffers_that_are_sent(batch, backend):
     [
         ({"conv9.weight": torch.zeros(1)}, ValueError, "parameters and buffers, got 'conv9.weight'"),
         ({"conv1.weight": torch.zeros(6, 3, 5, 5)}, ValueError, r"update\['conv1.weight'\] of shape \(6, 3, 3, 3\)"),
+        ({"conv1.weight": torch.zeros(6, 3, 1, 1)}, ValueError, r"update\['conv1.weight'\] of shape \(6, 3, 3, 3\)"),
         ({"conv1.weight": [1.0]}, TypeError, r"update\['conv1.weight'\] to be a tensor, got list"),
         ({"conv1.weight": torch.zeros(6, 3, 3, 3, dtype=torch.int32)}, TypeError, r"conv1\.weight.*int32"),
         ({"head.bias": torch.zeros(5, dtype=torch.complex64)}, TypeError, r"head\.bias.*complex64"),
@@ -731,6 +786,15 @@ def test_bad_settings_are_refused_at_construction(settings, error, message, back
     with pytest.raises(error, match=message):
         TIP(model, **{"backend": backend.name, **settings})
     assert len(model.conv1._forward_hooks) == 0
+
+
+def test_repr_shows_the_settings(backend):
+    assert repr(TIP(net())) == (
+        "TIP(Sequential, ratio=0.3, std=0.01, floor_std=0.0, scores='private', cutoff=0.5, keep=1.0, "
+        "rng=NoiseRNG(generator='chacha12', key=<hidden>))"
+    )
+    defense = TIP(net(), std=0.2, scores="public", max_grad_norm=1.0, backend=backend.name)
+    assert "std=0.2, floor_std=0.0, scores='public', max_grad_norm=1.0, cutoff=0.5, keep=1.0, rng=" in repr(defense)
 
 
 def test_a_ratio_by_layer_is_refused(backend):

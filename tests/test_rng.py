@@ -179,6 +179,19 @@ def test_a_fork_that_python_does_not_see_takes_a_new_key():
     assert (_key(rng), rng.step) == (KEY, 7)
 
 
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_a_process_with_any_other_number_takes_a_new_key(difference, monkeypatch):
+    """The numbers of processes wrap around, so that a fork's may be the lower one."""
+    rng = tip.NoiseRNG(KEY, step=3)
+    child = os.getpid() + difference
+    monkeypatch.setattr(os, "getpid", lambda: child)
+    assert rng.step == 0
+    fresh = _key(rng)
+    assert fresh != KEY
+    assert rng.step == 0
+    assert _key(rng) == fresh  # taken once
+
+
 @forks
 @can_fork
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
