@@ -323,7 +323,7 @@ def _check_grad(grad: Meta, first: Meta, where: str) -> None:
         raise ValueError(f"expected every gradient on {first.device}, got grads{where} on {grad.device}")
     if grad.device.type == "meta":
         raise ValueError(f"expected grads{where} to hold data, got a tensor on meta")
-    if _overlaps_itself(grad):
+    if overlaps_itself(grad.shape, grad.strides):
         raise ValueError(
             f"expected grads{where} without overlapping memory, got shape {tuple(grad.shape)} "
             f"with strides {grad.strides}"
@@ -368,10 +368,10 @@ def _check_shard(shard: Shard, shape: tuple[int, ...], where: str) -> None:
         raise ValueError(f"expected grads{where} of at most 2**41 elements in the whole, got {elements}")
 
 
-def _overlaps_itself(grad: Meta) -> bool:
+def overlaps_itself(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """True unless sorted strides step over one another, which every view of dense memory satisfies."""
     reach = 0
-    for stride, size in sorted(zip(grad.strides, grad.shape, strict=True)):
+    for stride, size in sorted(zip(strides, shape, strict=True)):
         if size > 1:
             if stride <= reach:
                 return True

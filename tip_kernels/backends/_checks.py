@@ -12,7 +12,8 @@ from typing import NamedTuple, NoReturn
 
 import torch
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from .._arguments import DTYPES, overlaps_itself
+
 ROUNDS = (8, 10, 12, 20)
 
 _MOST_DIMS = 64
@@ -52,17 +53,6 @@ class _Meta(NamedTuple):
                 return False
             expected *= size
         return True
-
-    @property
-    def overlaps_itself(self) -> bool:
-        """True unless sorted strides step over one another, which every view of dense memory satisfies."""
-        reach = 0
-        for stride, size in sorted(zip(self.strides, self.shape, strict=True)):
-            if size > 1:
-                if stride <= reach:
-                    return True
-                reach += stride * (size - 1)
-        return False
 
 
 class _Call(NamedTuple):
@@ -131,7 +121,7 @@ def check_words(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_po
     if meta.dtype is not torch.int32:
         _refuse(f"out of dtype int32, got {meta.dtype}")
     _check_device(meta, key, "out")
-    if meta.elements and meta.overlaps_itself:
+    if meta.elements and overlaps_itself(meta.shape, meta.strides):
         _refuse(f"out without overlapping memory, got strides {meta.strides}")
     if not 0 <= tensor_id < _MOST_STREAMS:
         _refuse(f"tensor_id in [0, 2**24), got {tensor_id}")
@@ -266,7 +256,7 @@ def _check_grad(call: _Call, i: int, grad: _Meta, bases: list[_Meta], ids: int, 
         _refuse(f"basis_ids[{i}] in [-1, {len(bases)}), got {basis}")
     if grad.elements == 0:
         return
-    if grad.overlaps_itself:
+    if overlaps_itself(grad.shape, grad.strides):
         _refuse(f"{name} without overlapping memory, got shape {tuple(grad.shape)} with strides {grad.strides}")
     first_channel = _check_place(call, i, grad)
     if basis < 0:
