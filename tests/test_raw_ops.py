@@ -273,3 +273,37 @@ def test_random_ill_formed_calls(name, calls):
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "0 failures, 0 crashes, 0 hangs" in run.stdout
+
+
+def between_addresses(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values one byte off, as on a buffer that a file or a network filled."""
+    data = bytearray(1) + bytearray(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return torch.frombuffer(data, dtype=tensor.dtype, offset=1).view(tensor.shape)
+
+
+@pytest.mark.parametrize("name", ["grads", "scores", "bases", "std", "floor_std", "grad_scale", "state"])
+def test_tensors_between_addresses_are_refused(name, backend):
+    """x86 reads them, other processors and GPUs do not, and C++ gives them no meaning."""
+    if backend.device.type != "cpu":
+        pytest.skip("buffers are on the CPU")
+    arguments = valid_call(backend)
+    value = arguments[name]
+    if isinstance(value, list):
+        arguments[name] = [between_addresses(value[0]), *value[1:]]
+    else:
+        arguments[name] = between_addresses(value)
+    before = [grad.clone() for grad in arguments["grads"]]
+    with pytest.raises(RuntimeError, match=r"at (a multiple|multiples) of"):
+        op_of(backend, "perturb{}_")(*arguments.values())
+    assert all(map(torch.equal, arguments["grads"], before))
+
+
+def test_other_ops_refuse_tensors_between_addresses(backend):
+    if backend.device.type != "cpu":
+        pytest.skip("buffers are on the CPU")
+    with pytest.raises(RuntimeError, match=r"at (a multiple|multiples) of"):
+        op_of(backend, "channel_saliency{}")(between_addresses(torch.ones(2, 3, 4)))
+    with pytest.raises(RuntimeError, match=r"at (a multiple|multiples) of"):
+        op_of(backend, "words{}_")(
+            between_addresses(torch.zeros(8, dtype=torch.int32)), torch.zeros(5).long(), 0, 0, 12
+        )

@@ -95,7 +95,8 @@ inline int64_t span_of(const View& view, Name name) {
   return last + 1;
 }
 
-// Refuses a view that reaches out of its storage, as after a resize of the storage alone.
+// Refuses a view that reaches out of its storage, as after a resize of the storage alone, or lies between the addresses
+// that its dtype can have, as on a buffer of bytes.
 inline void check_storage(const Tensor& tensor, const View& view, Name name) {
   int64_t offset, bytes, end;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &offset));
@@ -103,6 +104,8 @@ inline void check_storage(const Tensor& tensor, const View& view, Name name) {
   if (offset < 0 || __builtin_add_overflow(offset, view.span, &end) ||
       __builtin_mul_overflow(end, view.element_bytes, &end) || end > bytes || view.data == nullptr)
     refuse("expected ", name, " with storage for all of its elements, got ", bytes, " bytes");
+  if (reinterpret_cast<uintptr_t>(view.data) % view.element_bytes != 0)
+    refuse("expected ", name, " at a multiple of ", view.element_bytes, " bytes, got an address in between");
 }
 
 // Reads a tensor's metadata; refuses what has no memory of its own that strides describe.

@@ -295,6 +295,8 @@ def _check_memory(written: list[torch.Tensor], read: list[torch.Tensor | None], 
         start = tensor.data_ptr()
         if start == 0 or tensor.untyped_storage().size() < end:
             _refuse("tensors with storage for all of their elements, got one whose storage was resized")
+        if start % tensor.element_size():
+            _refuse("tensors at multiples of their element size, got an address in between")
         length = end - int(tensor.storage_offset()) * tensor.element_size()
         ranges.append((start, start + length, i < len(written)))
     reach = {True: 0, False: 0}
