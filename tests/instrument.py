@@ -89,7 +89,8 @@ def main() -> None:
 
 def commands(kind: str, arguments: list[str]) -> list[list[str]]:
     """Arguments of Python for what is to run: what the user gave, or the tests that the kind is for."""
-    pytest = ["-m", "pytest", "-p", "no:cacheprovider"]
+    # Not the default --capture=fd, with which a sanitizer's last words would be lost with the process.
+    pytest = ["-m", "pytest", "-p", "no:cacheprovider", "--capture=sys"]
     if arguments:
         return [arguments if arguments[0] in ("-c", "-m") else [*pytest, *arguments]]
     if kind == "tsan":

@@ -91,10 +91,15 @@ Work work_from(const Tensor& state, int64_t rounds) {
   return work;
 }
 
-// Takes a step for this call alone, even if another thread is taking one.
+// Takes a step for this call alone, even if another thread is taking one. Refuses what must not be used: the last step
+// has no successor, and those below 0 never occur.
 uint64_t take_step(const View& state) {
-  int64_t* step = reinterpret_cast<int64_t*>(state.data) + 4;
-  return static_cast<uint64_t>(__atomic_fetch_add(step, 1, __ATOMIC_RELAXED));
+  int64_t* place = reinterpret_cast<int64_t*>(state.data) + 4;
+  int64_t step = __atomic_load_n(place, __ATOMIC_RELAXED);
+  do {
+    if (step < 0 || step == INT64_MAX) refuse("expected state with a step in [0, 2**63 - 1), got ", step);
+  } while (!__atomic_compare_exchange_n(place, &step, step + 1, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  return static_cast<uint64_t>(step);
 }
 
 // Scratch memory of all threads, each at addresses that no other thread's cache lines reach.
@@ -136,8 +141,7 @@ void perturb_(std::vector<Tensor> grads, std::vector<Tensor> scores, std::vector
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), portions.count());
   const ScratchSizes sizes = kernels.scratch_sizes(work);
   const Memory memory(threads, sizes.floats());
-  // From here on nothing can fail.
-  work.step = take_step(views.state);
+  work.step = take_step(views.state);  // from here on nothing can fail
   torch::stable::parallel_for(0, threads, 1, [&](int64_t thread, int64_t) {
     kernels.perturb_portions(work, portions, sizes, memory.of_thread(thread));
   });
@@ -147,7 +151,7 @@ void words_(Tensor out, Tensor state, int64_t tensor_id, int64_t first_position,
   const View view = check_words(out, state, tensor_id, first_position, rounds);
   int32_t* data = reinterpret_cast<int32_t*>(view.data);
   Work work = work_from(state, rounds);
-  std::memcpy(&work.step, static_cast<const int64_t*>(state.const_data_ptr()) + 4, sizeof work.step);
+  work.step = __atomic_load_n(static_cast<const uint64_t*>(state.const_data_ptr()) + 4, __ATOMIC_RELAXED);
   const auto draw = [&](int32_t* to) {
     variant().draw_words(work, static_cast<uint32_t>(tensor_id), first_position, view.count, to);
   };

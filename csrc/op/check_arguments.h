@@ -70,14 +70,6 @@ inline View state_of(const Tensor& tensor, bool written) {
   return view;
 }
 
-// Refuses a state whose step must not be used: the last one has no successor, and those below 0 never occur.
-inline void check_step(const View& state) {
-  static const int32_t cpu = aoti_torch_device_type_cpu();
-  if (state.device_type != cpu) return;  // reading it would wait for the device
-  const int64_t step = reinterpret_cast<const int64_t*>(state.data)[4];
-  if (step < 0 || step == INT64_MAX) refuse("expected state with a step in [0, 2**63 - 1), got ", step);
-}
-
 // Whether the product of numbers that are not negative is within a limit.
 inline bool within(int64_t limit, std::initializer_list<int64_t> factors) {
   int64_t product = 1;
@@ -238,7 +230,6 @@ inline Views check_perturb(const Arguments& given) {
   const int32_t f32 = dtype_numbers().f32;
   Views views = {};
   views.state = state_of(given.state, true);
-  check_step(views.state);
   views.std = table_of(given.std, {"std"}, f32, 1, views.state);
   views.floor_std = given.floor_std ? table_of(*given.floor_std, {"floor_std"}, f32, 1, views.state) : views.std;
   if (given.grad_scale) views.grad_scale = table_of(*given.grad_scale, {"grad_scale"}, f32, 0, views.state);
