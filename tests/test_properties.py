@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 import tip_kernels as tip
 
 EXAMPLES = settings.default.max_examples
+FUZZING = EXAMPLES >= 10_000
 ONE_FIXTURE = [HealthCheck.function_scoped_fixture]  # ``backend`` is the same for every example
-some = settings(max_examples=max(EXAMPLES // 4, 1), suppress_health_check=ONE_FIXTURE)
-few = settings(max_examples=max(EXAMPLES // 10, 1), suppress_health_check=ONE_FIXTURE)
+some = settings(max_examples=EXAMPLES if FUZZING else max(EXAMPLES // 4, 1), suppress_health_check=ONE_FIXTURE)
+few = settings(max_examples=EXAMPLES if FUZZING else max(EXAMPLES // 10, 1), suppress_health_check=ONE_FIXTURE)
 
 
 def bits(tensor: torch.Tensor) -> np.ndarray:
