@@ -107,7 +107,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
             pytest.skip("tests no kernels: not in Triton's interpreter")
         monkeypatch.setenv("TRITON_INTERPRET", "1")
     row = next(row for row in _dispatch.BACKENDS if row.name == request.param)
-    reason = row.why_not(under_test.device)
+    reason = row.unavailable_reason(under_test.device)
     if reason is not None:
         pytest.skip(f"{request.param}: {reason}")
     return under_test

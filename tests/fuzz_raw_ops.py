@@ -29,14 +29,13 @@ from collections.abc import Callable
 
 import torch
 
+from tip_kernels._ops import PerturbArguments
+
 NUMBERS = (0, 1, -1, -2, 3, 9, 2**23 - 1, 2**23, 2**31, 2**32 + 1, 2**40, 2**41, 2**62, 2**63 - 1, -(2**63))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OTHER_DTYPES = (*DTYPES, torch.int8, torch.int32, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn)
 SUFFIXES = {"cpu": "", "cuda": "", "reference": "_reference", "triton": "_triton"}
-PERTURB = (
-    "grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "std", "floor_std", "grad_scale",
-    "state", "keep", "rounds", "shards",
-)  # fmt: skip
+PERTURB = PerturbArguments._fields
 LISTS = ("grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards")
 SHAPES = (
     (4, 3, 3, 3), (3, 8, 3, 3), (5, 2, 5), (2, 2, 2, 2, 2), (4, 3, 1, 1), (6,), (5, 7), (), (0, 3, 3, 3), (2, 0, 3, 3),
@@ -135,7 +134,7 @@ def valid_perturb(draw: random.Random, buffers: Buffers) -> dict:
     call["grad_scale"] = buffers.place(torch.tensor(0.7)) if draw.random() < 0.4 else None
     call["state"] = buffers.place(torch.randint(2**62, (5,)))
     call["keep"] = draw.choice((1.0, 1.0, 0.0, 0.3))
-    call["rounds"] = draw.choice((8, 10, 12, 20))
+    call["generator"] = draw.choice((8, 10, 12, 20))
     return call
 
 
@@ -147,7 +146,7 @@ def valid_words(draw: random.Random, buffers: Buffers) -> dict:
         "state": buffers.place(torch.randint(2**62, (5,))),
         "tensor_id": draw.choice((0, 5, 2**23 - 1)),
         "first_position": draw.choice((0, 3, 2**33, 2**42 - 200)),
-        "rounds": draw.choice((8, 10, 12, 20)),
+        "generator": draw.choice((8, 10, 12, 20)),
     }
 
 
@@ -309,11 +308,11 @@ def spoil_length(call: dict, draw: random.Random, buffers: Buffers, spoiled: set
 
 
 def spoil_setting(call: dict, draw: random.Random, buffers: Buffers, spoiled: set) -> str:
-    name = draw.choice([name for name in ("rounds", "keep", "state", "shards") if name in call] or ["nothing"])
+    name = draw.choice([name for name in ("generator", "keep", "state", "shards") if name in call] or ["nothing"])
     if name in spoiled or name == "nothing":
         return "nothing"
     spoiled.add(name)
-    if name == "rounds":
+    if name == "generator":
         call[name] = draw.choice((0, -1, 1, 4, 7, 9, 11, 13, 16, 24, 2**32 + 12, 2**63 - 1, -(2**63)))
     elif name == "keep":
         call[name] = draw.choice((math.nan, math.inf, -math.inf, -0.1, 1.0000001, 1e300))
@@ -337,7 +336,7 @@ OPS = {
 
 def surely_ill_formed(pattern: str, call: dict) -> bool:
     """Whether a call must raise, by rules that are easy to see."""
-    if call.get("rounds", 8) not in (8, 10, 12, 20):
+    if call.get("generator", 8) not in (8, 10, 12, 20):
         return True
     if not pattern.startswith("perturb"):
         return False

@@ -44,7 +44,7 @@ def words_of(generator: str, count: int, seed: int = 3) -> np.ndarray:
     """The uint32 words of the same call."""
     rng = tip.NoiseRNG.from_seed(seed, generator)
     out = torch.empty(count, dtype=torch.int32)
-    _dispatch.words_op(None, out.device)(out, rng.state(out.device), 0, 0, rng.rounds)
+    _dispatch.words_op(None, out.device)(out, rng.state(out.device), 0, 0, rng.generator_id)
     return out.numpy().view(np.uint32)
 
 

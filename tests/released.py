@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tip_kernels.backends import reference
+from tip_kernels.backends.reference import grid
 
 TINY_FLOOR = 2.0**-117
 """A floor below the least one that has a grid, so that zeros come out as the normals themselves times this."""
@@ -27,7 +27,7 @@ def step_of(floor_std: float, std: float = 0.0) -> float:
 def unrounded() -> Iterator[None]:
     """The reference backend leaves its values as they were before they went to the grid."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "to_grid", lambda values, step, dtype: values)
+        patch.setattr(grid, "to_grid", lambda values, step, dtype: values)
         yield
 
 

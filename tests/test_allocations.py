@@ -18,7 +18,7 @@ PROGRAM = """
 import ctypes, sys
 import torch
 import tip_kernels as tip
-from tip_kernels import functional
+from tip_kernels._call import Options, prepare
 
 shim = ctypes.CDLL(None)
 shim.arm.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_long]
@@ -33,15 +33,14 @@ grads[5] = grads[5].contiguous(memory_format=torch.channels_last)
 grads[3] = torch.randn(5, 14)[:, ::2]
 scores = [torch.rand(grad.shape[0]) if grad.dim() > 2 else None for grad in grads]
 rng = tip.NoiseRNG(bytes(32))
-call = functional.checked_call(
-    grads, scores, ratio=0.5, std=0.1, rng=rng, cutoff=0.5, masks=None, keep=0.5, floor_std=0.1, grad_scale=2.0,
-    shards=[tip.Shard(0, 0, 32), *[None] * 5], names=None, backend="cpu",
-)
-state, out = call.secret.tensor, torch.zeros(9, 2, dtype=torch.int32)[:, 0]
+shards = [tip.Shard(0, 0, 32), *[None] * 5]
+options = Options(0.5, 0.1, rng, keep=0.5, floor_std=0.1, grad_scale=2.0, shards=shards, backend="cpu")
+call = prepare(grads, scores, options)
+state, out = call.arguments.state, torch.zeros(9, 2, dtype=torch.int32)[:, 0]
 activation = torch.randn(8, 6, 9, 9)[..., ::2]
 saliency = torch.ops.tip_kernels.channel_saliency
 words = torch.ops.tip_kernels.words_
-arguments = call.arguments()
+arguments = call.arguments
 calls = {
     "perturb_": lambda: call.op(*arguments),
     "channel_saliency": lambda: saliency(activation),

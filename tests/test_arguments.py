@@ -1,5 +1,6 @@
 """Bad input: the error names the argument and the layer, no gradient has changed and no step is used."""
 
+import inspect
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 import tip_kernels as tip
 from tip_kernels import Shard
-from tip_kernels.functional import Call
+from tip_kernels._call import Options
 
 NAMES = ("conv", "bias", "last")
 F32 = torch.float32
@@ -159,10 +160,20 @@ def test_what_is_no_tensor_is_refused_though_nothing_is_to_be_done_to_it(call):
     refused(call, TypeError, r"grads\[1\].* to be a tensor or None, got str")
 
 
-def test_a_call_is_laid_out_as_the_schema():
-    schema = torch.ops.tip_kernels.perturb_.default._schema
-    fields = [{"secret": "state"}.get(name, name) for name in Call._fields[1:]]
-    assert [argument.name for argument in schema.arguments] == fields
+@pytest.mark.parametrize("function", [tip.perturb_, tip.perturb, Options])
+def test_every_way_to_the_op_has_the_same_options_and_defaults(function):
+    parameters = list(inspect.signature(function).parameters.values())
+    options = [(p.name, p.default, p.annotation) for p in parameters if p.name not in ("grads", "scores")]
+    expected = inspect.signature(tip.perturb_).parameters.values()
+    assert options == [(p.name, p.default, p.annotation) for p in expected if p.name not in ("grads", "scores")]
+
+
+def test_the_schema_is_the_one_that_compiled_libraries_were_built_for():
+    assert str(torch.ops.tip_kernels.perturb_.default._schema) == (
+        "tip_kernels::perturb_(Tensor(a!)[] grads, Tensor[] scores, int[] selected, int[] tensor_ids, int[] basis_ids, "
+        "Tensor[] bases, int[] high_dims, Tensor std, Tensor? floor_std, Tensor? grad_scale, Tensor(b!) state, "
+        "float keep, int generator, int[]? shards) -> ()"
+    )
 
 
 nan, inf = math.nan, math.inf

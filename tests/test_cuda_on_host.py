@@ -30,7 +30,8 @@ from test_perturb import (
 )  # fmt: skip
 
 import tip_kernels as tip
-from tip_kernels import functional
+from tip_kernels._call import Options, PreparedCall, prepare
+from tip_kernels._ops import PerturbArguments
 from tip_kernels.rng import GENERATORS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -90,10 +91,10 @@ def pointer(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def host_tensors(args, keep_alive: list) -> ctypes.Array:
-    grads, scores, selected, tensor_ids, basis_ids, bases, high_dims, *_, shards = args
+def host_tensors(given: PerturbArguments, keep_alive: list) -> ctypes.Array:
+    scores, basis_ids, bases, shards = given.scores, given.basis_ids, given.bases, given.shards
     rows = []
-    for i, grad in enumerate(grads):
+    for i, grad in enumerate(given.grads):
         sizes, strides = (ctypes.c_int64 * 8)(*grad.shape), (ctypes.c_int64 * 8)(*grad.stride())
         keep_alive += [sizes, strides]
         place = shards[3 * i : 3 * i + 3] if shards else (0, 0, grad.shape[1] if grad.dim() > 1 else 1)
@@ -101,8 +102,8 @@ def host_tensors(args, keep_alive: list) -> ctypes.Array:
         rows.append(HostTensor(
             grad.data_ptr(), pointer(scores[i]), pointer(bases[basis_ids[i]]) if has_band else None,
             ctypes.addressof(sizes), ctypes.addressof(strides), grad.dim(), DTYPES[grad.dtype], scores[i].numel(),
-            scores[i].stride(0) if has_band else 1, selected[i], tensor_ids[i],
-            high_dims[basis_ids[i]] if has_band else 0, *place,
+            scores[i].stride(0) if has_band else 1, given.selected[i], given.tensor_ids[i],
+            given.high_dims[basis_ids[i]] if has_band else 0, *place,
         ))  # fmt: skip
     return (HostTensor * max(1, len(rows)))(*rows)
 
@@ -111,24 +112,23 @@ def perturb_on_host(
     library: ctypes.CDLL, grads, scores, *, tiny_tables: bool = False, lanes: int = 0, **given
 ) -> HostReport:
     """``tip.perturb_`` by the CUDA kernels' code on the host."""
-    defaults = {
-        "cutoff": 0.5, "masks": None, "keep": 1.0, "floor_std": 0.0, "grad_scale": None, "shards": None, "names": None,
-    }  # fmt: skip
-    call = functional.checked_call(grads, scores, **{**defaults, **given, "backend": "reference"})
+    call = prepare(grads, scores, Options(**{**given, "backend": "reference"}))
     return call_on_host(library, call, tiny_tables=tiny_tables, lanes=lanes)
 
 
 def call_on_host(
-    library: ctypes.CDLL, checked: functional.Call, *, tiny_tables: bool = False, lanes: int = 0
+    library: ctypes.CDLL, checked: PreparedCall, *, tiny_tables: bool = False, lanes: int = 0
 ) -> HostReport:
-    args = checked.arguments()
-    std, floor, scale, state, keep, rounds = args[7:13]
+    given = checked.arguments
     keep_alive: list = []
-    tensors = host_tensors(args, keep_alive)
-    call = HostCall(pointer(state), pointer(std), pointer(floor), pointer(scale), keep, rounds, lanes)
+    tensors = host_tensors(given, keep_alive)
+    call = HostCall(
+        pointer(given.state), pointer(given.std), pointer(given.floor_std), pointer(given.grad_scale), given.keep,
+        given.generator, lanes,
+    )  # fmt: skip
     report = HostReport()
     library.perturb_on_host(
-        tensors, ctypes.c_int64(len(args[0])), ctypes.byref(call), ctypes.c_int64(tiny_tables), ctypes.byref(report)
+        tensors, ctypes.c_int64(len(given.grads)), ctypes.byref(call), ctypes.c_int64(tiny_tables), ctypes.byref(report)
     )
     return report
 
@@ -273,7 +273,7 @@ def test_normals_are_box_muller_pairs_of_the_stream(library, generator):
     """The shorter way of csrc/cuda/draw.h to the same words and, within the same tolerance, the same normals."""
     rng = tip.NoiseRNG(KEY, generator, STEP)
     words = torch.empty(2**16, dtype=torch.int32)
-    torch.ops.tip_kernels.words_reference_(words, rng.state(words.device).clone(), PLACE, 0, rng.rounds)
+    torch.ops.tip_kernels.words_reference_(words, rng.state(words.device).clone(), PLACE, 0, rng.generator_id)
     values = torch.zeros(2**16, dtype=torch.float64)
     absent: list[None] = [None] * PLACE
     perturb_on_host(library, [*absent, values], [*absent, None], ratio=0.0, std=0.0, floor_std=TINY_FLOOR, rng=rng)

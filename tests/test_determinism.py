@@ -37,7 +37,11 @@ def test_golden_words(kept, backend):
     for run in kept["words"][:: 7 if backend.interpreted else 1]:
         rng = tip.NoiseRNG(KEY, run["generator"], run["step"])
         got = backend.words(
-            rng.state(torch.device("cpu")).clone(), run["tensor_id"], run["first"], golden.WORDS_AT_ONCE, rng.rounds
+            rng.state(torch.device("cpu")).clone(),
+            run["tensor_id"],
+            run["first"],
+            golden.WORDS_AT_ONCE,
+            rng.generator_id,
         )
         assert golden.as_text(got.numpy()) == run["words"], f"{run} on {backend.name}: {golden.ADVICE}"
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from released import assert_on_grid, step_of
 
 import tip_kernels as tip
-from tip_kernels import functional
+from tip_kernels._call import Options, PreparedCall, prepare
 from tip_kernels.rng import GENERATORS
 
 KEY = bytes(range(100, 132))
@@ -27,7 +27,7 @@ TENSORS = (2**23 - 1, 2**16, 0x2A5A5A)
 STD, FLOOR = 0.75, 0.5
 BEFORE, COUNT = 30, 61  # kernels before the address, and in all: whole vectors of every width, and what is left of them
 CROSSED = {"2^32 words": 2**32, "2^34 words": 2**34, "2^36 words": 2**36, "2^40 words": 2**40, "the last word": None}
-MOST_ELEMENTS = 2**41  # of a whole tensor, by tip_kernels/_arguments.py
+MOST_ELEMENTS = 2**41  # of a whole tensor, by tip_kernels/_plan.py
 
 
 class Kind(NamedTuple):
@@ -187,17 +187,18 @@ def amounts(value: float) -> torch.Tensor:
     return table
 
 
-def call_of(case: Case, grad: torch.Tensor, backend: str | None, ratio: float) -> functional.Call:
+def call_of(case: Case, grad: torch.Tensor, backend: str | None, ratio: float) -> PreparedCall:
     """The checked call, with the tensor's id changed, since a list of 2^23 tensors takes a while to check."""
     kind, first = KINDS[case.kind], first_kernel_of(case)
     shard = tip.Shard(first, 0, 1) if kind.kernel_size == () else tip.Shard(0, first, first + COUNT)
-    call = functional.checked_call(
-        [grad], [None if kind.kernel_size == () else torch.zeros(1, device=grad.device)], ratio=ratio, std=STD,
-        rng=tip.NoiseRNG(KEY, case.generator, case.step), cutoff=kind.cutoff, masks=None, keep=kind.keep,
-        floor_std=kind.floor, grad_scale=None, shards=[shard], names=None, backend=backend,
+    options = Options(
+        ratio, STD, tip.NoiseRNG(KEY, case.generator, case.step), cutoff=kind.cutoff, keep=kind.keep,
+        floor_std=kind.floor, shards=[shard], backend=backend,
     )  # fmt: skip
+    call = prepare([grad], [None if kind.kernel_size == () else torch.zeros(1, device=grad.device)], options)
     floor = amounts(FLOOR).to(grad.device) if kind.floor else None
-    return call._replace(tensor_ids=[case.tensor], std=amounts(STD).to(grad.device), floor_std=floor)
+    arguments = call.arguments._replace(tensor_ids=[case.tensor], std=amounts(STD).to(grad.device), floor_std=floor)
+    return call._replace(arguments=arguments)
 
 
 def ratios(kind: Kind) -> list[float]:

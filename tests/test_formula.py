@@ -11,7 +11,7 @@ import torch
 from released import assert_on_grid, assert_same_release, step_of
 
 import tip_kernels as tip
-from tip_kernels.backends.reference_words import Stream
+from tip_kernels.backends.reference.words import Stream
 
 STD, FLOOR, SCALE = 0.75, 0.25, -1.5  # exact in float32
 INF, NAN = math.inf, math.nan
@@ -28,7 +28,7 @@ def formula(grad, scores, mask, rng, *, count, floor=0.0, scale=1.0, keep=1.0) -
     if high_dim:
         pitch = next(2**i for i in range(5) if 2**i >= used) if used <= 16 else 16 * math.ceil(used / 16)
     x = scale * grad.cpu().double().flatten(2)  # [C, M, K]
-    stream = Stream(rng.state(torch.device("cpu")).clone(), 0, rng.rounds)
+    stream = Stream(rng.state(torch.device("cpu")).clone(), 0, rng.generator_id)
     words = max(2, channels * kernels * pitch)
     normals = stream.normals(torch.zeros(1, dtype=torch.int64), words)[0, : channels * kernels * pitch].double()
     normals = normals.reshape(channels, kernels, pitch)  # [C, M, pitch]

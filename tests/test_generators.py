@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from released import TINY_FLOOR
 
 import tip_kernels as tip
-from tip_kernels.backends import reference_words
+from tip_kernels.backends.reference import normals as reference_normals
+from tip_kernels.backends.reference import words as reference_words
 from tip_kernels.rng import GENERATORS
 
 VECTORS = pathlib.Path(__file__).parent / "vectors"
@@ -135,7 +136,7 @@ def _assert_normals(got: np.ndarray, words: torch.Tensor) -> None:
 def test_normals_are_box_muller_pairs_of_the_stream(backend, generator):
     count = 2**18
     rng = tip.NoiseRNG.from_seed(1, generator)
-    words = backend.words(rng.state(backend.device).clone(), 2, 0, count, rng.rounds)
+    words = backend.words(rng.state(backend.device).clone(), 2, 0, count, rng.generator_id)
     _assert_normals(_noise(backend, rng, count), words)
 
 
@@ -146,7 +147,7 @@ def test_normals_far_out_in_the_stream_and_late_in_time(backend, generator, firs
     """A flat shard that starts inside a Box-Muller pair and crosses blocks; 64-bit counters and nonces."""
     rng = tip.NoiseRNG(bytes(range(32)), generator, step)
     even = first // 2 * 2
-    words = backend.words(rng.state(backend.device).clone(), 2, even, 102, rng.rounds)
+    words = backend.words(rng.state(backend.device).clone(), 2, even, 102, rng.generator_id)
     whole = tip.Shard(0, 0, 1)
     got = _noise(backend, rng, 99, shards=[whole, whole, tip.Shard(first, 0, 1)])
     expected, radius = _box_muller(words.numpy())
@@ -156,6 +157,6 @@ def test_normals_far_out_in_the_stream_and_late_in_time(backend, generator, firs
 
 def test_reference_normals_at_the_ends():
     """The word 0 gives the longest tail, the largest word the value 0; neither is infinite."""
-    tail, _, zero, _ = reference_words.normals(torch.tensor([0, 0, 2**32 - 1, 0])).tolist()
+    tail, _, zero, _ = reference_normals.normals(torch.tensor([0, 0, 2**32 - 1, 0])).tolist()
     assert tail == pytest.approx(math.sqrt(2 * 33 * math.log(2)), rel=2**-24)
     assert zero == 0.0

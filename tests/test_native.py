@@ -28,14 +28,14 @@ def test_a_torch_said_to_have_cuda_lacks_its_library(monkeypatch):
 
 
 def test_reasons_against_cuda(monkeypatch):
-    assert native.why_not_cuda(torch.device("cpu")) == "it runs on cuda tensors only, not on cpu"
+    assert native.cuda_unavailable_reason(torch.device("cpu")) == "it runs on cuda tensors only, not on cpu"
     monkeypatch.setattr(native, "_CUDA_PROBLEM", "no nvcc")
-    assert native.why_not_cuda(GPU) == "no nvcc"
+    assert native.cuda_unavailable_reason(GPU) == "no nvcc"
     monkeypatch.setattr(native, "_CUDA_PROBLEM", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert native.why_not_cuda(GPU) == "torch finds no GPU"
+    assert native.cuda_unavailable_reason(GPU) == "torch finds no GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert native.why_not_cuda(GPU) == "it needs compute capability 8.0 or newer, this GPU has 7.5"
+    assert native.cuda_unavailable_reason(GPU) == "it needs compute capability 8.0 or newer, this GPU has 7.5"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert native.why_not_cuda(GPU) is None
+    assert native.cuda_unavailable_reason(GPU) is None

@@ -26,7 +26,7 @@ def _exact_normals(words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_error_bound(backend, seed):
     count = 200_000 if backend.name == "cpu" else 4_000
     rng = tip.NoiseRNG.from_seed(seed)
-    words = backend.words(rng.state(torch.device("cpu")).clone(), 0, 0, count, rng.rounds)
+    words = backend.words(rng.state(torch.device("cpu")).clone(), 0, 0, count, rng.generator_id)
     drawn = backend.zeros(count, dtype=torch.float64)
     backend.perturb_([drawn], [None], ratio=0.0, std=0.0, floor_std=TINY_FLOOR, rng=rng)
     exact, radius = _exact_normals(words)

@@ -11,7 +11,8 @@ import torch
 from released import TINY_FLOOR
 
 import tip_kernels as tip
-from tip_kernels import _dispatch, functional
+from tip_kernels import _dispatch
+from tip_kernels._call import Options, prepare
 
 KEY = bytes(32)
 SIZES = [(8, 3, 3, 3), (8,), (4, 8, 5, 5), (0, 3, 3, 3), (6, 4, 1, 1), (3, 8)]
@@ -31,11 +32,8 @@ def op_and_arguments(backend, **given) -> tuple:
     arguments = {"floor_std": 0.2, "grad_scale": 1.5, "shards": [tip.Shard(1, 0, 8), *[None] * 5], **given}
     if arguments["shards"]:
         scores[0] = backend.scores(9)
-    call = functional.checked_call(
-        grads, scores, ratio=0.3, std=0.7, rng=tip.NoiseRNG(KEY), cutoff=0.5, masks=None, keep=0.5, names=None,
-        backend=backend.name, **arguments,
-    )  # fmt: skip
-    return call.op, call.arguments()
+    call = prepare(grads, scores, Options(0.3, 0.7, tip.NoiseRNG(KEY), keep=0.5, backend=backend.name, **arguments))
+    return call.op, call.arguments
 
 
 @pytest.mark.parametrize(
@@ -43,13 +41,13 @@ def op_and_arguments(backend, **given) -> tuple:
 )
 def test_opcheck_perturb(given, backend):
     op, arguments = op_and_arguments(backend, **given)
-    torch.library.opcheck(op, arguments)
+    torch.library.opcheck(op, tuple(arguments))
 
 
 def test_opcheck_perturb_of_nothing(backend):
     op, arguments = op_and_arguments(backend, shards=None)
-    none: list = []
-    torch.library.opcheck(op, (none, none, none, none, none, none, none, *arguments[7:]))
+    none = {name: [] for name, value in arguments._asdict().items() if isinstance(value, list)}
+    torch.library.opcheck(op, tuple(arguments._replace(**none)))
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 5, 5), (4, 6), (2, 3, 4, 4, 4)])

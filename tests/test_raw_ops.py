@@ -10,13 +10,11 @@ import pytest
 import torch
 
 import tip_kernels as tip
-from tip_kernels import functional
+from tip_kernels._call import Options, prepare
+from tip_kernels._ops import PerturbArguments
 
 ROOT = pathlib.Path(__file__).parent.parent
-NAMES = (
-    "grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "std", "floor_std", "grad_scale",
-    "state", "keep", "rounds", "shards",
-)  # fmt: skip
+NAMES = PerturbArguments._fields
 LISTS = ("grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards")
 SUFFIXES = {"cpu": "", "cuda": "", "triton": "_triton", "reference": "_reference"}
 
@@ -29,11 +27,11 @@ def valid_call(backend) -> dict:
     """The arguments of a call with three tensors and everything optional: a conv, its bias and a conv of 5 taps."""
     grads = [backend.gradient(4, 3, 3, 3), backend.gradient(4), backend.gradient(6, 2, 5)]
     scores = [backend.scores(9), None, backend.scores(6)]
-    call = functional.checked_call(
-        grads, scores, ratio=0.5, std=0.1, rng=tip.NoiseRNG(bytes(32)), cutoff=0.5, masks=None, keep=0.5,
-        floor_std=0.1, grad_scale=2.0, shards=[tip.Shard(2, 1, 9), None, None], names=None, backend="reference",
+    options = Options(
+        ratio=0.5, std=0.1, rng=tip.NoiseRNG(bytes(32)), keep=0.5, floor_std=0.1, grad_scale=2.0,
+        shards=[tip.Shard(2, 1, 9), None, None], backend="reference",
     )  # fmt: skip
-    given = dict(zip(NAMES, call.arguments(), strict=True))
+    given = prepare(grads, scores, options).arguments._asdict()
     return {name: list(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
@@ -77,7 +75,7 @@ def every_second(tensor: torch.Tensor) -> torch.Tensor:
 PERTURB = {
     **{f"{name} too few": (name, lambda values: values[:-1]) for name in LISTS},
     **{f"{name} too many": (name, lambda values: [*values, values[-1]]) for name in LISTS},
-    **{f"rounds {n}": ("rounds", to(n)) for n in (-1, 0, 1, 7, 9, 11, 13, 16, 2**32 + 12, 2**63 - 1)},
+    **{f"generator {n}": ("generator", to(n)) for n in (-1, 0, 1, 7, 9, 11, 13, 16, 2**32 + 12, 2**63 - 1)},
     **{f"keep {keep}": ("keep", to(keep)) for keep in (math.nan, math.inf, -0.1, 1.1)},
     **{f"tensor_ids {n}": ("tensor_ids", first(to(n))) for n in (-1, 3, 2**23, 2**32, -(2**63))},
     **{f"basis_ids {n}": ("basis_ids", first(to(n))) for n in (-2, 2, 2**32, -(2**63))},
@@ -178,10 +176,10 @@ def test_perturb_writes_to_leaves_and_inference_tensors(backend):
 
 WORDS = {
     **{f"out of {dtype}": {"dtype": dtype} for dtype in (torch.int8, torch.int16, torch.int64, torch.float32)},
-    **{f"rounds {n}": {"rounds": n} for n in (0, -12, 7, 11, 2**32 + 12)},
+    **{f"generator {n}": {"generator": n} for n in (0, -12, 7, 11, 2**32 + 12)},
     **{f"tensor {n}": {"tensor_id": n} for n in (-1, 2**24, 2**32, -(2**63))},
     **{f"position {n}": {"first_position": n} for n in (-1, -(2**63), 2**44 - 39, 2**63 - 1)},
-    "position of philox": {"first_position": 2**42 - 39, "rounds": 10},
+    "position of philox": {"first_position": 2**42 - 39, "generator": 10},
     "repeated": {"out": lambda out: out[:1].expand_as(out)},
     "without storage": {"out": resized(0.0)},
     "with less storage": {"out": resized(0.5)},
@@ -194,14 +192,14 @@ WORDS = {
 
 @pytest.mark.parametrize("case", WORDS)
 def test_words_refuses(case, backend):
-    given = {"dtype": torch.int32, "tensor_id": 3, "first_position": 5, "rounds": 12, **WORDS[case]}
+    given = {"dtype": torch.int32, "tensor_id": 3, "first_position": 5, "generator": 12, **WORDS[case]}
     memory = backend.zeros(60, dtype=given["dtype"])
     out, state = memory[10:50], tip.NoiseRNG(bytes(32)).state(backend.device).clone()
     before = state.clone()
     with pytest.raises(RuntimeError, match="expected"):
         op_of(backend, "words{}_")(
             given.get("out", lambda out: out)(out), given.get("state", lambda state: state)(state), given["tensor_id"],
-            given["first_position"], given["rounds"],
+            given["first_position"], given["generator"],
         )  # fmt: skip
     assert (memory == 0).all()
     assert torch.equal(state, before)

@@ -19,8 +19,9 @@ import torch
 from released import TINY_FLOOR, step_of
 
 import tip_kernels as tip
-from tip_kernels import functional
-from tip_kernels.backends import reference, reference_words
+from tip_kernels._call import Options, prepare
+from tip_kernels.backends.reference import perturb as reference
+from tip_kernels.backends.reference import words as reference_words
 from tip_kernels.rng import GENERATORS
 
 KEY = b"this secret has just 32 letters!"
@@ -322,10 +323,7 @@ def _variables_in_traceback(error: BaseException) -> str:
 def test_the_key_is_in_no_traceback_with_variables(backend, monkeypatch):
     rng = tip.NoiseRNG(KEY)
     values = backend.gradient(4, 3, 3, 3)
-    call = functional.checked_call(
-        [values], [backend.scores(4)], ratio=0.5, std=1.0, rng=rng, cutoff=0.5, masks=None, keep=1.0, floor_std=1.0,
-        grad_scale=None, shards=None, names=None, backend=backend.name,
-    )  # fmt: skip
+    call = prepare([values], [backend.scores(4)], Options(0.5, 1.0, rng, floor_std=1.0, backend=backend.name))
     _assert_hidden(repr(call))
 
     def fail(*args):

@@ -11,7 +11,7 @@ import torch
 from released import TINY_FLOOR, assert_on_grid, step_of, unrounded
 
 import tip_kernels as tip
-from tip_kernels.backends import reference
+from tip_kernels.backends.reference.grid import to_grid
 
 TRIALS = 4000
 STD = 0.01
@@ -216,13 +216,13 @@ def test_the_reference_rounds_as_ieee_has_it():
     ties = torch.arange(-9, 10, dtype=torch.float64) / 2 * step
     values = torch.cat([ties, ties * 1.01, torch.tensor([0.0, -0.0, 1e300, math.inf, -math.inf], dtype=torch.float64)])
     for dtype in (torch.float32, torch.float64):
-        got = reference.to_grid(values, torch.tensor(step, dtype=torch.float64), dtype)
+        got = to_grid(values, torch.tensor(step, dtype=torch.float64), dtype)
         assert torch.equal(got, (values / step).round() * step)
         assert not got[got == 0].signbit().any()
         odd = torch.tensor([2.0**23 + 0.25, 2.0**52 + 1.0], dtype=torch.float64) * step
-        kept = reference.to_grid(odd, torch.tensor(step, dtype=torch.float64), dtype)
+        kept = to_grid(odd, torch.tensor(step, dtype=torch.float64), dtype)
         assert kept.tolist() == [2.0**23 * step if dtype == torch.float64 else odd[0].item(), odd[1].item()]
-    assert torch.equal(reference.to_grid(values, torch.tensor(0.0, dtype=torch.float64), torch.float32), values)
+    assert torch.equal(to_grid(values, torch.tensor(0.0, dtype=torch.float64), torch.float32), values)
 
 
 def test_a_call_without_a_floor_rounds_nothing(backend):

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from tip_kernels import _dispatch
-from tip_kernels.backends import reference_words
+from tip_kernels.backends.reference import words as reference_words
 from tip_kernels.rng import GENERATORS
 
 MODEL = (1728, 64, 36864, 64, 4608, 128, 640, 10)

@@ -18,7 +18,7 @@ def _here(backend: _dispatch.Backend) -> str:
     """Where on this machine the backend can run; if nowhere, why not on CPU and not on the accelerator."""
     accelerator = torch.accelerator.current_accelerator()
     gpu = "cuda" if accelerator is None else accelerator.type
-    reasons = {device: backend.why_not(torch.device(device)) for device in ("cpu", gpu)}
+    reasons = {device: backend.unavailable_reason(torch.device(device)) for device in ("cpu", gpu)}
     present = ["cpu"] if accelerator is None else list(reasons)
     able = [device for device in present if reasons[device] is None]
     if able:

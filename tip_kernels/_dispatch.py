@@ -1,8 +1,8 @@
 """One row per backend: can it run here, and if not, why.
 
-To add a backend: write ``backends/<name>.py`` with ``why_not(device)``, register its kernels there (a compiled
-library registers ``perturb_``, ``channel_saliency`` and ``words_`` for its dispatch key; a Python backend implements
-the ops of its name in ``_ops.PYTHON_BACKENDS``), and add its row to ``BACKENDS``, fastest first.
+To add a backend: write ``backends/<name>/`` with ``unavailable_reason(device)``, register its kernels there (a compiled
+library registers ``perturb_``, ``channel_saliency`` and ``words_`` for its dispatch key; a Python backend calls
+``_ops.register`` and has its name in ``_ops.PYTHON_BACKENDS``), and add its row to ``BACKENDS``, fastest first.
 """
 
 import functools
@@ -23,27 +23,27 @@ logger = logging.getLogger("tip_kernels")
 class Backend(NamedTuple):
     """A way to run the ops.
 
-    ``why_not(device)`` is None if it can run there, else the reason. ``suffix`` names its ops.
+    ``unavailable_reason(device)`` is None if it can run there, else the reason. ``suffix`` names its ops.
     """
 
     name: str
     runs_on: str
-    why_not: Callable[[torch.device], str | None]
+    unavailable_reason: Callable[[torch.device], str | None]
     suffix: str
 
 
 BACKENDS = (
-    Backend("cuda", "NVIDIA GPU, compiled CUDA C++", native.why_not_cuda, ""),
-    Backend("cpu", "CPU, compiled C++", native.why_not_cpu, ""),
-    Backend("triton", "NVIDIA and AMD GPUs, compiled at first use", triton.why_not, "_triton"),
-    Backend("reference", "any device, plain PyTorch, slow", reference.why_not, "_reference"),
+    Backend("cuda", "NVIDIA GPU, compiled CUDA C++", native.cuda_unavailable_reason, ""),
+    Backend("cpu", "CPU, compiled C++", native.cpu_unavailable_reason, ""),
+    Backend("triton", "NVIDIA and AMD GPUs, compiled at first use", triton.unavailable_reason, "_triton"),
+    Backend("reference", "any device, plain PyTorch, slow", reference.unavailable_reason, "_reference"),
 )
 
 
 def available_backends(device: torch.device | str = "cpu") -> list[str]:
     """Names of the backends that can run on ``device``, fastest first."""
     device = torch.device(device)
-    return [backend.name for backend in BACKENDS if backend.why_not(device) is None]
+    return [backend.name for backend in BACKENDS if backend.unavailable_reason(device) is None]
 
 
 def perturb_op(name: str | None, device: torch.device):
@@ -78,7 +78,7 @@ def _suffix(name: str | None, device: torch.device) -> str:
 def _named(name: str, device: torch.device) -> Backend:
     for backend in BACKENDS:
         if backend.name == name:
-            reason = backend.why_not(device)
+            reason = backend.unavailable_reason(device)
             if reason is not None:
                 raise RuntimeError(f"backend {name!r} cannot run on {device}: {reason}")
             return backend
@@ -92,7 +92,7 @@ def _fastest(device_type: str) -> Backend:
     device = torch.device(device_type)
     passed_over = []
     for backend in BACKENDS:
-        reason = backend.why_not(device)
+        reason = backend.unavailable_reason(device)
         if reason is None:
             break
         passed_over.append(f"{backend.name}: {reason}")
@@ -112,12 +112,19 @@ _CHECKS: dict[str, Callable[..., None]] = {
 }
 
 
-def _forward_to_fastest(pattern: str):
+def _device_of_state(args: tuple) -> torch.device:
+    return _ops.PerturbArguments(*args).state.device
+
+
+def _device_of_first(args: tuple) -> torch.device:
+    return args[0].device
+
+
+def _forward_to_fastest(pattern: str, device_of: Callable[[tuple], torch.device]):
     """The kernel of an op that no compiled library registered for the device at hand."""
 
     def kernel(*args):
-        last = args[10] if pattern.startswith("perturb") else args[0]  # state, or the activation gradient
-        fastest = _fastest(last.device.type)
+        fastest = _fastest(device_of(args).type)
         if not fastest.suffix:  # this very op would be called again
             op = pattern.format("")
             _CHECKS[op](*args)  # torch brings tensors that no backend takes here, such as sparse ones
@@ -127,6 +134,9 @@ def _forward_to_fastest(pattern: str):
     return kernel
 
 
-_ops.LIBRARY.impl("perturb_", _forward_to_fastest("perturb{}_"), "CompositeExplicitAutograd")
-_ops.LIBRARY.impl("channel_saliency", _forward_to_fastest("channel_saliency{}"), "CompositeExplicitAutograd")
-_ops.LIBRARY.impl("words_", _forward_to_fastest("words{}_"), "CompositeExplicitAutograd")
+for _pattern, _device_of in (
+    ("perturb{}_", _device_of_state),
+    ("channel_saliency{}", _device_of_first),
+    ("words{}_", _device_of_first),
+):
+    _ops.LIBRARY.impl(_pattern.format(""), _forward_to_fastest(_pattern, _device_of), "CompositeExplicitAutograd")

@@ -1,5 +1,6 @@
-"""A model as TIP sees it: the place of every parameter and buffer, and which of them are conv kernels."""
+"""A model as TIP sees it: the index of every parameter and buffer, and which of them are conv kernels."""
 
+import dataclasses
 import itertools
 import operator
 import warnings
@@ -11,38 +12,41 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ._ties import Tie
+
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-class Slot(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slot:
     """Where a parameter is found at every call, since loading with ``assign=True`` replaces it."""
 
-    place: int
+    index: int
     holder: dict[str, nn.Parameter]
     key: str
 
 
 class Owned(NamedTuple):
-    """The parameters that one call perturbs, and the places of the conv kernels among them."""
+    """The parameters that one call perturbs, and the indices of the conv kernels among them."""
 
     slots: list[Slot]
     convs: list[int]
 
 
 class Layout:
-    """Places: the parameters in ``named_parameters`` order, then the buffers in ``named_buffers`` order.
+    """Indices: the parameters in ``named_parameters`` order, then the buffers in ``named_buffers`` order.
 
     Attributes:
-        names: name of each place; ``parameter_names`` are the first of them.
-        kernel_sizes: kernel size by place, of the conv kernels only; ``channels`` are their output channels.
-        transposed: places of the kernels that lie as ``[C_in, C_out, *kernel_size]``.
+        names: by index; ``parameter_names`` are the first of them.
+        kernel_sizes: kernel size by index, of the conv kernels only; ``channels`` are their output channels.
+        transposed: indices of the kernels that lie as ``[C_in, C_out, *kernel_size]``.
         layers: the conv modules with the slots of their kernels.
         all: every parameter.
         elements: numbers in an update of all parameters and floating buffers.
 
     Raises:
-        ValueError: a parameter is not materialised or on meta, or there is no conv kernel.
+        ValueError: a parameter is not materialized or on meta, or there is no conv kernel.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,7 +61,7 @@ class Layout:
         self.channels: dict[int, int] = {}
         self.transposed: set[int] = set()
         self.layers: list[tuple[nn.Module, list[Slot]]] = []
-        self._places = _places(model, tensors)
+        self._indices = _indices(model, tensors)
         self._find_kernels(model)
         self.all = Owned([self._slot(model, name) for name in parameters], sorted(self.kernel_sizes))
         self.elements = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
@@ -70,7 +74,7 @@ class Layout:
     def check_gradients(self) -> None:
         """Raises RuntimeError if a parameter with a gradient has come to the model since, or changed its shape.
 
-        Such a parameter has no place here, and would be sent as it is. New layers without parameters, and parameters
+        Such a parameter has no index here, and would be sent as it is. New layers without parameters, and parameters
         in place of old ones (loading with ``assign=True``), are fine.
         """
         if self._is_as_remembered():
@@ -83,7 +87,7 @@ class Layout:
                 raise _unknown(name)
         for slot in self.all.slots:
             if slot.holder.get(slot.key) is None:
-                raise _unknown(self.names[slot.place])
+                raise _unknown(self.names[slot.index])
         if not unknown:
             self._remember_structure()
 
@@ -93,8 +97,8 @@ class Layout:
             return
         now = dict(_all_named(self._model))
         for name in names:
-            place = self._places.get(name, len(self.parameter_names))
-            is_known = place < len(self.parameter_names) and self._at(self.all.slots[place]) is now.get(name)
+            index = self._indices.get(name, len(self.parameter_names))
+            is_known = index < len(self.parameter_names) and self._at(self.all.slots[index]) is now.get(name)
             if name in now and not is_known:
                 raise _unknown(name)
 
@@ -110,26 +114,26 @@ class Layout:
             known = self._by_optimizer[optimizer] = (parameters, self._find_owned(parameters))
         return known[1]
 
-    def place(self, update: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor | None], list]:
-        """Puts the tensors of an update at their places, without the buffers that are not floating in the model.
+    def by_index(self, update: Mapping[str, torch.Tensor]) -> tuple[list[torch.Tensor | None], list[Tie]]:
+        """Puts the tensors of an update at their indices, without the buffers that are not floating in the model.
 
         Returns:
-            (tensors by place, [(other name of a tied parameter, its tensor, the place)]).
+            (tensors by index, the tensors under other names of tied parameters).
 
         Raises:
             TypeError, ValueError: not a tensor, a name that the model does not have, or another shape.
         """
-        placed: list[torch.Tensor | None] = [None] * len(self.names)
-        tied = []
+        tensors: list[torch.Tensor | None] = [None] * len(self.names)
+        ties = []
         for name, tensor in update.items():
-            place = self._checked_place(name, tensor)
-            if place >= len(self.parameter_names) and not self._is_floating[place]:
+            index = self._checked_index(name, tensor)
+            if index >= len(self.parameter_names) and not self._is_floating[index]:
                 continue
-            if placed[place] is None:
-                placed[place] = tensor
+            if tensors[index] is None:
+                tensors[index] = tensor
             else:
-                tied.append((name, tensor, place))
-        return placed, tied
+                ties.append(Tie(name, tensor, index))
+        return tensors, ties
 
     def _remember_structure(self) -> None:
         modules = list(self._model.modules())
@@ -148,25 +152,25 @@ class Layout:
     def _at(self, slot: Slot) -> nn.Parameter | None:
         """The parameter in a slot now, if it has the shape of the one that was there."""
         parameter = slot.holder.get(slot.key)
-        return parameter if parameter is not None and parameter.shape == self._shapes[slot.place] else None
+        return parameter if parameter is not None and parameter.shape == self._shapes[slot.index] else None
 
-    def _checked_place(self, name: str, tensor: torch.Tensor) -> int:
-        if name not in self._places:
+    def _checked_index(self, name: str, tensor: torch.Tensor) -> int:
+        if name not in self._indices:
             raise ValueError(f"expected update to hold the model's parameters and buffers, got {name!r}")
-        place = self._places[name]
+        index = self._indices[name]
         if not isinstance(tensor, torch.Tensor):
             raise TypeError(f"expected update[{name!r}] to be a tensor, got {type(tensor).__name__}")
-        if tensor.shape != self._shapes[place]:
+        if tensor.shape != self._shapes[index]:
             raise ValueError(
-                f"expected update[{name!r}] of shape {tuple(self._shapes[place])}, got {tuple(tensor.shape)}"
+                f"expected update[{name!r}] of shape {tuple(self._shapes[index])}, got {tuple(tensor.shape)}"
             )
-        if self._is_floating[place] and not tensor.is_floating_point():
+        if self._is_floating[index] and not tensor.is_floating_point():
             raise TypeError(f"expected update[{name!r}] of a floating dtype as in the model, got {tensor.dtype}")
-        return place
+        return index
 
     def _slot(self, model: nn.Module, name: str) -> Slot:
         module, _, key = name.rpartition(".")
-        return Slot(self._places[name], model.get_submodule(module)._parameters, key)  # type: ignore[arg-type]
+        return Slot(self._indices[name], model.get_submodule(module)._parameters, key)  # type: ignore[arg-type]
 
     def _find_kernels(self, model: nn.Module) -> None:
         for layer, module in model.named_modules():
@@ -175,14 +179,14 @@ class Layout:
                 continue
             slots = [self._slot(model, f"{layer}.{name}".lstrip(".")) for name in _kernels(module, layer, transposed)]
             # A kernel tied to both kinds of layer has the channels of the first: the other's scores are no use.
-            slots = [s for s in slots if s.place not in self.channels or (s.place in self.transposed) == transposed]
+            slots = [s for s in slots if s.index not in self.channels or (s.index in self.transposed) == transposed]
             if slots:
                 self.layers.append((module, slots))
-            places = [slot.place for slot in slots]
-            self.kernel_sizes.update(dict.fromkeys(places, module.kernel_size))
-            self.channels.update(dict.fromkeys(places, module.out_channels))
+            indices = [slot.index for slot in slots]
+            self.kernel_sizes.update(dict.fromkeys(indices, module.kernel_size))
+            self.channels.update(dict.fromkeys(indices, module.out_channels))
             if transposed:
-                self.transposed.update(places)
+                self.transposed.update(indices)
         if not self.kernel_sizes:
             raise ValueError(f"expected a model with conv layers, got {type(model).__name__} without")
 
@@ -196,15 +200,15 @@ class Layout:
                     "that the model does not have"
                 )
             slots.append(by_id[id(parameter)])
-        places = {slot.place for slot in slots}
-        return Owned(slots, [place for place in self.all.convs if place in places])
+        indices = {slot.index for slot in slots}
+        return Owned(slots, [index for index in self.all.convs if index in indices])
 
 
-def _places(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+def _indices(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, int]:
     """Place by name, for all names of tied tensors."""
-    places = {id(tensor): place for place, tensor in enumerate(tensors.values())}
+    indices = {id(tensor): index for index, tensor in enumerate(tensors.values())}
     every = itertools.chain(_all_named(model), model.named_buffers(remove_duplicate=False))
-    return {name: places[id(tensor)] for name, tensor in every}
+    return {name: indices[id(tensor)] for name, tensor in every}
 
 
 def _unknown(name: str) -> RuntimeError:
@@ -226,7 +230,7 @@ def _kernels(module: nn.Module, layer: str, transposed: bool) -> list[str]:
     names = []
     for name, parameter in module.named_parameters():
         if is_lazy(parameter):
-            raise ValueError(f"expected materialised layers, got a lazy one: run a forward pass first ({layer})")
+            raise ValueError(f"expected materialized layers, got a lazy one: run a forward pass first ({layer})")
         if tuple(parameter.shape) == shape:
             names.append(name)
     if not names:

@@ -8,49 +8,88 @@ with no compiled library present. Backends only register kernels:
 * ``words_`` fills an int32 tensor with consecutive words of one noise stream, bit for bit, and leaves the state as
   it is; it exists for tests and for auditing the noise.
 * ``perturb_<name>_``, ``channel_saliency_<name>`` and ``words_<name>_`` name one of the ``PYTHON_BACKENDS``, for an
-  explicit ``backend=`` argument.
+  explicit ``backend=`` argument; :func:`register` gives them their kernels.
 
-What users get wrong is explained in ``_arguments.py``. The ops themselves refuse, with a RuntimeError and before
-anything has changed, what would be unsafe (``csrc/op/check_arguments.h``, ``backends/_checks.py``); they trust the
-values of ``bases`` and of what lies on a GPU. ``docs/design.md`` defines the result.
-
-``perturb_`` takes, for T tensors on one device:
-
-===============  =====================================================================================
-``grads``        T tensors [C, M, *kernel_size] (K = prod(kernel_size) taps) or of fewer dimensions,
-                 strided, mutated; float32, float64, bfloat16 or float16
-``scores``       T contiguous float32 tensors [all channels], read only where 0 < ``selected[i]`` < all channels
-``selected``     T numbers of selected channels, out of all channels
-``tensor_ids``   T places of the tensors in the model: part of the noise address, and index of ``std``
-``basis_ids``    T indices into ``bases``; -1 for a tensor without a high band
-``bases``        float64 [K, K] orthonormal bases, masked columns first (``spectrum.real_basis``)
-``high_dims``    number d of masked columns of each basis
-``std``          float32 [> max(tensor_ids)], noise of one coefficient of the high band
-``floor_std``    the same or None; its presence, not its value, sets how many words are drawn, and where it is
-                 above 0 the results are multiples of a step that follows from it and ``std``
-``grad_scale``   float32 scalar tensor or None
-``state``        int64 [5]: 32 bytes of key, then the step, advanced by the op
-``keep``         what is left of the high band before noise: 1 adds noise, 0 replaces
-``rounds``       the generator: 8, 12 or 20 (ChaCha), 10 (Philox4x32-10)
-``shards``       None, or 3 T integers: first channel, first kernel, kernels per channel of the whole
-===============  =====================================================================================
+What users get wrong is explained in ``_static_arguments.py`` and ``_call.py``. The ops themselves refuse, with a
+RuntimeError and before anything has changed, what would be unsafe (``csrc/op/check_arguments.h``,
+``backends/_checks.py``); they trust the values of ``bases`` and of what lies on a GPU. ``docs/design.md`` defines the
+result.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 LIBRARY = torch.library.Library("tip_kernels", "DEF")
 
-_PERTURB = (
-    "(Tensor(a!)[] grads, Tensor[] scores, int[] selected, int[] tensor_ids, int[] basis_ids, "
-    "Tensor[] bases, int[] high_dims, Tensor std, Tensor? floor_std, Tensor? grad_scale, "
-    "Tensor(b!) state, float keep, int rounds, int[]? shards) -> ()"
-)
-_SALIENCY = "(Tensor activation_grad) -> Tensor"
-_WORDS = "(Tensor(a!) out, Tensor state, int tensor_id, int first_position, int rounds) -> ()"
-
 PYTHON_BACKENDS = ("triton", "reference")
+
+
+class PerturbArguments(NamedTuple):
+    """The arguments of ``perturb_`` for T tensors on one device, in the order of its schema, which is made from these.
+
+    A new argument goes in here and into ``csrc/op/arguments.h``, at the same place of the order.
+    """
+
+    grads: list[torch.Tensor]
+    """T tensors [C, M, *kernel_size] (K = prod(kernel_size) taps) or of fewer dimensions, strided, mutated; float32,
+    float64, bfloat16 or float16"""
+    scores: list[torch.Tensor]
+    """T contiguous float32 tensors [all channels], read only where 0 < ``selected[i]`` < all channels"""
+    selected: list[int]
+    """T numbers of selected channels, out of all channels"""
+    tensor_ids: list[int]
+    """T indices of the tensors in the model: part of the noise address, and index of ``std``"""
+    basis_ids: list[int]
+    """T indices into ``bases``; -1 for a tensor without a high band"""
+    bases: list[torch.Tensor]
+    """float64 [K, K] orthonormal bases, masked columns first (``spectrum.real_basis``)"""
+    high_dims: list[int]
+    """number d of masked columns of each basis"""
+    std: torch.Tensor
+    """float32 [> max(tensor_ids)], noise of one coefficient of the high band"""
+    floor_std: torch.Tensor | None
+    """the same or None; its presence, not its value, sets how many words are drawn, and where it is above 0 the results
+    are multiples of a step that follows from it and ``std``"""
+    grad_scale: torch.Tensor | None
+    """float32 scalar tensor or None"""
+    state: torch.Tensor
+    """int64 [5]: 32 bytes of key, then the step, advanced by the op"""
+    keep: float
+    """what is left of the high band before noise: 1 adds noise, 0 replaces"""
+    generator: int
+    """8, 12 or 20 (ChaCha of so many rounds), 10 (Philox4x32-10)"""
+    shards: list[int] | None
+    """None, or 3 T integers: first channel, first kernel, kernels per channel of the whole"""
+
+    def __repr__(self) -> str:
+        """Without the state, whose key must be in no message."""
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items() if name != "state")
+        return f"PerturbArguments({shown}, state=<hidden>)"
+
+
+_SCHEMA_TYPES: dict[Any, str] = {
+    torch.Tensor: "Tensor",
+    torch.Tensor | None: "Tensor?",
+    list[torch.Tensor]: "Tensor[]",
+    list[int]: "int[]",
+    list[int] | None: "int[]?",
+    float: "float",
+    int: "int",
+}
+_MUTATED = {"grads": "Tensor(a!)[]", "state": "Tensor(b!)"}
+
+
+def _perturb_schema() -> str:
+    kinds = inspect.get_annotations(PerturbArguments)
+    return "({}) -> ()".format(", ".join(f"{_MUTATED.get(n) or _SCHEMA_TYPES[kind]} {n}" for n, kind in kinds.items()))
+
+
+_PERTURB = _perturb_schema()
+_SALIENCY = "(Tensor activation_grad) -> Tensor"
+_WORDS = "(Tensor(a!) out, Tensor state, int tensor_id, int first_position, int generator) -> ()"
 
 
 def _fake_in_place(*args: object) -> None:
@@ -67,7 +106,7 @@ def _fake_channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
     return activation_grad.new_empty(activation_grad.shape[1], dtype=torch.float32)
 
 
-def _define(name: str, schema: str, fake) -> None:
+def _define(name: str, schema: str, fake: Callable) -> None:
     LIBRARY.define(name + schema)
     torch.library.register_fake(f"tip_kernels::{name}", fake, lib=LIBRARY)
 
@@ -80,3 +119,23 @@ for _backend in PYTHON_BACKENDS:
     _define(f"perturb_{_backend}_", _PERTURB, _fake_in_place)
     _define(f"channel_saliency_{_backend}", _SALIENCY, _fake_channel_saliency)
     _define(f"words_{_backend}_", _WORDS, _fake_in_place)
+
+
+def register(
+    backend: str,
+    *,
+    perturb_: Callable[[PerturbArguments], None],
+    channel_saliency: Callable[[torch.Tensor], torch.Tensor],
+    words_: Callable[[torch.Tensor, torch.Tensor, int, int, int], None],
+) -> None:
+    """Gives the ops of one of the ``PYTHON_BACKENDS`` their kernels, on every device."""
+
+    def perturb_by_name(*arguments: Any) -> None:
+        perturb_(PerturbArguments(*arguments))
+
+    for op, kernel in (
+        (f"perturb_{backend}_", perturb_by_name),
+        (f"channel_saliency_{backend}", channel_saliency),
+        (f"words_{backend}_", words_),
+    ):
+        LIBRARY.impl(op, kernel, "CompositeExplicitAutograd")

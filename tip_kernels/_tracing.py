@@ -31,7 +31,7 @@ def untraced(function: Function) -> Function:
     return function
 
 
-def fixed(number: Number) -> Number:
+def specialize(number: Number) -> Number:
     """The number at hand, where Dynamo may have made it a symbol: what is traced then holds for this number only."""
     if not torch.compiler.is_compiling():
         return number

@@ -3,16 +3,20 @@
 import math
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from . import _arguments, functional, spectrum
+from ._amount import Amount
 from ._attachment import Attachment
+from ._bands import HighBands
+from ._call import Options, PreparedCall, prepare
 from ._layout import Layout, Owned
+from ._numbers import check_max_grad_norm, check_range
+from ._plan import select_count
+from ._ties import check_ties, copy_to_ties
 from ._tracing import is_dry_run, untraced
 from .rng import NoiseRNG
 from .saliency import GradCAM
@@ -74,38 +78,46 @@ class TIP:
         rng: NoiseRNG | None = None,
         backend: str | None = None,
     ) -> None:
+        if scores not in ("private", "public"):
+            raise ValueError(f"expected scores to be 'private' or 'public', got {scores!r}")
+        check_range("ratio", ratio, 0.0, 1.0)
+        check_max_grad_norm(max_grad_norm)
         # Copies, which nobody else can change under way.
         std, floor_std = (dict(amount) if isinstance(amount, Mapping) else amount for amount in (std, floor_std))
         masks = _copied(masks)
         max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
+        rng = NoiseRNG() if rng is None else rng
         self.model = model
-        self._rng = NoiseRNG() if rng is None else rng
-        self._given = {
+        self._settings: dict[str, object] = {
             "ratio": ratio,
+            "cutoff": cutoff,
+            "masks": masks,
             "std": std,
+            "keep": keep,
             "floor_std": floor_std,
             "scores": scores,
             "max_grad_norm": max_grad_norm,
-        }
-        self._fixed: dict[str, Any] = {
-            "cutoff": cutoff,
-            "masks": masks,
-            "keep": keep,
-            "rng": self._rng,
+            "rng": rng,
             "backend": backend,
         }
-        if max_grad_norm is not None and not (math.isfinite(max_grad_norm) and max_grad_norm > 0):
-            raise ValueError(f"expected max_grad_norm to be None or positive and finite, got {max_grad_norm}")
-        _arguments.check_range("ratio", ratio, 0.0, 1.0)
-        if scores not in ("private", "public"):
-            raise ValueError(f"expected scores to be 'private' or 'public', got {scores!r}")
         self._ratio = ratio
         self._public = scores == "public"
-        self._max_grad_norm = max_grad_norm
         self._layout = layout = Layout(model)
-        self._std = _Amount("std", std, layout.names, [layout.names[place] for place in layout.all.convs])
-        self._floor_std = _Amount("floor_std", floor_std, layout.names, layout.parameter_names)
+        self._std = Amount("std", std, layout.names, [layout.names[index] for index in layout.all.convs])
+        self._floor_std = Amount("floor_std", floor_std, layout.names, layout.parameter_names)
+        self._options = Options(
+            ratio=ratio,
+            std=0.0,  # these two by the device of a call
+            floor_std=0.0,
+            rng=rng,
+            cutoff=cutoff,
+            masks=masks,
+            keep=keep,
+            max_grad_norm=max_grad_norm,
+            backend=backend,
+        )
         self._check_settings()
+        self._bands = HighBands(cutoff, masks, float(keep))
         self._cam = GradCAM(backend, only_measured=self._public)
         self._last: tuple[list[int], list, float | list[float]] = ([], [], ratio)
         self._warned = False
@@ -144,13 +156,12 @@ class TIP:
         """
         self._check_open()
         self._layout.check_names(update)
-        placed, tied = self._layout.place(update)
-        self._floor_std.require(self._layout.names[i] for i, tensor in enumerate(placed) if tensor is not None)
-        _arguments.check_copies(placed, tied, self._layout.names)
-        self._perturb(list(placed), self._layout.all.convs, self._layout.names)
-        for _, tensor, place in tied:
-            with torch.inference_mode(tensor.is_inference()):
-                tensor.detach().copy_(placed[place])
+        names = self._layout.names
+        tensors, ties = self._layout.by_index(update)
+        self._floor_std.require(names[i] for i, tensor in enumerate(tensors) if tensor is not None)
+        check_ties(tensors, ties, names)
+        self._perturb(list(tensors), self._layout.all.convs, names)
+        copy_to_ties(tensors, ties)
 
     def measure(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Scores the channels by the sum of the class logits at ``labels``, as the paper does.
@@ -199,11 +210,11 @@ class TIP:
 
         Kernels with an empty high band (1x1) have none selected.
         """
-        places, scores, ratio = self._last
+        indices, scores, ratio = self._last
         names = self._layout.names
         return {
-            names[place]: self._top(scores[place], ratio[place] if isinstance(ratio, list) else ratio, place)
-            for place in places
+            names[index]: self._top(scores[index], ratio[index] if isinstance(ratio, list) else ratio, index)
+            for index in indices
         }
 
     def reset(self) -> None:
@@ -226,7 +237,8 @@ class TIP:
         """
         if not self._public:
             raise ValueError("expected scores='public', got 'private': the choice of channels tells of private data")
-        if self._max_grad_norm is None:
+        max_grad_norm = self._options.max_grad_norm
+        if max_grad_norm is None:
             raise ValueError("expected max_grad_norm to be a number, got None: nothing bounds what one message tells")
         least = math.inf
         for name, amount in self._floor_std.named().items():
@@ -234,19 +246,18 @@ class TIP:
                 raise ValueError(f"expected a floor_std above 0 for all that is sent, got 0 ({name})")
             least = min(least, amount)
         amounts = self._std.named()
-        for place in self._layout.all.convs if self._ratio > 0 else ():
-            name = self._layout.names[place]
-            amount = amounts[name]
-            if self._high_band(place).any():
-                if amount == 0:
+        for index in self._layout.all.convs if self._ratio != 0 else ():
+            name, kernel_size = self._layout.names[index], self._layout.kernel_sizes[index]
+            if not self._bands.is_empty(kernel_size):
+                if amounts[name] == 0:
                     raise ValueError(f"expected a std above 0 for every high band, got 0 ({name})")
-                least = min(least, amount / self._left_of_high_band(place))
-        return least / self._max_grad_norm
+                least = min(least, amounts[name] / self._bands.left(kernel_size))
+        return least / max_grad_norm
 
     @property
     def rng(self) -> NoiseRNG:
         """Key and step of the noise."""
-        return self._rng
+        return self._options.rng
 
     @property
     def elements(self) -> int:
@@ -277,12 +288,11 @@ class TIP:
         self.close()
 
     def __repr__(self) -> str:
-        settings = {**self._given, **self._fixed}
-        shown = ", ".join(f"{name}={value!r}" for name, value in settings.items() if value is not None)
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._settings.items() if value is not None)
         return f"TIP({type(self.model).__name__}, {shown})"
 
     def __reduce__(self):
-        return _rebuild, (self.model, {**self._given, **self._fixed})
+        return _rebuild, (self.model, self._settings)
 
     @untraced
     def _check_gradients(self) -> None:
@@ -295,41 +305,38 @@ class TIP:
 
     def _perturb_gradients(self, owned: Owned) -> None:
         grads: list[torch.Tensor | None] = [None] * len(self._layout.parameter_names)
-        for place, holder, key in owned.slots:
-            grads[place] = holder[key].grad
+        for slot in owned.slots:
+            grads[slot.index] = slot.holder[slot.key].grad
         self._perturb(grads, owned.convs, self._layout.parameter_names)
 
     def _perturb(self, tensors: list[torch.Tensor | None], convs: list[int], names: tuple[str, ...]) -> None:
-        """Clips and perturbs ``tensors``, given by place; the scores of ``convs`` are used then."""
+        """Clips and perturbs ``tensors``, given by index; the scores of ``convs`` are used then."""
         self._check_open()
         self._cam.collect()
-        present = [place for place in convs if tensors[place] is not None]
+        present = [index for index in convs if tensors[index] is not None]
         scores, ratio = self._scores(tensors, present)
-        for place in self._layout.transposed.intersection(present):
-            tensors[place] = tensors[place].transpose(0, 1)  # type: ignore[union-attr]
+        for index in self._layout.transposed.intersection(present):
+            tensors[index] = tensors[index].transpose(0, 1)  # type: ignore[union-attr]
         with_data = (tensor for tensor in tensors if tensor is not None and not tensor.is_meta)
         device = next((tensor.device for tensor in with_data), self.rng.device)
-        call = self._checked_call(tensors, scores, ratio, device, names)
-        if self._max_grad_norm is not None and call.grads:
-            call = call._replace(grad_scale=_clip_factor(call.grads, self._max_grad_norm))
-        call.run()
+        self._prepare(tensors, scores, ratio, device, names).run()
         if is_dry_run():
             return
-        self._cam.spend(convs)
+        self._cam.consume(convs)
         self._last = present, scores, ratio
 
     def _scores(self, tensors: list, present: list[int]) -> tuple[list[torch.Tensor | None], float | list[float]]:
-        """Scores by place, and the ratio: 1 for a kernel without scores."""
+        """Scores by index, and the ratio: 1 for a kernel without scores."""
         scores: list[torch.Tensor | None] = [None] * len(tensors)
         unknown = []
-        for place in present:
-            score = None if is_dry_run() else self._cam.scores.get(place)
+        for index in present:
+            score = None if is_dry_run() else self._cam.scores.get(index)
             if score is None:
-                unknown.append(place)
-                score = torch.zeros(self._layout.channels[place], dtype=torch.float32, device=tensors[place].device)
-            elif score.device != tensors[place].device:  # an update may lie elsewhere than the model
-                score = score.to(tensors[place].device)
-            scores[place] = score
+                unknown.append(index)
+                score = torch.zeros(self._layout.channels[index], dtype=torch.float32, device=tensors[index].device)
+            elif score.device != tensors[index].device:  # an update may lie elsewhere than the model
+                score = score.to(tensors[index].device)
+            scores[index] = score
         if not unknown or self._ratio in (0, 1) or is_dry_run():
             return scores, self._ratio
         if self._public and not self._cam.scores:
@@ -337,62 +344,45 @@ class TIP:
                 "expected measure(images, labels) with public images before the first perturb call, because TIP was "
                 "built with scores='public'; got no scores"
             )
-        self._warn_unknown([self._layout.names[place] for place in unknown])
+        self._warn_unknown([self._layout.names[index] for index in unknown])
         ratio = [self._ratio] * len(tensors)
-        for place in unknown:
-            ratio[place] = 1.0
+        for index in unknown:
+            ratio[index] = 1.0
         return scores, ratio
 
-    def _left_of_high_band(self, place: int) -> float:
-        """At most what a selected kernel keeps of its high band: ``keep``, and what rounding leaves of the rest.
-
-        Taking the band away is two products with the basis of K taps, 2 K + 8 roundings of numbers that are at most
-        sqrt(K) times as large as the kernel's norm.
-        """
-        keep = float(self._fixed["keep"])
-        if keep == 1:  # nothing is taken away
-            return 1.0
-        taps = math.prod(self._layout.kernel_sizes[place])
-        return keep + math.sqrt(taps) * (2 * taps + 8) * 2.0**-24
-
-    def _top(self, score: torch.Tensor, ratio: float, place: int) -> torch.Tensor:
+    def _top(self, score: torch.Tensor, ratio: float, index: int) -> torch.Tensor:
         """The mask of the selected channels, by the op's rule."""
         selected = torch.zeros(len(score), dtype=torch.bool, device=score.device)
-        count = _arguments.select_count(ratio, len(score)) if self._high_band(place).any() else 0
+        is_empty = self._bands.is_empty(self._layout.kernel_sizes[index])
+        count = 0 if is_empty else select_count(ratio, len(score))
         # NaN sorts as the highest, and a stable sort keeps the lower of two equal channels first.
         selected[score.sort(descending=True, stable=True).indices[:count]] = True
         return selected
-
-    def _high_band(self, place: int) -> torch.Tensor:
-        """The mask of a kernel, bool in ``rfftn`` layout."""
-        kernel_size = self._layout.kernel_sizes[place]
-        masks = self._fixed["masks"] or {}
-        return masks.get(kernel_size, spectrum.radial_mask(kernel_size, self._fixed["cutoff"]))
 
     def _check_settings(self) -> None:
         """Has ``perturb_`` check every setting on a call for the kernels themselves, which is not made."""
         layout = self._layout
         kernels: list[torch.Tensor | None] = [None] * len(layout.parameter_names)
         scores: list[torch.Tensor | None] = [None] * len(layout.parameter_names)
-        for place, holder, key in layout.all.slots:
-            if place in layout.kernel_sizes:
-                kernels[place] = holder[key].transpose(0, 1) if place in layout.transposed else holder[key]
-                scores[place] = torch.empty(layout.channels[place], dtype=torch.float32, device=holder[key].device)
-                device = holder[key].device
-        self._checked_call(kernels, scores, self._ratio, device, layout.parameter_names)
+        for slot in layout.all.slots:
+            if slot.index in layout.kernel_sizes:
+                kernel = slot.holder[slot.key]
+                device = kernel.device
+                kernels[slot.index] = kernel.transpose(0, 1) if slot.index in layout.transposed else kernel
+                scores[slot.index] = torch.empty(layout.channels[slot.index], dtype=torch.float32, device=device)
+        self._prepare(kernels, scores, self._ratio, device, layout.parameter_names)
 
-    def _checked_call(self, tensors, scores, ratio, device: torch.device, names: tuple[str, ...]) -> functional.Call:
-        return functional.checked_call(
-            tensors,
-            scores,
-            ratio=ratio,
-            std=self._std.on(device, len(names)),
-            floor_std=self._floor_std.on(device, len(names)),
-            grad_scale=None if self._max_grad_norm is None else 1.0,  # clipping takes every tensor
-            shards=None,
-            names=names,
-            **self._fixed,
-        )
+    def _prepare(
+        self,
+        tensors: Sequence[torch.Tensor | None],
+        scores: Sequence[torch.Tensor | None],
+        ratio: float | list[float],
+        device: torch.device,
+        names: tuple[str, ...],
+    ) -> PreparedCall:
+        std, floor_std = self._std.on(device, len(names)), self._floor_std.on(device, len(names))
+        options = self._options._replace(ratio=ratio, std=std, floor_std=floor_std, names=names)
+        return prepare(tensors, scores, options)
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -413,49 +403,6 @@ class TIP:
         )
 
 
-class _Amount:
-    """``std`` or ``floor_std``, as a float or as a float32 tensor [places] on each device it was asked for."""
-
-    def __init__(
-        self, name: str, value: float | Mapping[str, float], names: tuple[str, ...], required: Iterable[str]
-    ) -> None:
-        self._name = name
-        self._names = names
-        self._value = value
-        self._tables: dict[torch.device, torch.Tensor] = {}
-        if isinstance(value, torch.Tensor):
-            raise TypeError(f"expected {name} to be a float or a mapping by parameter name, got a tensor")
-        if isinstance(value, Mapping):
-            self.require(required)
-            unknown = sorted(set(value) - set(names))
-            if unknown:
-                raise ValueError(f"expected {name} to name the model's parameters, got {unknown[0]!r}")
-            for key, amount in value.items():
-                _arguments.check_amount(amount, f"{name}[{key!r}]")
-            self._table = torch.tensor([float(value.get(key, 0.0)) for key in names], dtype=torch.float32, device="cpu")
-
-    def named(self) -> dict[str, float]:
-        """By name: of all places, or of those that a mapping names."""
-        return dict(self._value) if isinstance(self._value, Mapping) else dict.fromkeys(self._names, self._value)
-
-    def require(self, names: Iterable[str]) -> None:
-        """Raises ValueError if a mapping lacks one of these names."""
-        if isinstance(self._value, Mapping):
-            for name in names:
-                if name not in self._value:
-                    raise ValueError(f"expected {self._name} to have an entry for {name!r}, got none")
-
-    def on(self, device: torch.device, count: int) -> float | torch.Tensor:
-        """For the first ``count`` places."""
-        if not isinstance(self._value, Mapping):
-            return self._value
-        if is_dry_run():
-            return torch.empty(count, dtype=torch.float32, device=device)
-        if device not in self._tables:
-            self._tables[device] = self._table.to(device)
-        return self._tables[device][:count]
-
-
 def _copied(masks: Mapping | None) -> Mapping | None:
     """What is no mapping of masks stays as it is, for the checks to say so."""
     if not isinstance(masks, Mapping):
@@ -463,19 +410,6 @@ def _copied(masks: Mapping | None) -> Mapping | None:
     keys = [tuple(key) if isinstance(key, Sequence) else key for key in masks]
     values = [mask.clone() if isinstance(mask, torch.Tensor) else mask for mask in masks.values()]
     return dict(zip(keys, values, strict=True))
-
-
-def _clip_factor(tensors: list[torch.Tensor], max_norm: float) -> torch.Tensor:
-    """``min(1, max_norm / norm)``, float32 on the device, rounded down.
-
-    As ``torch.nn.utils.clip_grad_norm_`` computes it, but with sums in float64: those of float32 come out per cents too
-    small for tens of millions of elements, and more than ``max_norm`` would be sent.
-    """
-    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64  # which mps does not have
-    with torch.no_grad():
-        norms = torch._foreach_norm(tensors, 2, dtype)
-        factor = max_norm / (torch.stack(norms).norm() + 1e-6)
-        return (factor * (1 - 2.0**-24)).clamp(max=1.0).float()
 
 
 def _rebuild(model: nn.Module, settings: dict) -> TIP:

@@ -16,7 +16,7 @@ CONTRACT_VERSION = 1
 """Of the noise contract, docs/design.md section 3: the same version gives the same noise for the same key and step."""
 
 GENERATORS = {"chacha8": 8, "chacha12": 12, "chacha20": 20, "philox": 10}
-"""Generator names and their numbers of rounds, by which the ops name them. Philox is not secure."""
+"""Generators and the numbers by which the ops name them: those of their rounds. Philox is not secure."""
 
 KEY_BYTES = 32
 _MAX_STEP = 2**63 - 1
@@ -69,8 +69,8 @@ class NoiseRNG:
         return cls(hashlib.sha256(f"tip_kernels seed {seed}".encode()).digest(), generator)
 
     @property
-    def rounds(self) -> int:
-        """The generator's number of rounds, by which the ops name it."""
+    def generator_id(self) -> int:
+        """The number by which the ops name the generator: its rounds, 8, 12, 20 or 10."""
         return GENERATORS[self.generator]
 
     @property

@@ -19,9 +19,9 @@ _HOOKS_IN_GRAPHS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 
 
 class GradCAM:
-    """Channel scores by place, added up over samples, backward passes and uses of a layer.
+    """Channel scores by index, added up over samples, backward passes and uses of a layer.
 
-    A *place* is the caller's number for a weight; layers that share a weight share its place and its score. The
+    An *index* is the caller's number for a weight; layers that share a weight share its index and its score. The
     hooks see an activation's gradient when the backward pass has it anyway, reduce it to ``[C_out]`` float32 on
     its device and keep nothing else alive: no activation, no graph, no module.
 
@@ -60,19 +60,19 @@ class GradCAM:
             buffer.traced = False
             buffer.sums.data.zero_()  # of .data: a graph between forward and backward must not see a new version
 
-    def spend(self, places: Iterable[int]) -> None:
-        """After a call has used the scores of these places: forgets them, or lets the next measurement replace them."""
+    def consume(self, indices: Iterable[int]) -> None:
+        """A call has used these scores: forgets them, or lets the next measurement replace them."""
         if self._only_measured:
             self._measured = False
         else:
-            self.drop(places)
+            self.drop(indices)
 
-    def drop(self, places: Iterable[int]) -> None:
-        """Forgets the scores of these places and goes back from measured scores to those of the backward pass."""
+    def drop(self, indices: Iterable[int]) -> None:
+        """Forgets the scores of these indices and goes back from measured scores to those of the backward pass."""
         self.collect()
         self._measured = False
-        for place in places:
-            self.scores.pop(place, None)
+        for index in indices:
+            self.scores.pop(index, None)
 
     def measure(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Scores from the sum of the class logits at ``labels``; see :meth:`tip_kernels.TIP.measure`."""
@@ -135,8 +135,8 @@ class GradCAM:
             return
         score = _finite(score)
         for kernel in kernels:
-            before = self.scores.get(kernel.place)
-            self.scores[kernel.place] = score if before is None else before + score.to(before.device)
+            before = self.scores.get(kernel.index)
+            self.scores[kernel.index] = score if before is None else before + score.to(before.device)
 
 
 class _Buffer:

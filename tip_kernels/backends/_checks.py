@@ -1,20 +1,21 @@
 """What the Python backends check of a raw call, as ``csrc/op/check_arguments.h`` does for the compiled ones.
 
 Whatever the arguments, an op touches no memory but that of its tensors, and after an error nothing has changed. What
-users get wrong is explained by ``_arguments.py``; here is what would be unsafe. What follows from the arguments'
-descriptions is found once, since a training loop makes the same call at every step.
+users get wrong is explained by ``_plan.py`` and ``_call.py``; here is what would be unsafe. What follows from the
+arguments' descriptions is found once, since a training loop makes the same call at every step.
 """
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
-from .._arguments import DTYPES, overlaps_itself
+from .._memory import overlaps_itself
+from .._ops import PerturbArguments
+from .._plan import DTYPES
 
-ROUNDS = (8, 10, 12, 20)
+GENERATORS = (8, 10, 12, 20)
 
 _MOST_DIMS = 64
 _MOST_TENSORS = 2**23
@@ -55,68 +56,24 @@ class _Meta(NamedTuple):
         return True
 
 
-class _Call(NamedTuple):
-    """The arguments of ``perturb_``, described: hashable."""
-
-    grads: tuple[tuple, ...]
-    scores: tuple[tuple | None, ...]
-    selected: tuple[int, ...]
-    tensor_ids: tuple[int, ...]
-    basis_ids: tuple[int, ...]
-    bases: tuple[tuple, ...]
-    high_dims: tuple[int, ...]
-    std: tuple
-    floor_std: tuple | None
-    grad_scale: tuple | None
-    state: tuple
-    keep: float
-    rounds: int
-    shards: tuple[int, ...] | None
+_Description = Any  # PerturbArguments of hashable values, see _described
 
 
-def check_perturb(
-    grads: list[torch.Tensor],
-    scores: list[torch.Tensor],
-    selected: list[int],
-    tensor_ids: list[int],
-    basis_ids: list[int],
-    bases: list[torch.Tensor],
-    high_dims: list[int],
-    std: torch.Tensor,
-    floor_std: torch.Tensor | None,
-    grad_scale: torch.Tensor | None,
-    state: torch.Tensor,
-    keep: float,
-    rounds: int,
-    shards: list[int] | None,
-) -> None:
+def check_perturb(given: PerturbArguments) -> None:
     """Raises RuntimeError unless ``perturb_`` can run with these arguments."""
-    _check_lengths(len(grads), scores, selected, tensor_ids, basis_ids, bases, high_dims, shards)
-    read = [score if basis >= 0 else None for score, basis in zip(scores, basis_ids, strict=True)]
-    call = _Call(
-        grads=_described(grads, "grads"),
-        scores=_described(read, "scores"),
-        selected=tuple(selected),
-        tensor_ids=tuple(tensor_ids),
-        basis_ids=tuple(basis_ids),
-        bases=_described(bases, "bases"),
-        high_dims=tuple(high_dims),
-        std=_described([std], "std")[0],
-        floor_std=_described([floor_std], "floor_std")[0],
-        grad_scale=_described([grad_scale], "grad_scale")[0],
-        state=_described([state], "state")[0],
-        keep=keep,
-        rounds=rounds,
-        shards=None if shards is None else tuple(shards),
-    )
-    _check_memory(grads, [*read, *bases, std, floor_std, grad_scale, state], _ends(call))
-    _check_step(state)
+    _check_lengths(given)
+    is_read = [basis >= 0 for basis in given.basis_ids]
+    given = given._replace(scores=[s if read else None for s, read in zip(given.scores, is_read, strict=True)])  # type: ignore[misc]
+    described = PerturbArguments(*(_described(value, name) for name, value in given._asdict().items()))
+    read = [*given.scores, *given.bases, given.std, given.floor_std, given.grad_scale, given.state]
+    _check_memory(given.grads, read, _ends(described))
+    _check_step(given.state)
 
 
-def check_words(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, rounds: int) -> None:
+def check_words(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, generator: int) -> None:
     """Raises RuntimeError unless ``words_`` can run with these arguments. It shows the words of any step."""
-    _check_rounds(rounds)
-    meta, key = _Meta(*_described([out], "out")[0]), _Meta(*_described([state], "state")[0])
+    _check_generator(generator)
+    meta, key = _Meta(*_described(out, "out")), _Meta(*_described(state, "state"))
     _check_state(key)
     if meta.dtype is not torch.int32:
         _refuse(f"out of dtype int32, got {meta.dtype}")
@@ -125,7 +82,7 @@ def check_words(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_po
         _refuse(f"out without overlapping memory, got strides {meta.strides}")
     if not 0 <= tensor_id < _MOST_STREAMS:
         _refuse(f"tensor_id in [0, 2**24), got {tensor_id}")
-    words = _MOST_BLOCKS * (4 if rounds == 10 else 16)
+    words = _MOST_BLOCKS * (4 if generator == 10 else 16)
     if not 0 <= first_position <= words - meta.elements:
         _refuse(f"words below position {words}, got first_position {first_position} and {meta.elements}")
     _check_memory([out], [state], [meta.end, key.end])
@@ -133,7 +90,7 @@ def check_words(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_po
 
 def check_activation_grad(grad: torch.Tensor) -> None:
     """Raises RuntimeError unless ``channel_saliency`` can run with this argument."""
-    meta = _Meta(*_described([grad], "activation_grad")[0])
+    meta = _Meta(*_described(grad, "activation_grad"))
     if meta.dtype not in DTYPES:
         _refuse(f"activation_grad of dtype float32, float64, bfloat16 or float16, got {meta.dtype}")
     if len(meta.shape) < 2:
@@ -153,53 +110,58 @@ def _refuse(what: str) -> NoReturn:
     raise RuntimeError(f"expected {what}")
 
 
-def _check_lengths(count: int, scores, selected, tensor_ids, basis_ids, bases, high_dims, shards) -> None:
-    lists = {"scores": scores, "selected": selected, "tensor_ids": tensor_ids, "basis_ids": basis_ids}
-    for name, values in lists.items():
+def _check_lengths(given: PerturbArguments) -> None:
+    count = len(given.grads)
+    for name in ("scores", "selected", "tensor_ids", "basis_ids"):
+        values = getattr(given, name)
         if len(values) != count:
             _refuse(f"{name} of length {count}, got {len(values)}")
-    if len(high_dims) != len(bases):
-        _refuse(f"high_dims of length {len(bases)}, one per basis, got {len(high_dims)}")
-    if shards is not None and len(shards) != 3 * count:
-        _refuse(f"shards of length {3 * count}, got {len(shards)}")
+    if len(given.high_dims) != len(given.bases):
+        _refuse(f"high_dims of length {len(given.bases)}, one per basis, got {len(given.high_dims)}")
+    if given.shards is not None and len(given.shards) != 3 * count:
+        _refuse(f"shards of length {3 * count}, got {len(given.shards)}")
 
 
-def _described(tensors: Sequence[torch.Tensor | None], name: str) -> tuple:
-    """The fields of the Meta of each tensor."""
+def _described(value: Any, name: str) -> Any:
+    """An argument as a hashable value: of tensors the fields of their :class:`_Meta`, of lists tuples."""
+    if isinstance(value, list):
+        return tuple([_described(item, name) for item in value])
+    if not isinstance(value, torch.Tensor):
+        return value
     try:
-        if all(t is None or t.layout is torch.strided for t in tensors):
-            return tuple(
-                [t if t is None else (t.shape, t.stride(), t.dtype, t.device, t.storage_offset()) for t in tensors]
-            )
+        if value.layout is torch.strided:
+            return value.shape, value.stride(), value.dtype, value.device, value.storage_offset()
     except (NotImplementedError, RuntimeError):  # nested tensors and others without a shape, strides or storage
         pass
-    got = ", ".join(str(None if t is None else t.layout) for t in tensors)
-    _refuse(f"strided tensors as {name}, got {got}")
+    _refuse(f"strided tensors as {name}, got {value.layout}")
 
 
 @functools.lru_cache(maxsize=64)
-def _ends(call: _Call) -> list[int]:
+def _ends(described: _Description) -> list[int]:
     """Bytes of storage that each tensor of the call needs, the lists first; 0 for those that are not read."""
-    _check_rounds(call.rounds)
-    if not 0.0 <= call.keep <= 1.0:
-        _refuse(f"keep in [0, 1], got {call.keep}")
-    state = _Meta(*call.state)
+    _check_generator(described.generator)
+    if not 0.0 <= described.keep <= 1.0:
+        _refuse(f"keep in [0, 1], got {described.keep}")
+    state = _Meta(*described.state)
     _check_state(state)
-    std = _table(call.std, "std", torch.float32, 1, state)
-    floor = std if call.floor_std is None else _table(call.floor_std, "floor_std", torch.float32, 1, state)
-    scale = None if call.grad_scale is None else _table(call.grad_scale, "grad_scale", torch.float32, 0, state)
-    bases = [_basis(call, b, state) for b in range(len(call.bases))]
-    grads = [_Meta(*values) for values in call.grads]
+    std = _table(described.std, "std", torch.float32, 1, state)
+    floor, scale = std, None
+    if described.floor_std is not None:
+        floor = _table(described.floor_std, "floor_std", torch.float32, 1, state)
+    if described.grad_scale is not None:
+        scale = _table(described.grad_scale, "grad_scale", torch.float32, 0, state)
+    bases = [_basis(described, b, state) for b in range(len(described.bases))]
+    grads = [_Meta(*values) for values in described.grads]
     for i, grad in enumerate(grads):
-        _check_grad(call, i, grad, bases, min(std.elements, floor.elements, _MOST_TENSORS), state)
-    scores = [None if values is None else _Meta(*values) for values in call.scores]
-    single = [std, None if call.floor_std is None else floor, scale, state]
+        _check_grad(described, i, grad, bases, min(std.elements, floor.elements, _MOST_TENSORS), state)
+    scores = [None if values is None else _Meta(*values) for values in described.scores]
+    single = [std, None if described.floor_std is None else floor, scale, state]
     return [0 if meta is None else meta.end for meta in (*grads, *scores, *bases, *single)]
 
 
-def _check_rounds(rounds: int) -> None:
-    if rounds not in ROUNDS:
-        _refuse(f"rounds to be 8, 12 or 20 (ChaCha) or 10 (Philox), got {rounds}")
+def _check_generator(generator: int) -> None:
+    if generator not in GENERATORS:
+        _refuse(f"generator to be 8, 12 or 20 (ChaCha) or 10 (Philox), got {generator}")
 
 
 def _check_state(state: _Meta) -> None:
@@ -233,44 +195,44 @@ def _table(values: tuple, name: str, dtype: torch.dtype, dims: int, state: _Meta
     return meta
 
 
-def _basis(call: _Call, b: int, state: _Meta) -> _Meta:
-    meta = _table(call.bases[b], f"bases[{b}]", torch.float64, 2, state)
+def _basis(described: _Description, b: int, state: _Meta) -> _Meta:
+    meta = _table(described.bases[b], f"bases[{b}]", torch.float64, 2, state)
     taps = meta.shape[0]
     if taps != meta.shape[1] or taps == 0:
         _refuse(f"bases[{b}] of shape [K, K], got {tuple(meta.shape)}")
-    if not 1 <= call.high_dims[b] <= taps:
-        _refuse(f"high_dims[{b}] in [1, {taps}], got {call.high_dims[b]}")
+    if not 1 <= described.high_dims[b] <= taps:
+        _refuse(f"high_dims[{b}] in [1, {taps}], got {described.high_dims[b]}")
     return meta
 
 
-def _check_grad(call: _Call, i: int, grad: _Meta, bases: list[_Meta], ids: int, state: _Meta) -> None:
-    name, basis = f"grads[{i}]", call.basis_ids[i]
+def _check_grad(described: _Description, i: int, grad: _Meta, bases: list[_Meta], ids: int, state: _Meta) -> None:
+    name, basis = f"grads[{i}]", described.basis_ids[i]
     if len(grad.shape) > _MOST_DIMS:
         _refuse(f"{name} of at most {_MOST_DIMS} dimensions, got {len(grad.shape)}")
     if grad.dtype not in DTYPES:
         _refuse(f"{name} of dtype float32, float64, bfloat16 or float16, got {grad.dtype}")
     _check_device(grad, state, name)
-    if not 0 <= call.tensor_ids[i] < ids:
-        _refuse(f"tensor_ids[{i}] in [0, {ids}), got {call.tensor_ids[i]}")
+    if not 0 <= described.tensor_ids[i] < ids:
+        _refuse(f"tensor_ids[{i}] in [0, {ids}), got {described.tensor_ids[i]}")
     if not -1 <= basis < len(bases):
         _refuse(f"basis_ids[{i}] in [-1, {len(bases)}), got {basis}")
     if grad.elements == 0:
         return
     if overlaps_itself(grad.shape, grad.strides):
         _refuse(f"{name} without overlapping memory, got shape {tuple(grad.shape)} with strides {grad.strides}")
-    first_channel = _check_place(call, i, grad)
+    first_channel = _check_shard(described, i, grad)
     if basis < 0:
         return
     taps = bases[basis].shape[0]
     if len(grad.shape) < 3 or math.prod(grad.shape[2:]) != taps:
         _refuse(f"{name} with kernels of {taps} taps, as bases[{basis}] has, got shape {tuple(grad.shape)}")
-    _check_scores(call, i, first_channel + grad.shape[0], state)
+    _check_scores(described, i, first_channel + grad.shape[0], state)
 
 
-def _check_place(call: _Call, i: int, grad: _Meta) -> int:
+def _check_shard(described: _Description, i: int, grad: _Meta) -> int:
     """The first channel of the whole; refuses a place outside of what the noise has words for."""
     channels, kernels, *kernel_size = (*grad.shape, 1, 1) if len(grad.shape) < 2 else grad.shape
-    shard = (0, 0, kernels) if call.shards is None else call.shards[3 * i : 3 * i + 3]
+    shard = (0, 0, kernels) if described.shards is None else described.shards[3 * i : 3 * i + 3]
     if min(shard) < 0 or shard[1] + kernels > shard[2]:
         _refuse(f"shards[{i}] with room for {kernels} kernels a channel, got {tuple(shard)}")
     if (shard[0] + channels) * shard[2] * math.prod(kernel_size) > _MOST_ELEMENTS:
@@ -278,12 +240,12 @@ def _check_place(call: _Call, i: int, grad: _Meta) -> int:
     return shard[0]
 
 
-def _check_scores(call: _Call, i: int, channels: int, state: _Meta) -> None:
-    scores = _table(call.scores[i], f"scores[{i}]", torch.float32, 1, state)  # type: ignore[arg-type]
+def _check_scores(described: _Description, i: int, channels: int, state: _Meta) -> None:
+    scores = _table(described.scores[i], f"scores[{i}]", torch.float32, 1, state)
     if scores.elements < channels:
         _refuse(f"scores[{i}] of all channels, at least {channels}, got {scores.elements}")
-    if not 0 <= call.selected[i] <= scores.elements:
-        _refuse(f"selected[{i}] in [0, {scores.elements}], got {call.selected[i]}")
+    if not 0 <= described.selected[i] <= scores.elements:
+        _refuse(f"selected[{i}] in [0, {scores.elements}], got {described.selected[i]}")
 
 
 def _check_memory(written: list[torch.Tensor], read: list[torch.Tensor | None], ends: list[int]) -> None:

@@ -40,14 +40,14 @@ _CPU_PROBLEM = _load("_cpu", "no working C++ compiler")
 _CUDA_PROBLEM = _load_cuda()
 
 
-def why_not_cpu(device: torch.device) -> str | None:
+def cpu_unavailable_reason(device: torch.device) -> str | None:
     """None if the compiled CPU kernels can run on ``device``, else the reason."""
     if device.type != "cpu":
         return f"it runs on cpu tensors only, not on {device.type}"
     return _CPU_PROBLEM
 
 
-def why_not_cuda(device: torch.device) -> str | None:
+def cuda_unavailable_reason(device: torch.device) -> str | None:
     """None if the compiled CUDA kernels can run on ``device``, else the reason."""
     if device.type != "cuda":
         return f"it runs on cuda tensors only, not on {device.type}"

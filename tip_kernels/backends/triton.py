@@ -22,6 +22,7 @@ import torch
 
 from .. import _ops
 from .._locks import ForkSafeLock
+from .._ops import PerturbArguments
 from . import _checks, triton_tables
 
 _OLDEST_TRITON = (3, 6)
@@ -33,7 +34,7 @@ OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 SALIENCY_OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
 
-def why_not(device: torch.device) -> str | None:
+def unavailable_reason(device: torch.device) -> str | None:
     """None if the Triton kernels can run on ``device``, else the reason."""
     interpreting = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
     if device.type == "cpu" and not interpreting:
@@ -76,7 +77,7 @@ class Variant(NamedTuple):
     """What a kernel ``perturb`` is compiled for."""
 
     dtype: torch.dtype
-    rounds: int
+    generator: int
     floor: bool
     scale: bool
     keep: bool  # whether some of the high band is taken away
@@ -101,7 +102,7 @@ class Variant(NamedTuple):
             "QUAD_MEMORIES": sum(self.quad_memories),
             "GROUP": self.group,
             "ELEMENTS": self.elements,
-            "ROUNDS": self.rounds,
+            "ROUNDS": self.generator,
             "FLOOR": self.floor,
             "SCALE": self.scale,
             "KEEP": self.keep,
@@ -171,7 +172,7 @@ class Call(NamedTuple):
     floor: bool
     scale: bool
     keep: bool
-    rounds: int
+    generator: int
     shards: tuple[int, ...] | None
 
 
@@ -189,7 +190,7 @@ def _plan_launch(call: Call, dtype: torch.dtype, members: list[int], lanes: int)
     tables = triton_tables.build(tensors, call.basis_taps, call.floor, call.scale, wide, lanes)
     settings = Variant(
         dtype=dtype,
-        rounds=call.rounds,
+        generator=call.generator,
         floor=call.floor,
         scale=call.scale,
         keep=call.keep,
@@ -363,69 +364,52 @@ def _can_be_interrupted(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def perturb_(
-    grads: list[torch.Tensor],
-    scores: list[torch.Tensor],
-    selected: list[int],
-    tensor_ids: list[int],
-    basis_ids: list[int],
-    bases: list[torch.Tensor],
-    high_dims: list[int],
-    std: torch.Tensor,
-    floor_std: torch.Tensor | None,
-    grad_scale: torch.Tensor | None,
-    state: torch.Tensor,
-    keep: float,
-    rounds: int,
-    shards: list[int] | None,
-) -> None:
+def perturb_(given: PerturbArguments) -> None:
     """See ``_ops.py`` for the arguments and docs/design.md for the result."""
-    _checks.check_perturb(
-        grads, scores, selected, tensor_ids, basis_ids, bases, high_dims, std, floor_std, grad_scale, state, keep,
-        rounds, shards,
-    )  # fmt: skip
+    _checks.check_perturb(given)
     call = Call(
-        grads=tuple([(grad.shape, grad.stride(), grad.dtype) for grad in grads]),
-        scores=tuple([(score.shape, score.stride()) for score in scores]),
-        selected=tuple(selected),
-        tensor_ids=tuple(tensor_ids),
-        basis_ids=tuple(basis_ids),
-        basis_taps=tuple([len(basis) for basis in bases]),
-        high_dims=tuple(high_dims),
-        floor=floor_std is not None,
-        scale=grad_scale is not None,
-        keep=keep != 1.0,
-        rounds=rounds,
-        shards=None if shards is None else tuple(shards),
+        grads=tuple([(grad.shape, grad.stride(), grad.dtype) for grad in given.grads]),
+        scores=tuple([(score.shape, score.stride()) for score in given.scores]),
+        selected=tuple(given.selected),
+        tensor_ids=tuple(given.tensor_ids),
+        basis_ids=tuple(given.basis_ids),
+        basis_taps=tuple([len(basis) for basis in given.bases]),
+        high_dims=tuple(given.high_dims),
+        floor=given.floor_std is not None,
+        scale=given.grad_scale is not None,
+        keep=given.keep != 1.0,
+        generator=given.generator,
+        shards=None if given.shards is None else tuple(given.shards),
     )
-    amounts = (std, std if floor_std is None else floor_std, std if grad_scale is None else grad_scale)
-    device = state.device
+    absent = given.std  # in place of a pointer that is not read
+    amounts = [absent if tensor is None else tensor for tensor in (given.std, given.floor_std, given.grad_scale)]
+    device = given.state.device
     with _LAUNCHING, _on(device):
         residents = _TABLES.get((call, device), device, functools.partial(_make_residents, call, device))
         ready = []  # before the first launch, since after it a lack of memory would leave some of the noise undone
         for resident in residents:
             launch = resident.launch
-            mine = [grads[m] for m in launch.members]
-            my_scores = [scores[m] for m in launch.members]
+            mine = [given.grads[m] for m in launch.members]
+            my_scores = [given.scores[m] for m in launch.members]
             header = _HEADERS.get(
-                (resident, tuple([tensor.data_ptr() for tensor in (*mine, *my_scores)]), keep),
+                (resident, tuple([tensor.data_ptr() for tensor in (*mine, *my_scores)]), given.keep),
                 device,
-                functools.partial(_make_header, launch, mine, my_scores, keep, device),
+                functools.partial(_make_header, launch, mine, my_scores, given.keep, device),
             )
             real = launch.settings.real
             packed = _BASES.get(
-                (tuple([basis.data_ptr() for basis in bases]), call.basis_taps, real, device),
+                (tuple([basis.data_ptr() for basis in given.bases]), call.basis_taps, real, device),
                 device,
-                functools.partial(_make_bases, bases, real, device),
+                functools.partial(_make_bases, given.bases, real, device),
             )
             ready.append((resident, header, packed))
         step_is_taken = _can_be_interrupted(device)
         if step_is_taken:
-            state[4] += 1
+            given.state[4] += 1
         for i, (resident, header, packed) in enumerate(ready):
             _kernels().perturb[(len(resident.programs),)](
                 header.on_device, resident.rows, resident.programs, resident.offsets, packed,
-                *amounts, state, int(i == 0 and not step_is_taken),
+                *amounts, given.state, int(i == 0 and not step_is_taken),
                 **_constants(header.variant), **OPTIONS,
             )  # fmt: skip
 
@@ -502,15 +486,15 @@ def _column_sums(x: torch.Tensor, images: int, length: int, channels: int) -> to
 
 
 @torch.inference_mode()  # as copy_ writes to an inference tensor and raises then
-def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, rounds: int) -> None:
+def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, generator: int) -> None:
     """Fills ``out`` (int32) with consecutive words of one stream; the state is not advanced."""
-    _checks.check_words(out, state, tensor_id, first_position, rounds)
+    _checks.check_words(out, state, tensor_id, first_position, generator)
     flat = out if out.is_contiguous() else torch.empty_like(out, memory_format=torch.contiguous_format)
     with _on(out.device):
         lanes = _lanes(out.device)
         superblocks = out.numel() // triton_tables.WORDS + 2  # the first and the last may be cut
         _kernels().words[(-(-superblocks // lanes),)](
-            flat, state, tensor_id, first_position, out.numel(), ROUNDS=rounds, LANES=lanes, **OPTIONS
+            flat, state, tensor_id, first_position, out.numel(), ROUNDS=generator, LANES=lanes, **OPTIONS
         )
     if flat is not out:
         out.copy_(flat)
@@ -538,6 +522,4 @@ def _constants(variant: Variant) -> dict[str, Any]:
     return {**variant.constants(), "INTERPRETED": interpreted}
 
 
-_ops.LIBRARY.impl("perturb_triton_", perturb_, "CompositeExplicitAutograd")
-_ops.LIBRARY.impl("channel_saliency_triton", channel_saliency, "CompositeExplicitAutograd")
-_ops.LIBRARY.impl("words_triton_", words_, "CompositeExplicitAutograd")
+_ops.register("triton", perturb_=perturb_, channel_saliency=channel_saliency, words_=words_)

@@ -1,12 +1,16 @@
-"""Random words and normals of the noise contract (docs/design.md, section 3) in plain tensor arithmetic.
+"""Random words of the noise contract (docs/design.md, section 3) in plain tensor arithmetic.
 
 Words are int64 tensors with values below 2^32. Nothing here reads a tensor's value on the host.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
+from .. import _checks
+from .normals import normals
 
 PHILOX_ROUNDS = 10
 
@@ -19,17 +23,17 @@ _PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 class Stream(NamedTuple):
     """The words of one tensor at one step.
 
-    ``state`` is the int64 [5] tensor of the ops, ``rounds`` names the generator.
+    ``state`` is the int64 [5] tensor of the ops, ``generator`` the number by which they name one.
     """
 
     state: torch.Tensor
     tensor_id: int
-    rounds: int
+    generator: int
 
     @property
     def block_size(self) -> int:
         """Words in a block."""
-        return 4 if self.rounds == PHILOX_ROUNDS else 16
+        return 4 if self.generator == PHILOX_ROUNDS else 16
 
     def blocks(self, index: torch.Tensor) -> torch.Tensor:
         """The blocks of int64 indices [N], as words [N, block_size]."""
@@ -37,9 +41,9 @@ class Stream(NamedTuple):
         first_counter -= 2**64 if first_counter >= 2**63 else 0  # the same 64 bits as an int64
         counter = index + first_counter  # [N]
         key = torch.stack(split64(self.state[:4]), dim=1).flatten()  # [8]
-        if self.rounds == PHILOX_ROUNDS:
+        if self.generator == PHILOX_ROUNDS:
             return philox_words(key[:2], counter, self.state[4])
-        return chacha_words(key, counter, self.state[4], self.rounds)
+        return chacha_words(key, counter, self.state[4], rounds=self.generator)
 
     def words(self, first: torch.Tensor, count: int) -> torch.Tensor:
         """Words at positions ``first[r] .. first[r] + count - 1`` for int64 [R]: [R, count]."""
@@ -52,15 +56,17 @@ class Stream(NamedTuple):
         """
         return self._runs(first, count, alignment, normals)
 
-    def _runs(self, first: torch.Tensor, count: int, alignment: int, convert) -> torch.Tensor:
+    def _runs(
+        self, first: torch.Tensor, count: int, alignment: int, convert: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
         size = self.block_size
         worst_start = size - math.gcd(alignment, size)
         per_run = -(-(worst_start + count) // size)
         index = (first // size)[:, None] + torch.arange(per_run, device=first.device)  # [R, per_run]
         values = convert(self.blocks(index.flatten()))  # [R * per_run, size]
         values = values.reshape(len(first), per_run * size)  # [R, per_run * size]
-        place = (first % size)[:, None] + torch.arange(count, device=first.device)  # [R, count]
-        return values.gather(1, place)
+        position = (first % size)[:, None] + torch.arange(count, device=first.device)  # [R, count]
+        return values.gather(1, position)
 
 
 def chacha_words(key: torch.Tensor, counter: torch.Tensor, nonce: torch.Tensor, rounds: int) -> torch.Tensor:
@@ -130,15 +136,15 @@ def _multiply(factor: int, words: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return high >> 16, (high & 0xFFFF) << 16 | low & 0xFFFF
 
 
-def normals(words: torch.Tensor) -> torch.Tensor:
-    """Box-Muller pairs (2i, 2i + 1) along the last axis: words [..., even] to float32 of the same shape."""
-    u = words[..., 0::2].to(torch.float32) * 2.0**-32 + 2.0**-33  # [..., half], rounded as the contract says
-    radius = (-2.0 * u.double().log()).sqrt()  # [..., half]
-    angle = words[..., 1::2].double() * (2.0 * math.pi * 2.0**-32)  # [..., half]
-    pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)  # [..., half, 2]
-    return pairs.to(torch.float32).flatten(-2)  # [..., even]
-
-
 def split64(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The (low, high) words of int64 values."""
     return values & _LOW_32, (values >> 32) & _LOW_32
+
+
+@torch.inference_mode()  # as copy_ writes to an inference tensor and raises then
+def words_(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, generator: int) -> None:
+    """Fills ``out`` with consecutive words of one stream; the state is not advanced."""
+    _checks.check_words(out, state, tensor_id, first_position, generator)
+    first = torch.full((1,), first_position, dtype=torch.int64, device=out.device)
+    words = Stream(state, tensor_id, generator).words(first, out.numel())  # [1, numel]
+    out.copy_(words.to(torch.int32).reshape(out.shape))  # keeps the low 32 bits

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from .._tracing import cached
+from ..._tracing import cached
 
 
 class Band(NamedTuple):
@@ -20,7 +20,7 @@ class Band(NamedTuple):
     real_factor: torch.Tensor  # float64 [H]
     imag_factor: torch.Tensor  # float64 [H]
 
-    def synthesise(self, coefficients: torch.Tensor) -> torch.Tensor:
+    def synthesize(self, coefficients: torch.Tensor) -> torch.Tensor:
         """The kernels [R, m, *kernel_size] of real Fourier coefficients [R, m, K]."""
         real = coefficients[..., self.real_column] * self.real_factor  # [R, m, H]
         imag = coefficients[..., self.imag_column] * self.imag_factor  # [R, m, H]

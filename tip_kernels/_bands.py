@@ -1,0 +1,33 @@
+"""The high bands of a model's conv kernels, and what a selected kernel keeps of its own."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from . import spectrum
+
+
+class HighBands:
+    """The high band of each kernel size, by ``masks`` or ``cutoff``; ``keep`` of it is left under the noise."""
+
+    def __init__(self, cutoff: float, masks: Mapping[Sequence[int], torch.Tensor] | None, keep: float) -> None:
+        self._cutoff = cutoff
+        self._masks = masks or {}
+        self._keep = keep
+
+    def is_empty(self, kernel_size: tuple[int, ...]) -> bool:
+        """Whether kernels of this size have no high band, as those of 1x1."""
+        mask = self._masks.get(kernel_size)
+        return not (spectrum.radial_mask(kernel_size, self._cutoff) if mask is None else mask).any()
+
+    def left(self, kernel_size: tuple[int, ...]) -> float:
+        """At most what a selected kernel keeps of its high band: ``keep``, and what rounding leaves of the rest.
+
+        Taking the band away is two products with the basis of K taps, 2 K + 8 roundings of numbers that are at most
+        sqrt(K) times as large as the kernel's norm.
+        """
+        if self._keep == 1:  # nothing is taken away
+            return 1.0
+        taps = math.prod(kernel_size)
+        return self._keep + math.sqrt(taps) * (2 * taps + 8) * 2.0**-24

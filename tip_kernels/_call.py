@@ -1,0 +1,199 @@
+"""From the user's arguments to a call of the op: everything checked, nothing changed yet.
+
+What shapes and settings decide is checked and laid out by ``_plan.py``, which keeps its plans; here is added what only
+this call's memory and values can tell.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch.autograd.graph import increment_version
+
+from . import _dispatch, _memory, _plan
+from ._numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
+from ._ops import PerturbArguments
+from ._shard import Shard
+from ._tracing import cached, is_dry_run, refuse_recorders
+from .rng import NoiseRNG
+
+Grads = Sequence[torch.Tensor | None]
+
+
+class Options(NamedTuple):
+    """The keyword arguments of :func:`tip_kernels.perturb_`, which documents them."""
+
+    ratio: float | Sequence[float]
+    std: float | torch.Tensor
+    rng: NoiseRNG
+    cutoff: float = 0.5
+    masks: Mapping[Sequence[int], torch.Tensor] | None = None
+    keep: float = 1.0
+    floor_std: float | torch.Tensor = 0.0
+    grad_scale: float | torch.Tensor | None = None
+    max_grad_norm: float | None = None
+    shards: Sequence[Shard | None] | None = None
+    names: Sequence[str] | None = None
+    backend: str | None = None
+
+    @property
+    def has_floor(self) -> bool:
+        return isinstance(self.floor_std, torch.Tensor) or self.floor_std != 0
+
+    @property
+    def touches_all(self) -> bool:
+        """Whether tensors without a high band are changed, too."""
+        return self.has_floor or self.grad_scale is not None or self.max_grad_norm is not None
+
+
+class PreparedCall(NamedTuple):
+    """An op, its checked arguments, and the norm to clip to."""
+
+    op: Callable[..., None]
+    arguments: PerturbArguments
+    max_grad_norm: float | None
+
+    def run(self) -> None:
+        """Calls the op, and tells autograd that the gradients have changed, which compiled kernels do not."""
+        if torch.compiler.is_compiling():
+            self._run()
+            return
+        if is_dry_run():
+            self._check_fake()
+            return
+        try:
+            self._run()
+        except BaseException as error:
+            # The frames below hold the key, which a traceback that prints variables would show.
+            raise error.with_traceback(None) from None
+        finally:  # of an interrupted call too: autograd must not use what may have changed
+            increment_version([grad for grad in self.arguments.grads if not grad.is_inference()])
+
+    def _check_fake(self) -> None:
+        if any(type(grad) in (torch.Tensor, torch.nn.Parameter) for grad in self.arguments.grads):
+            raise RuntimeError("expected fake gradients under FakeTensorMode, got real ones, which get no noise there")
+
+    def _run(self) -> None:
+        with torch.no_grad():
+            arguments = self.arguments
+            if self.max_grad_norm is not None and arguments.grads:
+                scale = _clipped_scale(arguments.grads, arguments.grad_scale, self.max_grad_norm)
+                arguments = arguments._replace(grad_scale=scale)
+            self.op(*arguments)
+
+
+def prepare(grads: Grads, scores: Grads, options: Options) -> PreparedCall:
+    """What :func:`tip_kernels.perturb_` runs; raises as it does."""
+    refuse_recorders()
+    rng = options.rng
+    if not isinstance(rng, NoiseRNG):
+        raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
+    check_max_grad_norm(options.max_grad_norm)
+    _plan.check_lists(grads, scores)
+    indices: Sequence[int] = range(len(grads))
+    if not options.touches_all:
+        indices = _plan.indices_of_high_bands(grads, scores, options.masks)
+    names = None if options.names is None else tuple(options.names)
+    plan = _plan.plan_for(
+        len(grads),
+        indices,
+        _plan.describe(grads, indices, "grads", names),
+        _plan.describe(scores, indices, "scores", names),
+        _plan.settings(options.ratio, options.cutoff, options.masks, options.shards, names),
+    )
+    nonempty: list[torch.Tensor] = [grads[i] for i in plan.tensor_ids]  # type: ignore[misc]
+    if not (torch.compiler.is_compiling() or is_dry_run()):
+        _memory.check_disjoint(nonempty, plan.extents, lambda i: _plan.label(plan.tensor_ids[i], names))
+    device = plan.device or _device_of_nothing(grads, rng)
+    std = _amounts(options.std, "std", len(grads), device)
+    floor_std = _amounts(options.floor_std, "floor_std", len(grads), device) if options.has_floor else None
+    grad_scale = _scale(options.grad_scale, device)
+    check_range("keep", options.keep, 0.0, 1.0)
+    op = _dispatch.perturb_op(options.backend, device)
+    arguments = PerturbArguments(
+        grads=nonempty,
+        scores=_scores(scores, plan, std),
+        selected=plan.selected,
+        tensor_ids=plan.tensor_ids,
+        basis_ids=plan.basis_ids,
+        bases=plan.bases,
+        high_dims=plan.high_dims,
+        std=std,
+        floor_std=floor_std,
+        grad_scale=grad_scale,
+        state=rng.state(device),
+        keep=float(options.keep),
+        generator=rng.generator_id,
+        shards=plan.shards,
+    )
+    return PreparedCall(op, arguments, None if options.max_grad_norm is None else float(options.max_grad_norm))
+
+
+def _device_of_nothing(grads: Grads, rng: NoiseRNG) -> torch.device:
+    """Where a call that changes no gradient takes its step: beside the gradients, if these hold data."""
+    return next((grad.device for grad in grads if grad is not None and grad.device.type != "meta"), rng.device)
+
+
+def _scores(scores: Grads, plan: _plan.Plan, unread: torch.Tensor) -> list[torch.Tensor]:
+    """Those of the nonempty gradients, as the op wants them; ``unread`` stands where there are none."""
+    found = [unread if scores[i] is None else scores[i] for i in plan.tensor_ids]
+    for position in plan.noncontiguous:
+        found[position] = found[position].contiguous()  # type: ignore[union-attr]
+    return found  # type: ignore[return-value]
+
+
+def _amounts(value: float | torch.Tensor, name: str, count: int, device: torch.device) -> torch.Tensor:
+    """``std`` or ``floor_std`` as the op wants it: float32 [count] on the device."""
+    if isinstance(value, torch.Tensor):
+        return _checked_table(value, name, (count,), device)
+    check_amount(name, value)
+    return constant(float(value), (count,), device)
+
+
+def _scale(value: float | torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    """``grad_scale`` as the op wants it: a float32 tensor of one element on the device, or None for 1."""
+    if value is None:
+        return None
+    if isinstance(value, torch.Tensor):
+        return _checked_table(value, "grad_scale", (), device)
+    check_number("grad_scale", value)
+    if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
+        raise ValueError(f"expected grad_scale to be finite, got {value}")
+    return None if value == 1.0 else constant(float(value), (), device)
+
+
+def _checked_table(value: torch.Tensor, name: str, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    if value.dtype is not torch.float32:
+        raise TypeError(f"expected {name} of dtype float32, got {str(value.dtype).removeprefix('torch.')}")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"expected {name} of shape {shape}, got {tuple(value.shape)}")
+    if value.device != device:
+        raise ValueError(f"expected {name} on {device}, got {value.device}")
+    return value.contiguous()
+
+
+@cached(maxsize=256)
+def _cached_constant(value: float, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.full(shape, value, dtype=torch.float32, device=device)
+
+
+def constant(value: float, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """A float32 tensor filled with ``value``; kept, so that a later call launches nothing to make it."""
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if capturing or torch.compiler.is_compiling():  # memory of a graph's own must not outlive it
+        return torch.full(shape, value, dtype=torch.float32, device=device)
+    return _cached_constant(value, shape, device)
+
+
+def _clipped_scale(grads: list[torch.Tensor], scale: torch.Tensor | None, max_norm: float) -> torch.Tensor:
+    """``scale * min(1, max_norm / norm)`` for the norm of the scaled gradients, float32 on the device, rounded down.
+
+    As ``torch.nn.utils.clip_grad_norm_`` computes it, but with sums in float64: those of float32 come out per cents too
+    small for tens of millions of elements, and more than ``max_norm`` would be sent.
+    """
+    dtype = torch.float32 if grads[0].device.type == "mps" else torch.float64  # which mps does not have
+    norm = torch.stack(torch._foreach_norm(grads, 2, dtype)).norm()
+    if scale is not None:
+        norm = norm * scale.abs()
+    factor = (max_norm / (norm + 1e-6) * (1 - 2.0**-24)).clamp(max=1.0)
+    return (factor if scale is None else factor * scale).float()

@@ -1,0 +1,378 @@
+"""What shapes and settings decide of a call: checked and laid out once, and kept as a :class:`Plan`."""
+
+import functools
+import math
+import numbers
+import operator
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from . import spectrum
+from ._memory import extent, overlaps_itself
+from ._numbers import check_number, check_range
+from ._shard import Shard
+from ._tracing import cached, constant_when_traced, specialize
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+_GRADIENT = (torch.Tensor, type(None))
+_MAX_TENSORS = 2**23
+_MAX_ELEMENTS = 2**41  # at most two words each, at least four words a block: 2^40 blocks
+
+
+class Meta(NamedTuple):
+    """What a plan knows of a tensor."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    layout: torch.layout
+
+
+class Mask(NamedTuple):
+    """A user's mask as a hashable value."""
+
+    kernel_size: tuple[int, ...]
+    shape: torch.Size
+    values: bytes
+
+
+class Settings(NamedTuple):
+    """What a plan knows of a call besides its tensors."""
+
+    ratio: float | tuple[float, ...]
+    cutoff: float
+    masks: tuple[Mask, ...]
+    shards: tuple[Shard | None, ...] | None
+    names: tuple[str, ...] | None
+
+
+class Plan(NamedTuple):
+    """The static arguments of the op, for the tensors that have elements.
+
+    ``tensor_ids`` are their indices in the user's lists; ``device`` is theirs, None if there are none;
+    ``noncontiguous`` lists the positions among them of scores that the op cannot take as they lie; ``extents`` are
+    the bytes from each tensor's first to its last element.
+    """
+
+    device: torch.device | None
+    tensor_ids: list[int]
+    noncontiguous: tuple[int, ...]
+    selected: list[int]
+    basis_ids: list[int]
+    bases: list[torch.Tensor]
+    high_dims: list[int]
+    shards: list[int] | None
+    extents: list[int]
+
+
+def label(index: int, names: Sequence[str] | None) -> str:
+    """How errors name the tensor at an index of a list: ``[3]``, or with its name ``[3] (conv1.weight)``."""
+    return f"[{index}] ({names[index]})" if names and index < len(names) else f"[{index}]"
+
+
+def check_lists(grads: Sequence, scores: Sequence) -> None:
+    """Raises unless these are sequences of one length."""
+    for what, tensors in (("grads", grads), ("scores", scores)):
+        if not isinstance(tensors, Sequence):
+            raise TypeError(f"expected {what} to be a sequence of tensors, got {type(tensors).__name__}")
+    _check_length("scores", scores, len(grads))
+
+
+def indices_of_high_bands(grads: Sequence, scores: Sequence, masks: Mapping | None) -> Sequence[int]:
+    """Indices of what a call without floor and scale looks at, or all indices if something there is no tensor.
+
+    Left out is most of a model: whatever has no scores, and 1x1 kernels unless a mask says otherwise.
+    """
+    if not all(issubclass(kind, _GRADIENT) for kind in set(map(type, grads))):
+        return range(len(grads))  # for the checks of all to say what is wrong
+    scored = [i for i, score in enumerate(scores) if score is not None]
+    if masks is not None:
+        return tuple(scored)
+    is_pointwise = _is_pointwise if torch.compiler.is_compiling() else _cached_is_pointwise
+    return tuple([i for i in scored if grads[i] is None or not is_pointwise(grads[i].shape)])
+
+
+def _is_pointwise(shape: tuple[int, ...]) -> bool:
+    return len(shape) > 2 and max(shape[2:]) == 1
+
+
+_cached_is_pointwise = functools.lru_cache(maxsize=4096)(_is_pointwise)
+
+
+def describe(
+    tensors: Sequence[torch.Tensor | None], indices: Sequence[int], what: str, names: Sequence[str] | None
+) -> tuple[tuple | None, ...]:
+    """The fields of the Meta of the tensors at ``indices``; raises TypeError for what is no tensor."""
+    found = [tensors[i] for i in indices]
+    if not torch.compiler.is_compiling():
+        try:  # as fast as Python allows: it is done for every tensor at every step
+            return tuple([t if t is None else (t.shape, t.stride(), t.dtype, t.device, t.layout) for t in found])
+        except (AttributeError, RuntimeError):  # no tensor, or one without strides
+            pass
+    return tuple([None if t is None else _fields(t, what, i, names) for t, i in zip(found, indices, strict=True)])
+
+
+def _fields(tensor: torch.Tensor, what: str, index: int, names: Sequence[str] | None) -> tuple:
+    if not isinstance(tensor, torch.Tensor):
+        got = type(tensor).__name__
+        raise TypeError(f"expected {what}{label(index, names)} to be a tensor or None, got {got}")
+    layout = tensor.layout
+    shape: tuple[int, ...] = tensor.shape
+    strides = tensor.stride() if layout is torch.strided else ()
+    if torch.compiler.is_compiling():
+        shape, strides = tuple(map(specialize, shape)), tuple(map(specialize, strides))
+    return shape, strides, tensor.dtype, tensor.device, layout
+
+
+def meta(tensor: torch.Tensor) -> Meta:
+    """What a plan would know of this tensor."""
+    return Meta(*_fields(tensor, "grads", 0, None))
+
+
+def settings(
+    ratio: float | Sequence[float],
+    cutoff: float,
+    masks: Mapping[Sequence[int], torch.Tensor] | None,
+    shards: Sequence[Sequence[int] | None] | None,
+    names: tuple[str, ...] | None,
+) -> tuple:
+    """The fields of Settings from the user's arguments, hashable."""
+    return (
+        # A string is refused later, as no number.
+        specialize(ratio)
+        if isinstance(ratio, str) or not isinstance(ratio, Sequence)
+        else tuple(map(specialize, ratio)),
+        specialize(cutoff),
+        () if masks is None else _hashable_masks(masks),
+        None if shards is None else tuple([_as_shard(shard, i, names) for i, shard in enumerate(shards)]),
+        names,
+    )
+
+
+def _one_or_many(ratio: float | Sequence[float]) -> float | tuple[float, ...]:
+    if isinstance(ratio, Sequence) and not isinstance(ratio, str):  # a string is refused later, as no number
+        return tuple(map(specialize, ratio))
+    return specialize(ratio)  # type: ignore[type-var]
+
+
+def _hashable_masks(masks: Mapping[Sequence[int], torch.Tensor]) -> tuple[Mask, ...]:
+    if not isinstance(masks, Mapping):
+        raise TypeError(f"expected masks to map kernel sizes to bool tensors, got {type(masks).__name__}")
+    return tuple(_hashable_mask(kernel_size, mask) for kernel_size, mask in masks.items())
+
+
+def _hashable_mask(kernel_size: Sequence[int], mask: torch.Tensor) -> Mask:
+    if not isinstance(kernel_size, Sequence) or not all(isinstance(n, numbers.Integral) for n in kernel_size):
+        raise TypeError(f"expected masks to have kernel sizes such as (3, 3) for keys, got {kernel_size!r}")
+    if not kernel_size or min(kernel_size) < 1:
+        raise ValueError(f"expected masks to have kernel sizes such as (3, 3) for keys, got {kernel_size!r}")
+    if not isinstance(mask, torch.Tensor) or mask.dtype is not torch.bool or mask.device.type != "cpu":
+        got = f"{mask.dtype} on {mask.device}" if isinstance(mask, torch.Tensor) else type(mask).__name__
+        raise TypeError(f"expected masks[{kernel_size}] to be a bool tensor on the CPU, got {got}")
+    return Mask(tuple(kernel_size), mask.shape, mask.numpy().tobytes())
+
+
+def _as_shard(value: Sequence[int] | None, index: int, names: tuple[str, ...] | None) -> Shard | None:
+    if value is None:
+        return None
+    try:
+        return Shard(*map(operator.index, value))
+    except TypeError:
+        where = label(index, names)
+        raise TypeError(f"expected shards{where} to be a Shard of three integers or None, got {value}") from None
+
+
+@constant_when_traced
+def plan_for(
+    count: int,
+    indices: Sequence[int],
+    grads: tuple[tuple | None, ...],
+    scores: tuple[tuple | None, ...],
+    settings: tuple,
+) -> Plan:
+    """Checks everything that shapes and settings decide, and lays out the op's static arguments.
+
+    Args:
+        count: length of the user's lists.
+        indices: of those tensors in them that count; a range or a tuple.
+        grads: these tensors, from :func:`describe`.
+        scores: likewise.
+        settings: from :func:`settings`.
+
+    Raises:
+        TypeError, ValueError: see :func:`tip_kernels.perturb_`.
+    """
+    return _cached_plan(count, indices, grads, scores, settings)
+
+
+@cached(maxsize=64)
+def _cached_plan(count: int, indices: Sequence[int], grads: tuple, scores: tuple, settings: tuple) -> Plan:
+    return _make_plan(count, _metas(indices, grads), _metas(indices, scores), Settings(*settings))
+
+
+def _metas(indices: Sequence[int], fields: tuple[tuple | None, ...]) -> dict[int, Meta]:
+    """By index, for those that are not None."""
+    return {i: Meta(*values) for i, values in zip(indices, fields, strict=True) if values is not None}
+
+
+def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], settings: Settings) -> Plan:
+    _check_settings(count, settings)
+    nonempty = [i for i, grad in grads.items() if 0 not in grad.shape]
+    choices: list[tuple[int, int]] = []
+    noncontiguous: list[int] = []
+    bases = _Bases(settings)
+    for position, i in enumerate(nonempty):
+        score = scores.get(i)
+        where = label(i, settings.names)
+        check_grad(grads[i], grads[nonempty[0]].device, where)
+        choices.append(_selection(grads[i], score, i, bases, settings, where))
+        if score is not None and score.strides != (1,):
+            noncontiguous.append(position)
+    device = grads[nonempty[0]].device if nonempty else None
+    return Plan(
+        device=device,
+        tensor_ids=nonempty,
+        noncontiguous=tuple(noncontiguous),
+        selected=[selected for _, selected in choices],
+        basis_ids=[basis for basis, _ in choices],
+        bases=[basis.to(device) for basis in bases.tensors],
+        high_dims=bases.high_dims,
+        shards=_flat_shards(grads, nonempty, settings),
+        extents=[extent(grads[i].shape, grads[i].strides, grads[i].dtype) for i in nonempty],
+    )
+
+
+def select_count(ratio: float, channels: int) -> int:
+    """``ceil(ratio * channels)``, after rounding to 9 decimals so that 0.7 of 10 is 7 and not 8."""
+    return math.ceil(round(ratio * channels, 9))
+
+
+class _Bases:
+    """The distinct bases of one plan, by kernel size."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.tensors: list[torch.Tensor] = []
+        self.high_dims: list[int] = []
+        self._cutoff = settings.cutoff
+        self._masks = {mask.kernel_size: _rebuilt(mask) for mask in settings.masks}
+        self._ids: dict[tuple[int, ...], int] = {}
+
+    def id_of(self, kernel_size: tuple[int, ...]) -> int:
+        """Index of the basis of this kernel size; -1 if its high band is empty."""
+        if kernel_size not in self._ids:
+            mask = self._masks.get(kernel_size)
+            if mask is None:
+                mask = spectrum.radial_mask(kernel_size, self._cutoff)
+            basis, high_dim = spectrum.real_basis(kernel_size, mask)
+            self._ids[kernel_size] = len(self.tensors) if high_dim else -1
+            if high_dim:
+                self.tensors.append(basis)
+                self.high_dims.append(high_dim)
+        return self._ids[kernel_size]
+
+
+def _rebuilt(mask: Mask) -> torch.Tensor:
+    """The user's mask again; raises unless it is one that a real kernel can have."""
+    tensor = torch.tensor(list(mask.values), dtype=torch.bool, device="cpu").reshape(mask.shape)
+    spectrum.check_mask(tensor, mask.kernel_size)
+    return tensor
+
+
+def _selection(
+    grad: Meta, score: Meta | None, index: int, bases: _Bases, settings: Settings, where: str
+) -> tuple[int, int]:
+    """(basis id, number of selected channels) of one tensor."""
+    if score is None:
+        return -1, 0
+    if len(grad.shape) < 3:
+        raise ValueError(
+            f"expected grads{where} to have at least 3 dimensions [C, M, *kernel_size] since it has scores, "
+            f"got shape {tuple(grad.shape)}"
+        )
+    shard = settings.shards[index] if settings.shards else None
+    _check_score(score, grad, shard, where)
+    basis = bases.id_of(tuple(grad.shape[2:]))
+    ratio = settings.ratio[index] if isinstance(settings.ratio, tuple) else settings.ratio
+    return basis, select_count(ratio, score.shape[0]) if basis >= 0 else 0
+
+
+def _check_length(name: str, values: Sequence, count: int) -> None:
+    if len(values) != count:
+        raise ValueError(f"expected {name} of length {count}, one per gradient, got {len(values)}")
+
+
+def _check_settings(count: int, settings: Settings) -> None:
+    if count > _MAX_TENSORS:
+        raise ValueError(f"expected at most {_MAX_TENSORS} gradients, got {count}")
+    lists = {"shards": settings.shards, "names": settings.names, "ratio": settings.ratio}
+    for name, values in lists.items():
+        if isinstance(values, tuple):
+            _check_length(name, values, count)
+    if isinstance(settings.ratio, tuple):
+        for i, ratio in enumerate(settings.ratio):
+            check_range(f"ratio{label(i, settings.names)}", ratio, 0.0, 1.0)
+    else:
+        check_range("ratio", settings.ratio, 0.0, 1.0)
+    check_number("cutoff", settings.cutoff)
+    if not 0.0 <= settings.cutoff < 1.0:
+        raise ValueError(f"expected cutoff in [0, 1), got {settings.cutoff}")
+
+
+def check_grad(grad: Meta, device: torch.device, where: str) -> None:
+    """Raises unless this can be a gradient of a call on ``device``."""
+    if grad.layout is not torch.strided:
+        raise TypeError(f"expected grads{where} to be strided, got layout {grad.layout}")
+    if grad.dtype not in DTYPES:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise TypeError(f"expected grads{where} of dtype {known}, got {str(grad.dtype).removeprefix('torch.')}")
+    if grad.device != device:
+        raise ValueError(f"expected every gradient on {device}, got grads{where} on {grad.device}")
+    if grad.device.type == "meta":
+        raise ValueError(f"expected grads{where} to hold data, got a tensor on meta")
+    if overlaps_itself(grad.shape, grad.strides):
+        raise ValueError(
+            f"expected grads{where} without overlapping memory, got shape {tuple(grad.shape)} "
+            f"with strides {grad.strides}"
+        )
+
+
+def _check_score(score: Meta, grad: Meta, shard: Shard | None, where: str) -> None:
+    if score.layout is not torch.strided:
+        raise TypeError(f"expected scores{where} to be strided, got layout {score.layout}")
+    if score.dtype is not torch.float32:
+        raise TypeError(f"expected scores{where} of dtype float32, got {str(score.dtype).removeprefix('torch.')}")
+    if score.device != grad.device:
+        raise ValueError(f"expected scores{where} on {grad.device}, got {score.device}")
+    channels = grad.shape[0]
+    if shard is None and tuple(score.shape) != (channels,):
+        raise ValueError(f"expected scores{where} of shape ({channels},), got {tuple(score.shape)}")
+    if shard is not None and (len(score.shape) != 1 or score.shape[0] < shard.first_channel + channels):
+        raise ValueError(
+            f"expected scores{where} of all channels, at least {shard.first_channel + channels} for this shard, "
+            f"got shape {tuple(score.shape)}"
+        )
+
+
+def _flat_shards(grads: dict[int, Meta], indices: list[int], settings: Settings) -> list[int] | None:
+    """The op's ``shards``: None if every tensor is whole."""
+    flat: list[int] = []
+    for i in indices:
+        shape = (*grads[i].shape, 1, 1)
+        shard = settings.shards[i] if settings.shards else None
+        whole = Shard(0, 0, shape[1])
+        shard = whole if shard is None else shard
+        _check_shard(shard, shape, label(i, settings.names))
+        flat.extend(shard)
+    return flat if settings.shards else None
+
+
+def _check_shard(shard: Shard, shape: tuple[int, ...], where: str) -> None:
+    if min(shard) < 0 or shard.first_kernel + shape[1] > shard.kernels_per_channel:
+        raise ValueError(f"expected shards{where} with room for {shape[1]} kernels a channel, got {tuple(shard)}")
+    elements = (shard.first_channel + shape[0]) * shard.kernels_per_channel * math.prod(shape[2:])
+    if elements > _MAX_ELEMENTS:
+        raise ValueError(f"expected grads{where} of at most 2**41 elements in the whole, got {elements}")
