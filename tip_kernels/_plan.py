@@ -156,7 +156,7 @@ def settings(
 def _one_or_many(ratio: float | Sequence[float]) -> float | tuple[float, ...]:
     if isinstance(ratio, Sequence) and not isinstance(ratio, str):  # a string is refused later, as no number
         return tuple(map(specialize, ratio))
-    return specialize(ratio)  # type: ignore[type-var]
+    return specialize(ratio)
 
 
 def _hashable_masks(masks: Mapping[Sequence[int], torch.Tensor]) -> tuple[Mask, ...]:
