@@ -19,18 +19,18 @@ NOT_INTERPRETED = ("test_defense", "test_rng")
 def _import_interpreted() -> None:
     """Imports Triton with its interpreter on, which is decided at import; the variable is gone afterwards, for others.
 
-    The interpreter prepares itself anew for each call of a function, although the launch did so for the whole module:
-    our kernels' calls skip that, which halves the time.
+    The interpreter prepares itself anew for each call of a function, although the launch did so for all of Triton's
+    language: our kernels' calls skip that, which halves the time.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         from triton.runtime.interpreter import InterpretedFunction
 
-        from tip_kernels.backends import triton_kernels
+        from tip_kernels.backends.triton import kernels
     prepare_and_call = InterpretedFunction.__call__
 
     def call(self, *args, **kwargs):
-        ours = self.fn.__module__ == triton_kernels.__name__
+        ours = self.fn.__module__.startswith(kernels.__name__)
         return self.rewrite()(*args, **kwargs) if ours else prepare_and_call(self, *args, **kwargs)
 
     InterpretedFunction.__call__ = call

@@ -29,15 +29,16 @@ INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-
 
 def launches(lanes: int) -> dict[str, Any]:
     """Launches planned for lists that together take every path, in every arithmetic, with every generator."""
-    from tip_kernels.backends import triton as backend
+    from tip_kernels.backends.triton.facts import CallFacts
+    from tip_kernels.backends.triton.plan import plan_launches
 
     def plan(
-        shapes, dtype=torch.float32, layout=torch.contiguous_format, aligned=True, rounds=12, keep=False, **amounts
+        shapes, dtype=torch.float32, layout=torch.contiguous_format, aligned=True, generator=12, keep=False, **amounts
     ):
         grads = [torch.empty(s, dtype=dtype, device="meta") for s in shapes]
         grads = [g.to(memory_format=layout) if g.dim() == 4 else g for g in grads]
         taps = sorted({g[0, 0].numel() for g in grads if g.dim() == 4})
-        call = backend.Call(
+        facts = CallFacts(
             grads=tuple((g.shape, g.stride(), g.dtype) for g in grads),
             scores=tuple((g.shape[:1], (1,)) for g in grads),
             selected=tuple(len(g) // 2 for g in grads),
@@ -48,22 +49,22 @@ def launches(lanes: int) -> dict[str, Any]:
             floor=amounts.get("floor", False),
             scale=amounts.get("scale", False),
             keep=keep,
-            rounds=rounds,
+            generator=generator,
             shards=None,
         )
-        (launch,) = backend.plan(call, lanes)
-        return launch.variant(launch.memories([0 if aligned else 4] * len(grads)))
+        (launch,) = plan_launches(facts, lanes)
+        return launch.variant(launch.accesses([0 if aligned else 4] * len(grads)))
 
     conv, net = (64, 64, 3, 3), [(64, 3, 7, 7), (64, 64, 3, 3), (64,), (10, 64)]
     everything = {"floor": True, "scale": True}
     return {
         "3x3": plan([conv]),
-        "3x3 floor": plan([conv], floor=True, rounds=8),
-        "3x3 16-bit": plan([conv], dtype=torch.bfloat16, rounds=20),
+        "3x3 floor": plan([conv], floor=True, generator=8),
+        "3x3 16-bit": plan([conv], dtype=torch.bfloat16, generator=20),
         "3x3 channels_last": plan([conv], layout=torch.channels_last, keep=True),
-        "3x3 unaligned": plan([conv], aligned=False, scale=True, dtype=torch.float16, rounds=10),
+        "3x3 unaligned": plan([conv], aligned=False, scale=True, dtype=torch.float16, generator=10),
         "convolutions": plan([(64, 3, 7, 7), conv]),
-        "network": plan(net, rounds=10, **everything),
+        "network": plan(net, generator=10, **everything),
         "network in double": plan(net, dtype=torch.float64, keep=True, **everything),
     }
 
@@ -72,28 +73,27 @@ def compile_for(target_name: str, cases: list[str]) -> dict[str, dict]:
     """Reports of the compilers by case: registers, spills, bytes of local memory, instructions."""
     from triton.backends.compiler import GPUTarget
 
-    from tip_kernels.backends import triton as backend
-    from tip_kernels.backends import triton_kernels as kernels
+    from tip_kernels.backends.triton import kernels, saliency
+    from tip_kernels.backends.triton.variant import OPTIONS
 
     target = GPUTarget(*TARGETS[target_name])
     reports = {}
     for name, variant in launches(target.warp_size).items():
         if name in cases:
-            reports[name] = report(kernels.perturb, variant.signature(), variant.constants(), backend.OPTIONS, target)
+            reports[name] = report(kernels.perturb_portions, variant.signature(), variant.constants(), OPTIONS, target)
     if "words" in cases:
         integers = {"tensor_id": "i64", "first_position": "i64", "count": "i32"}
         signature = {"out": "*i32", "state": "*i64", **integers}
-        constants = {"ROUNDS": 20, "LANES": target.warp_size}
-        reports["words"] = report(kernels.words, signature, constants, backend.OPTIONS, target)
-    options = backend.SALIENCY_OPTIONS
+        constants = {"GENERATOR": 20, "LANES": target.warp_size}
+        reports["words"] = report(kernels.write_words, signature, constants, OPTIONS, target)
     if "row sums" in cases:
-        signature = {"x": "*fp32", "sums": "*fp32", "rows": "i32", "units": "i32"}
-        constants = backend.row_sum_settings(torch.float32, 56 * 56)
-        reports["row sums"] = report(kernels.row_sums, signature, constants, options, target)
+        signature = {"x": "*fp32", "sums": "*fp32", "rows": "i32", "vectors": "i32"}
+        constants = saliency.row_sum_settings(torch.float32, 56 * 56)
+        reports["row sums"] = report(kernels.row_sums, signature, constants, saliency.OPTIONS, target)
     if "column sums" in cases:
-        signature = {"x": "*bf16", "sums": "*fp32", "length": "i32", "part": "i32", "units": "i32"}
-        constants = backend.column_sum_settings(torch.bfloat16, 256)
-        reports["column sums"] = report(kernels.column_sums, signature, constants, options, target)
+        signature = {"x": "*bf16", "sums": "*fp32", "length": "i32", "portion": "i32", "vectors": "i32"}
+        constants = saliency.column_sum_settings(torch.bfloat16, 256)
+        reports["column sums"] = report(kernels.column_sums, signature, constants, saliency.OPTIONS, target)
     return reports
 
 
@@ -103,7 +103,7 @@ def report(kernel, signature: dict[str, str], constants: dict[str, Any], options
 
     types = {name: signature.get(name, "constexpr") for name in kernel.arg_names}
     pointers = {(i,): [["tt.divisibility", 16]] for i, t in enumerate(types.values()) if t[0] == "*"}
-    aligned = kernel.__name__ in ("row_sums", "column_sums")  # the others are not specialised by alignment
+    aligned = kernel.__name__ in ("row_sums", "column_sums")  # the others are not specialized by alignment
     source = ASTSource(kernel, signature=types, constexprs=constants, attrs=pointers if aligned else {})
     compiled = triton.compile(source, target=target, options=options)
     return cuda_report(compiled.asm["cubin"]) if target.backend == "cuda" else hip_report(compiled.asm["amdgcn"])
@@ -191,18 +191,18 @@ def test_launches_pass_what_is_compiled(monkeypatch):
     from triton.runtime.jit import mangle_type
 
     import tip_kernels as tip
-    from tip_kernels.backends import triton as backend
+    from tip_kernels.backends.triton import launch
+    from tip_kernels.backends.triton.variant import OPTIONS
 
     passed = []
 
     class Recorder:
-        class perturb:  # noqa: N801  stands for the kernel
-            def __class_getitem__(cls, grid):
-                return lambda *args, **options: passed.append((grid, args, options))
+        def __class_getitem__(cls, grid):
+            return lambda *args, **options: passed.append((grid, args, options))
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(backend, "_kernels", lambda: Recorder)
-    monkeypatch.setattr(backend, "_constants", lambda variant: {"variant": variant})
+    monkeypatch.setattr(launch, "_kernel", lambda: Recorder)
+    monkeypatch.setattr(launch, "_constants", lambda variant: {"variant": variant})
     for dtype in (torch.float32, torch.float64):
         grads = [torch.zeros(8, 8, 3, 3, dtype=dtype), torch.zeros(3, dtype=dtype)]
         scores = [torch.zeros(8), None]
@@ -212,7 +212,7 @@ def test_launches_pass_what_is_compiled(monkeypatch):
     for grid, args, options in passed:
         variant = options.pop("variant")
         assert [mangle_type(arg) for arg in args] == list(variant.signature().values())
-        assert options == backend.OPTIONS
+        assert options == OPTIONS
         assert grid == (2 if variant.floor else 1,)
 
 

@@ -1,0 +1,64 @@
+"""What the kernel ``perturb_portions`` is compiled for."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from .dtypes import arithmetic_of, in_triton
+from .table import SmallKind
+
+OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
+"""Compiler options of ``perturb_portions`` and ``write_words``. No loop is worth pipelining through shared memory."""
+
+
+class Variant(NamedTuple):
+    """One compiled kernel."""
+
+    dtype: torch.dtype
+    generator: int
+    floor: bool
+    scale: bool
+    keep: bool  # whether some of the high band is taken away
+    small_kind: SmallKind
+    small_accesses: tuple[int, ...]  # how the path SMALL_KERNELS accesses memory
+    chunk: int  # of the path ANY_KERNEL
+    elements: bool
+    lanes: int
+
+    @property
+    def real(self) -> torch.dtype:
+        """The type of the arithmetic."""
+        return arithmetic_of(self.dtype)
+
+    def constants(self) -> dict[str, Any]:
+        """The compile-time arguments of the kernel."""
+        return {
+            "SMALL_TAPS": self.small_kind.taps,
+            "SMALL_HIGH_DIM": self.small_kind.high_dim,
+            "SMALL_ACCESSES": sum(self.small_accesses),
+            "CHUNK": self.chunk,
+            "ELEMENTS": self.elements,
+            "GENERATOR": self.generator,
+            "FLOOR": self.floor,
+            "SCALE": self.scale,
+            "KEEP": self.keep,
+            "DTYPE": in_triton(self.dtype),
+            "INTERPRETED": False,
+            "LANES": self.lanes,
+        }
+
+    def signature(self) -> dict[str, str]:
+        """Triton's types of the other arguments, which the launcher passes in this order."""
+        real = "*fp64" if self.real is torch.float64 else "*fp32"
+        return {
+            "header": "*i64",
+            "rows": "*i64",
+            "programs": "*i32",
+            "offsets": "*i64",
+            "bases": real,
+            "stds": "*fp32",
+            "floor_stds": "*fp32",
+            "grad_scale": "*fp32",
+            "state": "*i64",
+            "advance": "i32",
+        }
