@@ -63,8 +63,8 @@ coverage: $(VENV)/ready
 	$(BIN)/gcovr --root build/gcov
 
 bench: $(VENV)/ready
-	$(BIN)/python -m bench.ratios
-	$(BIN)/python -m pytest bench/bench_perturb.py --benchmark-only
+	$(BIN)/python -m bench.speed.ratios
+	$(BIN)/python -m pytest bench/speed/bench_perturb.py --benchmark-only
 
 study: $(VENV)/ready
 	$(BIN)/python -m bench.privacy study

@@ -1,4 +1,4 @@
-"""python -m bench.sanitize: every path of the GPU kernels on small shapes, for compute-sanitizer to watch."""
+"""python -m bench.speed.sanitize: every path of the GPU kernels on small shapes, for compute-sanitizer to watch."""
 
 import itertools
 

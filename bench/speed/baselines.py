@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from bench.speed.models import Gradients
 from tip_kernels import spectrum
-
-from .models import Gradients
 
 
 def paper_eager(gradients: Gradients, ratio: float, cutoff: float, std: float) -> None:
@@ -19,7 +18,7 @@ def paper_eager(gradients: Gradients, ratio: float, cutoff: float, std: float) -
         chosen = torch.topk(scores, math.ceil(ratio * len(scores))).indices
         kernels = grad[chosen]
         shifted = torch.fft.fftshift(torch.fft.fft2(kernels), dim=(-2, -1))
-        beta = std * math.sqrt(kernels[0, 0].numel())  # the paper's std, of an unnormalised spectrum
+        beta = std * math.sqrt(kernels[0, 0].numel())  # the paper's std, of an unnormalized spectrum
         noise = torch.complex(torch.randn_like(kernels), torch.randn_like(kernels)) * beta
         shifted = shifted + noise * _shifted_mask(grad, cutoff)
         grad[chosen] = torch.fft.ifft2(torch.fft.ifftshift(shifted, dim=(-2, -1))).real

@@ -1,6 +1,6 @@
 """Instructions of the CUDA kernel for each normal, counted in the machine code; needs nvcc and no GPU.
 
-    python -m bench.instructions [--arch 90]
+    python -m bench.speed.instructions [--arch 90]
 
 Counts the longest run without a branch: one thread's 16 normals and what they add to two 3x3 kernels. Of its
 instructions, those of the integer pipe and of the FMA pipes, each of which can bound the kernel before issuing does.
@@ -17,7 +17,8 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 
-ROOT = pathlib.Path(__file__).parent.parent
+from bench import paths
+
 GENERATORS = {"chacha8": 8, "chacha12": 12, "chacha20": 20, "philox": 10}
 NORMALS = 16  # of a thread at a time
 FMA = ("FFMA", "FMUL", "FADD", "IMAD")
@@ -43,7 +44,7 @@ def compile_cubin(arch: str, source: str, generator: str, target: pathlib.Path) 
     if generator:
         flags.append(f"-DTIP_ROUNDS={GENERATORS[generator]}")
     command = [str(find_nvcc()), *flags, f"csrc/cuda/{source}", "-o", str(target)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return done.stdout + done.stderr

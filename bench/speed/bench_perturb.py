@@ -1,14 +1,13 @@
-"""python -m pytest bench/bench_perturb.py --benchmark-only: pytest-benchmark's view of single calls.
+"""python -m pytest bench/speed/bench_perturb.py --benchmark-only: pytest-benchmark's view of single calls.
 
-``python -m bench.ratios`` compares with other code, in one interleaved run.
+``python -m bench.speed.ratios`` compares with other code, in one interleaved run.
 """
 
 import pytest
 import torch
 
 import tip_kernels as tip
-
-from . import models
+from bench.speed import models
 
 MODELS = {name: models.MODELS[name]() for name in ("resnet18", "resnet50")}
 

@@ -1,6 +1,6 @@
 """Where the CPU kernel's time goes, a stage at a time, on one core; needs a C++ compiler.
 
-    python -m bench.stages [--copies 2]
+    python -m bench.speed.stages [--copies 2]
 
 Nanoseconds and cycles (of the clock that the processor names) for each normal, the least of 15 repeats. More copies at
 once show what cores take from one another, whatever the program: no kernel can scale better on that machine.
@@ -12,10 +12,11 @@ import re
 import subprocess
 import tempfile
 
-ROOT = pathlib.Path(__file__).parent.parent
+from bench import paths
+
 COMPILE = (
     "c++", "-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-ffp-contract=fast", "-fno-math-errno",
-    "-w", "-Icsrc", "-DTIP_VARIANT=native", "bench/stages.cpp", "-o",
+    "-w", "-Icsrc", "-DTIP_VARIANT=native", "bench/speed/stages.cpp",
 )  # fmt: skip
 
 
@@ -25,7 +26,7 @@ def main() -> None:
     copies = parser.parse_args().copies
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/stages"
-        subprocess.run([*COMPILE, program], cwd=ROOT, check=True)
+        subprocess.run([*COMPILE, "-o", program], cwd=paths.ROOT, check=True)
         running = [subprocess.Popen([program], stdout=subprocess.PIPE, text=True) for _ in range(copies)]
         outputs = [process.communicate()[0].splitlines() for process in running]
     gigahertz = clock()

@@ -1,4 +1,4 @@
-// Where the CPU kernel's time goes, a stage at a time: see bench/stages.py, which compiles and runs this.
+// Where the CPU kernel's time goes, a stage at a time: see bench/speed/stages.py, which compiles and runs this.
 #include "cpu/perturb.cpp"
 
 #include <algorithm>
@@ -104,13 +104,15 @@ double time_kernel(int rounds, int64_t kernels) {
   Run run = {&tensor, Noise::band, {2, 1}, reinterpret_cast<char*>(gradient.data()), 9, 0, kernels, 0};
   run.end = run.lanes();
   const Work work = {{}, 0, rounds, 1.0f, 1.0f, &run, 1};
+  const ScratchSizes sizes = scratch_sizes(work);
+  std::vector<F> memory(sizes.floats() / kLanes + 1);  // of vectors, for their alignment
   const int64_t times = std::max<int64_t>(1, (int64_t{1} << 16) / kernels);
   double least = 1e9;
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
     const auto start = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < times; ++i) {
       Portions portions(work);
-      perturb_portions(work, portions);
+      perturb_portions(work, portions, sizes, reinterpret_cast<float*>(memory.data()));
     }
     const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
     least = std::min(least, time.count() / static_cast<double>(8 * kernels * times));

@@ -1,4 +1,4 @@
-"""Interleaved timing: every contestant once a round, so that what disturbs the machine disturbs all of them alike."""
+"""Interleaved timing: each repeat times every contestant, so that what disturbs the machine disturbs all alike."""
 
 import statistics
 import time
@@ -9,7 +9,7 @@ import torch
 
 
 class Quartiles(NamedTuple):
-    """Milliseconds: the median of the rounds, and the lower and upper quartile."""
+    """Milliseconds: the median of the repeats, and the lower and upper quartile."""
 
     median: float
     lower: float
@@ -17,21 +17,21 @@ class Quartiles(NamedTuple):
 
 
 def interleaved(
-    contestants: dict[str, Callable[[], object]], device: torch.device, rounds: int, calls: int = 1
+    contestants: dict[str, Callable[[], object]], device: torch.device, repeats: int, calls: int = 1
 ) -> dict[str, Quartiles]:
     """Milliseconds of one call of each contestant.
 
     Args:
         contestants: by name; each does its work on ``device``.
         device: on the CPU the wall clock counts, on CUDA the time between two events on the stream.
-        rounds: at least 2; each times every contestant once.
+        repeats: at least 2; each times every contestant once.
         calls: calls in a row that one time is the mean of.
     """
     measure = _milliseconds_cuda if device.type == "cuda" else _milliseconds_cpu
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for contestant in contestants.values():
         measure(contestant, 2)  # warms caches, thread pools, compilers
-    for _ in range(rounds):
+    for _ in range(repeats):
         for name, contestant in contestants.items():
             times[name].append(measure(contestant, calls))
     return {name: _quartiles(values) for name, values in times.items()}

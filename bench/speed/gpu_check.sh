@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Everything that needs an NVIDIA GPU, in one command and without a network: builds in place, runs all tests there,
 # compute-sanitizer on small shapes, then the benchmarks. Needs a CUDA torch >= 2.10, pytest and what the tests import;
-# for the CUDA library also nvcc. Writes bench/results/<gpu>.json and bench/results/<gpu>.txt. Under eight minutes.
+# for the CUDA library also nvcc. Writes <gpu>.json and <gpu>.txt in bench/speed/results. Under eight minutes.
 #
-#   bench/gpu_check.sh [python]
+#   bench/speed/gpu_check.sh [python]
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 python=${1:-python3}
 failed=()
 
@@ -20,11 +20,12 @@ step() {  # step SECONDS NAME COMMAND...: runs it within the time and the eight 
 
 "$python" -c 'import torch; assert torch.cuda.is_available(), "torch finds no GPU"' || exit 1
 read -r arch name < <("$python" -c '
-import re, torch
+import torch
+from bench.speed import report
 major, minor = torch.cuda.get_device_capability()
-print(f"{major}{minor}", re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-"))')
-mkdir -p bench/results
-exec > >(tee "bench/results/$name.txt") 2>&1
+print(f"{major}{minor}", report.path(torch.device("cuda")).stem)')
+mkdir -p bench/speed/results
+exec > >(tee "bench/speed/results/$name.txt") 2>&1
 
 "$python" -c '
 import torch, importlib.metadata as versions
@@ -43,13 +44,13 @@ mapfile -t device_tests < <(grep -lE "def test.*\bbackend\b" tests/test_*.py)
 step 200 tests "$python" -m pytest "${device_tests[@]}"
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck; do
-    step 60 "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m bench.sanitize
+    step 60 "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" -m bench.speed.sanitize
   done
 else
   echo "== compute-sanitizer is not installed: no memcheck, no racecheck"
 fi
-step 120 ratios "$python" -m bench.ratios --device cuda --models resnet18
-step 60 gpu "$python" -m bench.gpu
+step 120 ratios "$python" -m bench.speed.ratios --device cuda --models resnet18
+step 60 gpu "$python" -m bench.speed.gpu
 
 if ((${#failed[@]})); then
   echo "FAILED: ${failed[*]}"

@@ -1,19 +1,17 @@
-"""python -m bench.gpu: what a GPU has to show besides speed ratios: launches, synchronisation, allocation, scaling.
+"""python -m bench.speed.gpu: what a GPU has to show besides ratios: launches, synchronization, allocation, scaling.
 
-Prints a table and adds it, as ``"gpu"``, to the report that ``bench.ratios --device cuda`` wrote for this device.
+Prints a table and adds it, as ``"gpu"``, to what ``bench.speed.ratios --device cuda`` wrote for this device.
 """
 
 import argparse
 import itertools
-import json
 import subprocess
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 import tip_kernels as tip
-
-from . import models, ratios, timing
+from bench.speed import models, report, timing
 
 STD = 1e-3
 
@@ -23,20 +21,17 @@ def main() -> None:
     options = _options()
     device = torch.device("cuda", torch.cuda.current_device())
     torch.manual_seed(0)
-    report = {
+    figures = {
         "driver": driver(),
         "resnet18": step_of(models.resnet18(), device, options.backend),
         "resnet18 with a floor": step_of(models.resnet18(), device, options.backend, floor_std=STD),
         "replays": replays(device, options.backend),
-        "resnet18 graph": graph_time(device, options.backend, options.rounds),
+        "resnet18 graph": graph_time(device, options.backend, options.repeats),
     }
     if torch.cuda.mem_get_info(device)[0] > 10 * 2**30:
-        report["unet"] = scaling(device, options.backend, options.rounds)
-    print_report(report)
-    path = ratios.report_path(device)
-    whole = json.loads(path.read_text()) if path.exists() else {"machine": ratios.machine(device)}
-    path.write_text(json.dumps({**whole, "gpu": report}, indent=1) + "\n")
-    print(f"\nwritten to {path}")
+        figures["unet"] = scaling(device, options.backend, options.repeats)
+    print_figures(figures)
+    report.save(device, {**report.load(device), "gpu": figures})
 
 
 def driver() -> str:
@@ -46,7 +41,7 @@ def driver() -> str:
 
 
 def step_of(parameters: list[models.Parameter], device: torch.device, backend: str | None, **given: float) -> dict:
-    """What one call after the first does: kernel launches, bytes allocated, host synchronisations (none, or an error).
+    """What one call after the first does: kernel launches, bytes allocated, host synchronizations (none, or an error).
 
     Raises:
         RuntimeError: the call waits for the device.
@@ -89,7 +84,7 @@ def replays(device: torch.device, backend: str | None) -> dict:
     return {"steps of 3 replays": rng.step - before, "distinct": distinct}
 
 
-def graph_time(device: torch.device, backend: str | None, rounds: int) -> dict:
+def graph_time(device: torch.device, backend: str | None, repeats: int) -> dict:
     """Replay of ResNet-18 at ratio 0.3 against an empty list's launch plus a copy of the selected bytes."""
     grads, rng = models.gradients(models.resnet18(), device), tip.NoiseRNG()
     nothing = tip.NoiseRNG()
@@ -103,7 +98,7 @@ def graph_time(device: torch.device, backend: str | None, rounds: int) -> dict:
         "copy": lambda: target.copy_(source),
     }
     graphs = {name: timing.as_graph(contestant) for name, contestant in contestants.items()}
-    times = timing.interleaved(graphs, device, rounds)
+    times = timing.interleaved(graphs, device, repeats)
     floor = times["empty"].median + times["copy"].median
     return {
         **{f"{name} us": 1e3 * time.median for name, time in times.items()},
@@ -111,27 +106,27 @@ def graph_time(device: torch.device, backend: str | None, rounds: int) -> dict:
     }
 
 
-def scaling(device: torch.device, backend: str | None, rounds: int) -> dict:
+def scaling(device: torch.device, backend: str | None, repeats: int) -> dict:
     """A U-Net of a billion parameters: time against selected bytes, launches and allocations of a call."""
     parameters = models.unet()
-    rates = _rates(parameters, device, backend, max(2, rounds // 4))
+    rates = _rates(parameters, device, backend, max(2, repeats // 4))
     return {"parameters": models.count(parameters), **rates, **step_of(parameters, device, backend)}
 
 
-def _rates(parameters: list[models.Parameter], device: torch.device, backend: str | None, rounds: int) -> dict:
+def _rates(parameters: list[models.Parameter], device: torch.device, backend: str | None, repeats: int) -> dict:
     grads, rng = models.gradients(parameters, device), tip.NoiseRNG()
 
     def call(share: float):
         return lambda: tip.perturb_(*grads, ratio=share, std=STD, rng=rng, backend=backend)
 
     shares = (0.1, 0.3, 0.6, 1.0)
-    times = timing.interleaved({str(share): call(share) for share in shares}, device, rounds)
+    times = timing.interleaved({str(share): call(share) for share in shares}, device, repeats)
     return {f"GB/s at {s}": 8 * models.selected(parameters, s) / times[str(s)].median / 1e6 for s in shares}
 
 
-def print_report(report: dict) -> None:
+def print_figures(figures: dict) -> None:
     """Every figure on a line of its own."""
-    for what, value in report.items():
+    for what, value in figures.items():
         if not isinstance(value, dict):
             print(f"{what}: {value}")
             continue
@@ -141,9 +136,9 @@ def print_report(report: dict) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.speed.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--backend", choices=["cuda", "triton"], help="instead of the fastest")
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--repeats", type=int, default=100)
     return parser.parse_args()
 
 

@@ -1,0 +1,6 @@
+"""Where results lie, found from this file, so that a command finds them from any current folder."""
+
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SPEED_RESULTS = ROOT / "bench" / "speed" / "results"
