@@ -1,1 +1,1 @@
-"""What is measured: how fast the package is (bench.speed), what it protects and costs (bench.privacy), and the demo."""
+"""What is measured: how fast the package is (bench.speed), and what it protects and costs (bench.privacy)."""

@@ -7,14 +7,12 @@ import shutil
 import subprocess
 import time
 
-import numpy as np
 import pytest
 import torch
 
 import tip_kernels as tip
-from bench import paths, rounding
+from bench import paths
 from bench.speed import baselines, models, ratios, report, stages, timing
-from tip_kernels.backends import reference_words
 
 STD, RATIO = 0.5, 0.3
 
@@ -117,6 +115,10 @@ def test_results_lie_beside_the_code_whatever_the_current_folder_is(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     folder = pathlib.Path(timing.__file__).parent / "results"
     assert report.path(torch.device("cpu")).parent == paths.SPEED_RESULTS == folder.resolve()
+    assert (paths.PRIVACY_RESULTS / "privacy.csv").exists()
+    assert (paths.ROOT / "pyproject.toml").exists()
+    assert paths.README.exists()
+    assert paths.PRIVACY_PAGE.exists()
 
 
 def test_figures_of_a_gpu_are_added_to_those_of_the_ratios(tmp_path, monkeypatch, capsys):
@@ -134,13 +136,3 @@ def test_stages_compile_with_the_kernels_as_they_are():
     command = [*stages.COMPILE, "-fsyntax-only"]
     result = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-
-
-def test_rings_are_where_the_normals_are():
-    """Pairs made from the contract's words lie on rings; between the two outermost ones there is nothing."""
-    words = torch.randint(2**32, (4000,), generator=torch.Generator().manual_seed(0))
-    words[::2] %= 2**13  # far out
-    pairs = reference_words.normals(words).reshape(-1, 2).T.double().numpy()
-    assert rounding.some_ring_crosses(pairs - 1e-6, pairs + 1e-6).all()
-    gap = rounding.radius(np.arange(2)).mean() * np.stack([np.cos(np.arange(9.0)), np.sin(np.arange(9.0))])
-    assert not rounding.some_ring_crosses(gap - 1e-3, gap + 1e-3).any()
