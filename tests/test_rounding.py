@@ -6,14 +6,12 @@ gradient and look at low bits only; that they work on ordinary noise is tested h
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from released import TINY_FLOOR, assert_on_grid, step_of, unrounded
 
 import tip_kernels as tip
-from bench.privacy import rounding
-from tip_kernels.backends import reference, reference_words
+from tip_kernels.backends import reference
 
 TRIALS = 4000
 STD = 0.01
@@ -254,13 +252,3 @@ def print_shares() -> None:
 
 if __name__ == "__main__":
     print_shares()
-
-
-def test_rings_are_where_the_normals_are():
-    """Pairs made from the contract's words lie on rings; between the two outermost ones there is nothing."""
-    words = torch.randint(2**32, (4000,), generator=torch.Generator().manual_seed(0))
-    words[::2] %= 2**13  # far out
-    pairs = reference_words.normals(words).reshape(-1, 2).T.double().numpy()
-    assert rounding.some_ring_crosses(pairs - 1e-6, pairs + 1e-6).all()
-    gap = rounding.radius(np.arange(2)).mean() * np.stack([np.cos(np.arange(9.0)), np.sin(np.arange(9.0))])
-    assert not rounding.some_ring_crosses(gap - 1e-3, gap + 1e-3).any()
