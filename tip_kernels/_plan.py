@@ -101,7 +101,7 @@ def indices_of_high_bands(grads: Tensors, scores: Tensors, masks: Masks | None) 
     if masks is not None:
         return tuple(scored)
     is_pointwise = _is_pointwise if torch.compiler.is_compiling() else _cached_is_pointwise
-    return tuple([i for i in scored if (grad := grads[i]) is None or not is_pointwise(grad.shape)])
+    return tuple([i for i in scored if grads[i] is None or not is_pointwise(grads[i].shape)])  # type: ignore[union-attr]
 
 
 def _is_pointwise(shape: tuple[int, ...]) -> bool:

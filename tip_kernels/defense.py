@@ -82,22 +82,22 @@ class TIP:
         if scores not in ("private", "public"):
             raise ValueError(f"expected scores to be 'private' or 'public', got {scores!r}")
         check_range("ratio", ratio, 0.0, 1.0)
-        check_max_grad_norm(max_grad_norm)
         # Copies, which nobody else can change under way.
         std, floor_std = (dict(amount) if isinstance(amount, Mapping) else amount for amount in (std, floor_std))
         masks = _copied(masks)
         max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
+        check_max_grad_norm(max_grad_norm)
         rng = NoiseRNG() if rng is None else rng
         self.model = model
         self._settings: dict[str, object] = {
             "ratio": ratio,
-            "cutoff": cutoff,
-            "masks": masks,
             "std": std,
-            "keep": keep,
             "floor_std": floor_std,
             "scores": scores,
             "max_grad_norm": max_grad_norm,
+            "cutoff": cutoff,
+            "masks": masks,
+            "keep": keep,
             "rng": rng,
             "backend": backend,
         }
