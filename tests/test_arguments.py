@@ -178,6 +178,11 @@ def test_the_schema_is_the_one_that_compiled_libraries_were_built_for():
 
 nan, inf = math.nan, math.inf
 BAD_NUMBERS = [
+    ("max_grad_norm", 0.0, ValueError, "max_grad_norm to be None or positive and finite, got 0.0"),
+    ("max_grad_norm", -1.0, ValueError, "max_grad_norm to be None or positive and finite, got -1.0"),
+    ("max_grad_norm", nan, ValueError, "max_grad_norm to be None or positive and finite, got nan"),
+    ("max_grad_norm", inf, ValueError, "max_grad_norm to be None or positive and finite, got inf"),
+    ("max_grad_norm", "1", TypeError, "max_grad_norm to be a number, got str"),
     ("ratio", -0.1, ValueError, r"ratio in \[0, 1\], got -0.1"),
     ("ratio", 1.1, ValueError, r"ratio in \[0, 1\], got 1.1"),
     ("ratio", nan, ValueError, r"ratio in \[0, 1\], got nan"),
