@@ -98,7 +98,7 @@ def test_gradients_that_share_memory(call):
 
 
 def test_memory_shared_in_one_element(call):
-    """Neighbours are fine up to the last element; a tensor of one element can share it too."""
+    """Neighbors are fine up to the last element; a tensor of one element can share it too."""
     room = torch.zeros(20)
     call["scores"] = [None] * 3
     for first, second in [(room[:2], room[1:3]), (room[:3], room[2:4]), (room[:1], room[:1]), (room[0], room[0])]:
@@ -109,7 +109,7 @@ def test_memory_shared_in_one_element(call):
 
 
 def test_shared_memory_is_found_past_a_gradient_in_between(call):
-    """Sorted by address, the two that overlap need not be neighbours."""
+    """Sorted by address, the two that overlap need not be neighbors."""
     room = torch.zeros(200)
     wide = room[::2]  # every second element, all the way
     call["grads"] = [wide, room[1:4:2], room[10:12]]

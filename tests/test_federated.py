@@ -22,7 +22,7 @@ from bench.privacy.federated import local, protect, rounds
 from bench.privacy.federated.clients import divide
 from bench.privacy.federated.settings import Settings
 from bench.privacy.federated.state import assign, copied, state
-from bench.privacy.images import Labelled
+from bench.privacy.images import Labeled
 
 TINY = ["--model", "small", "--clients", "4", "--sampled", "2", "--images-per-client", "40", "--lr", "0.1"]
 
@@ -41,7 +41,7 @@ def federate(*arguments):
 def random_data(count=12, size=8):
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 3, size, size), generator=draw, dtype=torch.uint8)
-    return Labelled(pixels, torch.arange(count) % 10)
+    return Labeled(pixels, torch.arange(count) % 10)
 
 
 # --- images

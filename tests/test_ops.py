@@ -1,4 +1,4 @@
-"""The ops as PyTorch sees them: schemas, fakes, functionalisation, ``torch.compile``."""
+"""The ops as PyTorch sees them: schemas, fakes, functionalization, ``torch.compile``."""
 
 import os
 import pathlib

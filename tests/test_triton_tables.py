@@ -278,7 +278,7 @@ def test_mixed_dtypes_and_formats_in_one_call(backend, who_takes_the_step):
     tip.perturb_(expected, scores, ratio=0.4, std=1.0, rng=rngs[1], backend="reference")
     assert rngs[0].step == 1
     for grad, want in zip(grads, expected, strict=True):
-        # a normal is at most 6.8, off by some float32 roundoffs; a bfloat16 may then round to a neighbour
+        # a normal is at most 6.8, off by some float32 roundoffs; a bfloat16 may then round to a neighbor
         relative = 2.0**-7 if grad.dtype is torch.bfloat16 else 0.0
         assert torch.allclose(grad, want, rtol=relative, atol=1e-5)
 

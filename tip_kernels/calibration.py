@@ -68,7 +68,7 @@ def local_update_sensitivity(steps: int, lr: float, max_grad_norm: float, batch_
 def spectrum_std(beta: float, taps: int) -> float:
     """``beta / sqrt(taps)``: our ``std`` for the paper's noise ``beta``.
 
-    TIP (arXiv 2602.11633, section 4) adds noise of std ``beta`` to both parts of an unnormalised complex
+    TIP (arXiv 2602.11633, section 4) adds noise of std ``beta`` to both parts of an unnormalized complex
     spectrum of K taps and keeps the real part of its inverse; each coefficient of the orthonormal real basis
     then gets noise of this std.
 

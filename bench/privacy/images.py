@@ -36,17 +36,17 @@ def digits(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tor
     return images[train], labels[train], images[test], labels[test]
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """Images uint8 [N, channels, height, width] and classes int64 [N], on one device."""
 
     images: torch.Tensor
     labels: torch.Tensor
 
-    def __getitem__(self, chosen) -> "Labelled":  # type: ignore[override]
-        return Labelled(self.images[chosen], self.labels[chosen])
+    def __getitem__(self, chosen) -> "Labeled":  # type: ignore[override]
+        return Labeled(self.images[chosen], self.labels[chosen])
 
 
-def load(folder: pathlib.Path | None, device: torch.device) -> tuple[Labelled, Labelled]:
+def load(folder: pathlib.Path | None, device: torch.device) -> tuple[Labeled, Labeled]:
     """Training and test images: those of the folder, or scikit-learn's digits for None.
 
     Args:
@@ -60,11 +60,11 @@ def load(folder: pathlib.Path | None, device: torch.device) -> tuple[Labelled, L
     if folder is None:
         images, labels, test_images, test_labels = digits()
         pairs = (images, labels), (test_images, test_labels)
-        return tuple(Labelled((255 * x).byte().to(device), y.to(device)) for x, y in pairs)  # type: ignore[return-value]
+        return tuple(Labeled((255 * x).byte().to(device), y.to(device)) for x, y in pairs)  # type: ignore[return-value]
     return read(folder, "train", device), read(folder, "test", device)
 
 
-def read(folder: pathlib.Path, split: str, device: torch.device) -> Labelled:
+def read(folder: pathlib.Path, split: str, device: torch.device) -> Labeled:
     """The ``"train"`` or ``"test"`` images of a folder; see :func:`load`."""
     import pyarrow.parquet as pq  # not needed for the digits
 
@@ -77,4 +77,4 @@ def read(folder: pathlib.Path, split: str, device: torch.device) -> Labelled:
         images += [np.asarray(Image.open(io.BytesIO(img["bytes"])).convert("RGB")) for img in table["img"].to_pylist()]
         labels += table["label"].to_pylist()
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return Labelled(pixels.to(device), torch.tensor(labels, device=device))
+    return Labeled(pixels.to(device), torch.tensor(labels, device=device))

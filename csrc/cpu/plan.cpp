@@ -127,7 +127,7 @@ void Plan::add_elements(const TensorWork& tensor, const View& grad, Shard shard)
   struct Axis {
     int64_t size, stride, index_stride;
   };
-  std::vector<Axis> dims;  // innermost first; neighbours that continue one another are merged
+  std::vector<Axis> dims;  // innermost first; neighbors that continue one another are merged
   const int64_t taps = taps_of(grad);
   int64_t index_stride = 1;
   for (int64_t dim = std::max<int64_t>(grad.dims, 2) - 1; dim >= 0; --dim) {

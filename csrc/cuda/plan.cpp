@@ -95,7 +95,7 @@ class TensorPlan {
     const bool rows_follow = view_.sizes[0] == 1 || !is_whole() || stride[0] == 9 * view_.sizes[1];
     if (dense && rows_follow) return Path::dense3x3;
     const int64_t first = view_.first_channel * view_.kernels_per_channel + view_.first_kernel;
-    // Two kernels of a lane are then two neighbours in one row, at an address that is a multiple of two elements.
+    // Two kernels of a lane are then two neighbors in one row, at an address that is a multiple of two elements.
     const bool even = ((stride[0] | stride[3] | view_.sizes[1] | first | view_.kernels_per_channel) & 1) == 0;
     const bool even_taps = stride[2] == 3 * stride[3];
     const bool aligned = reinterpret_cast<uintptr_t>(view_.data) % (2 * bytes_of(view_.dtype)) == 0;

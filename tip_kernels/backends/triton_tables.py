@@ -20,7 +20,7 @@ IDLE, QUADS, KERNELS, ELEMENTS = range(4)
 """Paths: nothing to do; four kernels a lane, taps in registers; a kernel a lane, any size; no high band."""
 
 STRIDED, FLAT, ALONG = 1, 2, 4
-"""Memory: any strides; as one contiguous array; neighbouring kernels side by side and aligned (channels_last)."""
+"""Memory: any strides; as one contiguous array; neighboring kernels side by side and aligned (channels_last)."""
 
 _ENOUGH_PROGRAMS = 2**14  # eight programs for each of the 2,000 warps that a large GPU runs of these kernels at once
 

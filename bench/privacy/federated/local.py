@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from bench.privacy.federated.settings import Settings
-from bench.privacy.images import Labelled
+from bench.privacy.images import Labeled
 
 
-def train_locally(model: nn.Module, data: Labelled, shuffle: torch.Generator, settings: Settings) -> int:
+def train_locally(model: nn.Module, data: Labeled, shuffle: torch.Generator, settings: Settings) -> int:
     """A client's work: SGD on its images with clipped gradients. Returns the number of steps."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=settings.lr)

@@ -10,17 +10,17 @@ from bench.privacy.client.grad_cam import channel_weights
 from bench.privacy.federated.local import normalized
 from bench.privacy.federated.settings import Settings
 from bench.privacy.federated.state import Update
-from bench.privacy.images import Labelled
+from bench.privacy.images import Labeled
 
-Protect = Callable[[nn.Module, Update, Labelled, float, int, Settings], None]
+Protect = Callable[[nn.Module, Update, Labeled, float, int, Settings], None]
 """Changes an update in place; called with the client's model and images, the noise ``beta`` and a seed."""
 
 
-def no_defense(model: nn.Module, update: Update, data: Labelled, beta: float, seed: int, settings: Settings) -> None:
+def no_defense(model: nn.Module, update: Update, data: Labeled, beta: float, seed: int, settings: Settings) -> None:
     """Sends the update as it is."""
 
 
-def targeted(model: nn.Module, update: Update, data: Labelled, beta: float, seed: int, settings: Settings) -> None:
+def targeted(model: nn.Module, update: Update, data: Labeled, beta: float, seed: int, settings: Settings) -> None:
     """TIP, as its authors run it: Grad-CAM of a batch of the client's own images, no floor."""
     kernels = {name: p for name, p in model.named_parameters() if p.dim() == 4}
     std = {name: tip.calibration.spectrum_std(beta, kernel[0, 0].numel()) for name, kernel in kernels.items()}
@@ -29,7 +29,7 @@ def targeted(model: nn.Module, update: Update, data: Labelled, beta: float, seed
         defense.perturb_update(update)
 
 
-def attention(model: nn.Module, update: Update, data: Labelled, beta: float, seed: int, settings: Settings) -> None:
+def attention(model: nn.Module, update: Update, data: Labeled, beta: float, seed: int, settings: Settings) -> None:
     """APG: noise on the last convolution of each residual block, the more the higher a channel's Grad-CAM score."""
     generator = torch.Generator(data.images.device).manual_seed(seed)
     for name, weight in channel_weights(model.eval(), normalized(data.images), data.labels).items():
@@ -37,7 +37,7 @@ def attention(model: nn.Module, update: Update, data: Labelled, beta: float, see
         update[name] += beta * weight.view(-1, 1, 1, 1) * noise
 
 
-def gaussian(model: nn.Module, update: Update, data: Labelled, beta: float, seed: int, settings: Settings) -> None:
+def gaussian(model: nn.Module, update: Update, data: Labeled, beta: float, seed: int, settings: Settings) -> None:
     """DP: the same noise on every parameter."""
     tensors = [update[name] for name, _ in model.named_parameters()]
     unscored = [None] * len(tensors)

@@ -15,11 +15,11 @@ from bench.privacy.federated.local import normalized, train_locally
 from bench.privacy.federated.protect import DEFENSES, Protect, noise
 from bench.privacy.federated.settings import Settings
 from bench.privacy.federated.state import assign, copied, state
-from bench.privacy.images import Labelled
+from bench.privacy.images import Labeled
 
 
 def training(
-    defense: str, train: Labelled, test: Labelled, rounds: int, settings: Settings, checkpoint: pathlib.Path
+    defense: str, train: Labeled, test: Labeled, rounds: int, settings: Settings, checkpoint: pathlib.Path
 ) -> Iterator[Curve]:
     """Trains on from the checkpoint, if there is one; yields the curve whenever it has grown, a hundred times at most.
 
@@ -48,14 +48,14 @@ def training(
                 yield curve
 
 
-def build(settings: Settings, data: Labelled) -> nn.Module:
+def build(settings: Settings, data: Labeled) -> nn.Module:
     """The untrained model; the same for every defense."""
     torch.manual_seed(settings.seed)
     channels, size = data.images.shape[1:3]
     return nets.resnet18(channels) if settings.model == "resnet18" else nets.small_conv_net(channels, size)
 
 
-def play_round(model: nn.Module, clients: list[Labelled], number: int, protect: Protect, settings: Settings) -> None:
+def play_round(model: nn.Module, clients: list[Labeled], number: int, protect: Protect, settings: Settings) -> None:
     """One round of FedAvg: clients train, protect and send, and the model moves by the mean of their updates."""
     before = copied(state(model))
     drawn = torch.randperm(len(clients), generator=generator(settings, number, 0))[: settings.sampled].tolist()
@@ -74,7 +74,7 @@ def play_round(model: nn.Module, clients: list[Labelled], number: int, protect: 
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, data: Labelled) -> float:
+def accuracy(model: nn.Module, data: Labeled) -> float:
     """In percent."""
     model.eval()
     batches = zip(data.images.split(500), data.labels.split(500), strict=True)

@@ -8,7 +8,7 @@ Update = dict[str, torch.Tensor]
 
 
 def state(model: nn.Module) -> Update:
-    """Parameters and floating buffers: what FedAvg averages. No defence here touches batch-norm statistics."""
+    """Parameters and floating buffers: what FedAvg averages. No defense here touches batch-norm statistics."""
     return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 
