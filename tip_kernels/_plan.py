@@ -97,18 +97,20 @@ def indices_of_high_bands(grads: Tensors, scores: Tensors, masks: Masks | None) 
     """
     if not all(issubclass(kind, _GRADIENT) for kind in set(map(type, grads))):
         return range(len(grads))  # for the checks of all to say what is wrong
-    scored = [i for i, score in enumerate(scores) if score is not None]
+    scored = tuple([i for i, score in enumerate(scores) if score is not None])
     if masks is not None:
-        return tuple(scored)
-    is_pointwise = _is_pointwise if torch.compiler.is_compiling() else _cached_is_pointwise
-    return tuple([i for i in scored if grads[i] is None or not is_pointwise(grads[i].shape)])  # type: ignore[union-attr]
+        return scored
+    shapes = tuple([getattr(grads[i], "shape", None) for i in scored])
+    leave_out = _without_pointwise if torch.compiler.is_compiling() else _cached_without_pointwise
+    return leave_out(scored, shapes)
 
 
-def _is_pointwise(shape: tuple[int, ...]) -> bool:
-    return len(shape) > 2 and max(shape[2:]) == 1
+def _without_pointwise(indices: tuple[int, ...], shapes: tuple[tuple[int, ...] | None, ...]) -> tuple[int, ...]:
+    """The indices of those that are no 1x1 kernels; None is no gradient."""
+    return tuple([i for i, n in zip(indices, shapes, strict=True) if n is None or len(n) < 3 or max(n[2:]) != 1])
 
 
-_cached_is_pointwise = functools.lru_cache(maxsize=4096)(_is_pointwise)
+_cached_without_pointwise = functools.lru_cache(maxsize=64)(_without_pointwise)
 
 
 def describe(tensors: Tensors, indices: Sequence[int], what: str, names: Sequence[str] | None) -> Described:
