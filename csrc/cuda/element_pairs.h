@@ -1,4 +1,4 @@
-// Pairs of neighbouring elements, aligned to their size, as floats.
+// Pairs of neighboring elements, aligned to their size, as floats.
 #pragma once
 
 #include "core/dtype.h"
