@@ -12,27 +12,23 @@ TIP_HD int64_t divide(int64_t a, int64_t b) {
   return a / b;
 }
 
-// Elements of memory, or what is counted, from the first to the i-th point of some axes, innermost first.
-TIP_HD int64_t stride_offset(const Axis* axes, int count, int64_t i) {
-  int64_t offset = 0;
+// The sum of one kind of step from the first to the i-th point of some axes, innermost first.
+template <int64_t Axis::*step>
+TIP_HD int64_t steps_to(const Axis* axes, int count, int64_t i) {
+  int64_t sum = 0;
   TIP_ROLLED
   for (int a = 0; a + 1 < count; ++a) {
     const int64_t outer = divide(i, axes[a].size);
-    offset += (i - outer * axes[a].size) * axes[a].stride;
+    sum += (i - outer * axes[a].size) * (axes[a].*step);
     i = outer;
   }
-  return count > 0 ? offset + i * axes[count - 1].stride : offset;
+  return count > 0 ? sum + i * (axes[count - 1].*step) : sum;
 }
 
+TIP_HD int64_t stride_offset(const Axis* axes, int count, int64_t i) { return steps_to<&Axis::stride>(axes, count, i); }
+
 TIP_HD int64_t index_offset(const Axis* axes, int count, int64_t i) {
-  int64_t offset = 0;
-  TIP_ROLLED
-  for (int a = 0; a + 1 < count; ++a) {
-    const int64_t outer = divide(i, axes[a].size);
-    offset += (i - outer * axes[a].size) * axes[a].index_stride;
-    i = outer;
-  }
-  return count > 0 ? offset + i * axes[count - 1].index_stride : offset;
+  return steps_to<&Axis::index_stride>(axes, count, i);
 }
 
 TIP_END_NAMESPACE
