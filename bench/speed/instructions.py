@@ -42,7 +42,7 @@ def compile_cubin(arch: str, source: str, generator: str, target: pathlib.Path) 
     """Compiles a file of csrc/cuda for one architecture; returns what ptxas reports of its kernels."""
     flags = ["-std=c++17", "-O3", "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", "-Werror=all-warnings", "-Icsrc"]
     if generator:
-        flags.append(f"-DTIP_ROUNDS={GENERATORS[generator]}")
+        flags.append(f"-DTIP_GENERATOR={GENERATORS[generator]}")
     command = [str(find_nvcc()), *flags, f"csrc/cuda/{source}", "-o", str(target)]
     done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
     if done.returncode:

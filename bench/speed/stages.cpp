@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <memory>
 #include <vector>
 
 namespace tip {
@@ -50,12 +52,12 @@ void pairs(const U* words, F* z) {
   }
 }
 
-template <int kRounds>
+template <int kGenerator>
 double time_words() {
   Stream stream = {};
   return nanoseconds(kGroup * kLanes, [&](int batch) {
     U words[kGroup];
-    generate<kRounds>(stream, counters(batch), words);
+    generate<kGenerator>(stream, counters(batch), words);
     keep(words);
   });
 }
@@ -94,25 +96,25 @@ double time_addition() {
 }
 
 // All of it, on 3x3 kernels of one selected channel that stay in the second-level cache, or not.
-double time_kernel(int rounds, int64_t kernels) {
+double time_kernel(int generator, int64_t kernels) {
   std::vector<double> exact(81);
   std::vector<float> rounded(81), gradient(9 * kernels);
   const Basis basis = {9, 8, exact.data(), rounded.data(), true};
   std::vector<int64_t> offsets(9);
   for (int i = 0; i < 9; ++i) offsets[i] = i;
-  const TensorWork tensor = {DType::f32, 0, &basis, 9, offsets.data(), true, 1e-3f, 0.0f};
+  const RunTensor tensor = {DType::f32, 0, &basis, 9, 8, offsets.data(), true, 1e-3f, 0.0f, 0.0f};
   Run run = {&tensor, Noise::band, {2, 1}, reinterpret_cast<char*>(gradient.data()), 9, 0, kernels, 0};
   run.end = run.lanes();
-  const Work work = {{}, 0, rounds, 1.0f, 1.0f, &run, 1};
-  const ScratchSizes sizes = scratch_sizes(work);
+  const RunTable table = {{}, generator, 1.0f, 1.0, &run, 1};
+  const ScratchSizes sizes = scratch_sizes(table);
   std::vector<F> memory(sizes.floats() / kLanes + 1);  // of vectors, for their alignment
   const int64_t times = std::max<int64_t>(1, (int64_t{1} << 16) / kernels);
   double least = 1e9;
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
     const auto start = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < times; ++i) {
-      Portions portions(work);
-      perturb_portions(work, portions, sizes, reinterpret_cast<float*>(memory.data()));
+      Portions portions(table);
+      perturb_portions(table, portions, sizes, reinterpret_cast<float*>(memory.data()));
     }
     const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
     least = std::min(least, time.count() / static_cast<double>(8 * kernels * times));

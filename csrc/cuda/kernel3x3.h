@@ -5,8 +5,8 @@
 #pragma once
 
 #include "core/basis3x3.h"
-#include "cuda/element.h"
-#include "cuda/select.h"
+#include "cuda/element_pairs.h"
+#include "cuda/selection.h"
 
 TIP_BEGIN_NAMESPACE
 
@@ -16,91 +16,91 @@ constexpr int kWarpSlots = 2 * kWarp;
 constexpr int kWarpElements = kWarp * kLaneElements;
 
 // The tile as float, and a byte for each slot.
-TIP_HD int64_t three_shared_bytes(Path path) {
+TIP_HD int64_t shared_bytes_3x3(Path path) {
   return path == Path::dense3x3 ? kThreads * (kLaneElements * 4 + 2) : 0;
 }
 
-// What a thread keeps of a round: two kernels.
+// What a thread keeps of a pass: two kernels.
 struct Lane {
-  bool busy;     // some kernel of the warp is worked on
-  bool whole;    // all are, they lie densely and at an aligned address
-  Mode mode[2];  // of the thread's kernels
-  float noise[kLaneElements];
+  bool busy;       // some kernel of the warp is worked on
+  bool whole;      // all are, they lie densely and at an aligned address
+  Noise noise[2];  // of the thread's kernels
+  float added[kLaneElements];
 
-  TIP_HD bool is_silent() const { return mode[0] != Mode::selected && mode[1] != Mode::selected; }
+  TIP_HD bool is_silent() const { return noise[0] != Noise::band && noise[1] != Noise::band; }
 };
 
-// In each round a warp works on kWarpSlots successive kernels. The axes of such tensors are rows and taps.
-class ThreeKernel {
+// In each pass a warp works on kWarpSlots successive kernels. The axes of such tensors are rows and taps.
+class Kernel3x3 {
  public:
-  TIP_HD ThreeKernel(const Call& call, const Entry& entry, const Axis* axes, const Shared& shared, char* memory)
-      : call_(call), entry_(entry), axes_(axes), shared_(shared), memory_(memory) {}
+  TIP_HD Kernel3x3(const TableHeader& header, const Entry& entry, const Axis* axes, const Shared& shared, char* memory)
+      : header_(header), entry_(entry), axes_(axes), shared_(shared), memory_(memory) {}
 
   TIP_HD bool is_dense() const { return entry_.path == Path::dense3x3; }
-  TIP_HD int rounds() const { return (entry_.tile_lanes + kThreads - 1) / kThreads; }
-  TIP_HD int lane_of(int thread, int round) const { return round * kThreads + thread; }
-  TIP_HD int first_slot(int thread, int round) const { return 2 * lane_of(thread / kWarp * kWarp, round); }
+  TIP_HD int passes() const { return (entry_.tile_lanes + kThreads - 1) / kThreads; }
+  TIP_HD int lane_of(int thread, int pass) const { return pass * kThreads + thread; }
+  TIP_HD int first_slot(int thread, int pass) const { return 2 * lane_of(thread / kWarp * kWarp, pass); }
 
-  TIP_HD void prepare(int thread, int round, Lane& lane) const {
+  TIP_HD void prepare(int thread, int pass, Lane& lane) const {
     const Tile& tile = shared_.tile;
-    const int first = first_slot(thread, round), last = first + kWarpSlots - 1;
+    const int first = first_slot(thread, pass), last = first + kWarpSlots - 1;
     const bool inside = first >= tile.begin && last < tile.end;
-    const int row = inside ? place_of(entry_, tile, first).row : 0;
-    if (inside && place_of(entry_, tile, last).row == row) {
-      lane.mode[0] = lane.mode[1] = shared_.mode[row];
-      lane.busy = lane.mode[0] != Mode::untouched;
+    const int row = inside ? row_unit_of(entry_, tile, first).row : 0;
+    if (inside && row_unit_of(entry_, tile, last).row == row) {
+      lane.noise[0] = lane.noise[1] = shared_.noise[row];
+      lane.busy = lane.noise[0] != Noise::untouched;
       lane.whole = is_dense() && reinterpret_cast<uintptr_t>(gradient_of(first)) % 16 == 0;
       if (lane.whole) return;
     } else {
       TIP_UNROLL
       for (int i = 0; i < 2; ++i)
-        lane.mode[i] = mode_of_slot(entry_, call_, shared_, 2 * lane_of(thread, round) + i);
+        lane.noise[i] = noise_of_slot(entry_, header_, shared_, 2 * lane_of(thread, pass) + i);
       lane.busy = last >= tile.begin && first < tile.end;
       lane.whole = false;
     }
-    if (is_dense()) modes()[2 * thread] = lane.mode[0], modes()[2 * thread + 1] = lane.mode[1];
+    if (is_dense()) noises()[2 * thread] = lane.noise[0], noises()[2 * thread + 1] = lane.noise[1];
   }
 
-  // Starts to read dense gradients. The modes of the warp are there.
-  TIP_HD void load(int thread, int round, const Lane& lane) const { copy_dense<true>(thread, round, lane); }
+  // Starts to read dense gradients. The noises of the warp are there.
+  TIP_HD void load(int thread, int pass, const Lane& lane) const { copy_dense<true>(thread, pass, lane); }
 
   // What the normals of `take` have to be multiplied with.
-  TIP_HD float unit() const { return call_.std[entry_.id] * kGain3x3; }
+  TIP_HD float amplitude() const { return header_.std[entry_.id] * kGain3x3; }
 
   TIP_HD void take(const float z[kGroup], Lane& lane) const {
     TIP_UNROLL
-    for (int i = 0; i < 2; ++i) synthesize_3x3(z + 8 * i, lane.noise + 9 * i);
+    for (int i = 0; i < 2; ++i) synthesize_3x3(z + 8 * i, lane.added + 9 * i);
     // Of two channels that meet in this lane one may be left alone.
-    if (lane.mode[0] == lane.mode[1]) return;
+    if (lane.noise[0] == lane.noise[1]) return;
     TIP_UNROLL
     for (int i = 0; i < kLaneElements; ++i)
-      if (lane.mode[i / 9] != Mode::selected) lane.noise[i] = 0.0f;
+      if (lane.noise[i / 9] != Noise::band) lane.added[i] = 0.0f;
   }
 
   TIP_HD void take_nothing(Lane& lane) const {
     TIP_UNROLL
-    for (int i = 0; i < kLaneElements; ++i) lane.noise[i] = 0.0f;
+    for (int i = 0; i < kLaneElements; ++i) lane.added[i] = 0.0f;
   }
 
   // Adds the noise, in shared memory to dense gradients, else for good.
-  TIP_HD void add(int thread, int round, const Lane& lane) const {
-    const float scale = call_.grad_scale ? *call_.grad_scale : 1.0f;
+  TIP_HD void add(int thread, int pass, const Lane& lane) const {
+    const float scale = header_.grad_scale ? *header_.grad_scale : 1.0f;
     if (is_dense()) {
       with_small_type(entry_.dtype, [&](auto* type) { add_dense(type, thread, lane, scale); });
-    } else if (lane.mode[0] != Mode::untouched) {  // kernels of a pair are in one row
-      const Place place = place_of(entry_, shared_.tile, 2 * lane_of(thread, round));
-      const int64_t offset = (shared_.tile.row + place.row) * axes_[0].stride + place.unit;
+    } else if (lane.noise[0] != Noise::untouched) {  // kernels of a pair are in one row
+      const RowUnit at = row_unit_of(entry_, shared_.tile, 2 * lane_of(thread, pass));
+      const int64_t offset = (shared_.tile.row + at.row) * axes_[0].stride + at.unit;
       with_small_type(entry_.dtype, [&](auto* type) { add_pairs(type, offset, lane, scale); });
     }
   }
 
   // Writes what `load` has read.
-  TIP_HD void store(int thread, int round, const Lane& lane) const { copy_dense<false>(thread, round, lane); }
+  TIP_HD void store(int thread, int pass, const Lane& lane) const { copy_dense<false>(thread, pass, lane); }
 
  private:
   // Dense kernels, through shared memory.
 
-  TIP_HD Mode* modes() const { return reinterpret_cast<Mode*>(memory_ + kThreads * kLaneElements * 4); }
+  TIP_HD Noise* noises() const { return reinterpret_cast<Noise*>(memory_ + kThreads * kLaneElements * 4); }
 
   TIP_HD char* gradient_of(int slot) const {
     return global_pointer(shared_.tile.data) + static_cast<int64_t>(slot) * shared_.tile.slot_bytes;
@@ -108,18 +108,18 @@ class ThreeKernel {
 
   // Copies a warp's kernels to shared memory, or back.
   template <bool kLoad>
-  TIP_HD void copy_dense(int thread, int round, const Lane& lane) const {
+  TIP_HD void copy_dense(int thread, int pass, const Lane& lane) const {
     if (shared_.tile.slot_bytes == 9 * sizeof(float)) {
-      copy_kernels<kLoad, uint32_t>(thread, round, lane);
+      copy_kernels<kLoad, uint32_t>(thread, pass, lane);
     } else {
-      copy_kernels<kLoad, uint16_t>(thread, round, lane);
+      copy_kernels<kLoad, uint16_t>(thread, pass, lane);
     }
   }
 
   template <bool kLoad, class Bits>
-  TIP_HD void copy_kernels(int thread, int round, const Lane& lane) const {
+  TIP_HD void copy_kernels(int thread, int pass, const Lane& lane) const {
     constexpr int kBytes = kWarpElements * sizeof(Bits), kStep = kWarp * 16;
-    char* gradient = gradient_of(first_slot(thread, round));
+    char* gradient = gradient_of(first_slot(thread, pass));
     char* tile = memory_ + thread / kWarp * kBytes;
     if (lane.whole) {
       const int own = thread % kWarp * 16;
@@ -134,7 +134,7 @@ class ThreeKernel {
     const Bits* from = reinterpret_cast<const Bits*>(kLoad ? gradient : tile);
     TIP_ROLLED
     for (int i = thread % kWarp; i < kWarpElements; i += kWarp)
-      if (modes()[thread / kWarp * kWarpSlots + i / 9] != Mode::untouched) to[i] = from[i];
+      if (noises()[thread / kWarp * kWarpSlots + i / 9] != Noise::untouched) to[i] = from[i];
   }
 
   template <class T>
@@ -143,7 +143,7 @@ class ThreeKernel {
     TIP_UNROLL
     for (int i = 0; i < kLaneElements; i += 2) {
       const Pair x = load_pair(own + i);
-      store_pair(own + i, {x.first * scale + lane.noise[i], x.second * scale + lane.noise[i + 1]});
+      store_pair(own + i, {x.first * scale + lane.added[i], x.second * scale + lane.added[i + 1]});
     }
   }
 
@@ -159,10 +159,10 @@ class ThreeKernel {
     TIP_UNROLL
     for (int tap = 0; tap < 9; ++tap)
       store_pair(data + tap * stride,
-                 {x[tap].first * scale + lane.noise[tap], x[tap].second * scale + lane.noise[9 + tap]});
+                 {x[tap].first * scale + lane.added[tap], x[tap].second * scale + lane.added[9 + tap]});
   }
 
-  const Call& call_;
+  const TableHeader& header_;
   const Entry& entry_;
   const Axis* axes_;
   const Shared& shared_;

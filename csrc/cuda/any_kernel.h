@@ -2,25 +2,24 @@
 #pragma once
 
 #include "core/grid.h"
-#include "cuda/element.h"
-#include "cuda/select.h"
+#include "cuda/selection.h"
 
 TIP_BEGIN_NAMESPACE
 
 constexpr int kGroupRoom = 20;  // of a group's 16 values: 16-byte stores of 8 threads then fall into different banks
 
 // How a block divides its shared memory, in this order; A is the arithmetic's type, float or double.
-struct AnyLayout {
+struct AnyKernelMemory {
   int used;              // normals of a unit
   int64_t arithmetic;    // bytes of A
   int64_t basis_room;    // A from one row of the basis to the next; 0 if the basis stays where it is
   int64_t basis_values;  // A
   int64_t shares;        // A: what the band of each kernel loses
   int64_t normals;       // float
-  int64_t modes;         // Mode
+  int64_t noises;        // Noise
 
-  TIP_HD AnyLayout(const Entry& entry, bool floor, bool replaces) {
-    used = floor || !entry.basis ? entry.taps : entry.high_dim;
+  TIP_HD AnyKernelMemory(const Entry& entry, bool floor, bool replaces) {
+    used = static_cast<int>(used_words(entry.taps, entry.high_dim, floor));
     arithmetic = entry.dtype == DType::f64 ? 8 : 4;
     const int64_t slots = static_cast<int64_t>(entry.tile_lanes) * entry.lane_units;
     // An odd number lets successive rows start in different banks.
@@ -28,9 +27,9 @@ struct AnyLayout {
     basis_values = (entry.taps * basis_room + 3) / 4 * 4;
     shares = entry.basis && replaces ? (slots * entry.high_dim + 3) / 4 * 4 : 0;
     normals = static_cast<int64_t>(entry.tile_lanes) * entry.lane_groups * kGroupRoom;
-    modes = entry.basis ? slots : 0;
+    noises = entry.basis ? slots : 0;
   }
-  TIP_HD int64_t bytes() const { return (basis_values + shares) * arithmetic + normals * 4 + modes; }
+  TIP_HD int64_t bytes() const { return (basis_values + shares) * arithmetic + normals * 4 + noises; }
 };
 
 TIP_HD float load_as(const char* data, int64_t i, DType dtype, float) {
@@ -53,17 +52,17 @@ TIP_HD void store_as(char* data, int64_t i, DType, double x) { reinterpret_cast<
 
 class AnyKernel {
  public:
-  TIP_HD AnyKernel(const Call& call, const Entry& entry, const Axis* axes, const Shared& shared, char* memory)
-      : call_(call), entry_(entry), axes_(axes), shared_(shared), memory_(memory),
-        layout_(entry, call.floor_std != nullptr, call.keep != 1.0) {
+  TIP_HD AnyKernel(const TableHeader& header, const Entry& entry, const Axis* axes, const Shared& shared, char* memory)
+      : header_(header), entry_(entry), axes_(axes), shared_(shared), memory_(memory),
+        layout_(entry, header.floor_std != nullptr, header.keep != 1.0) {
     normals_ = reinterpret_cast<float*>(memory + (layout_.basis_values + layout_.shares) * layout_.arithmetic);
-    modes_ = reinterpret_cast<Mode*>(normals_ + layout_.normals);
+    noises_ = reinterpret_cast<Noise*>(normals_ + layout_.normals);
   }
 
   TIP_HD void prepare(int thread) const {
     TIP_ROLLED
-    for (int slot = thread; slot < layout_.modes; slot += kThreads)
-      modes_[slot] = mode_of_slot(entry_, call_, shared_, slot);
+    for (int slot = thread; slot < layout_.noises; slot += kThreads)
+      noises_[slot] = noise_of_slot(entry_, header_, shared_, slot);
     if (layout_.basis_room > 0) with_arithmetic([&](auto zero) { load_basis(zero, thread); });
   }
 
@@ -72,7 +71,7 @@ class AnyKernel {
     const int first = group / entry_.lane_groups * entry_.lane_units;
     TIP_ROLLED
     for (int unit = 0; unit < entry_.lane_units; ++unit)
-      if (mode(first + unit) >= Mode::white) return false;
+      if (noise(first + unit) >= Noise::white) return false;
     return true;
   }
 
@@ -116,11 +115,11 @@ class AnyKernel {
   template <class A>
   TIP_HD void replace(A zero, int thread) const {
     const int begin = shared_.tile.begin * entry_.high_dim, end = shared_.tile.end * entry_.high_dim;
-    const A lost = static_cast<A>(call_.keep - 1.0) * scale<A>();
+    const A lost = static_cast<A>(header_.keep - 1.0) * scale<A>();
     TIP_ROLLED
     for (int i = begin + thread; i < end; i += kThreads) {
       const int slot = i / entry_.high_dim, column = i % entry_.high_dim;
-      if (mode(slot) != Mode::selected) continue;
+      if (noise(slot) < Noise::band) continue;
       A sum = 0;
       for (int tap = 0; tap < entry_.taps; ++tap)
         sum += basis<A>(tap, column) * load_as(entry_.data, offset(slot, tap), entry_.dtype, zero);
@@ -133,30 +132,32 @@ class AnyKernel {
   TIP_HD void apply(A zero, int thread) const {
     const int slots = shared_.tile.end - shared_.tile.begin, taps = entry_.taps;
     const bool interleaved = entry_.unit_stride == 1 && taps > 1;
-    const A std = call_.std[entry_.id], factor = scale<A>();
-    const A floor = call_.floor_std ? call_.floor_std[entry_.id] : 0.0f;
+    const A std = header_.std[entry_.id], factor = scale<A>();
+    const A floor = header_.floor_std ? header_.floor_std[entry_.id] : 0.0f;
     const Grid<A> grid(grid_step(floor, entry_.basis ? std : 0));
     TIP_ROLLED
     for (int i = thread; i < slots * taps; i += kThreads) {
       const int slot = shared_.tile.begin + (taps == 1 ? i : interleaved ? i % slots : i / taps);
       const int tap = taps == 1 ? 0 : interleaved ? i / slots : i % taps;
-      const Mode what = mode(slot);
-      if (what == Mode::untouched) continue;
+      const Noise kind = noise(slot);
+      if (kind == Noise::untouched) continue;
       const int64_t at = offset(slot, tap);
       A x = load_as(entry_.data, at, entry_.dtype, zero) * factor;
-      if (what == Mode::white) x += floor * normal(slot, tap);
-      if (what == Mode::selected) x += noise(slot, tap, std, floor);
-      if (grid.rounds()) x = grid(x);
+      if (kind == Noise::white) x += floor * normal(slot, tap);
+      if (kind >= Noise::band) x += added(slot, tap, std, floor);
+      if (grid) x = grid(x);
       store_as(entry_.data, at, entry_.dtype, x);
     }
   }
 
   template <class A>
   TIP_HD A scale() const {
-    return call_.grad_scale ? static_cast<A>(*call_.grad_scale) : 1;
+    return header_.grad_scale ? static_cast<A>(*header_.grad_scale) : 1;
   }
 
-  TIP_HD Mode mode(int slot) const { return entry_.basis ? modes_[slot] : mode_of_slot(entry_, call_, shared_, slot); }
+  TIP_HD Noise noise(int slot) const {
+    return entry_.basis ? noises_[slot] : noise_of_slot(entry_, header_, shared_, slot);
+  }
 
   template <class A>
   TIP_HD A* shares() const {
@@ -176,7 +177,7 @@ class AnyKernel {
   }
 
   template <class A>
-  TIP_HD A noise(int slot, int tap, A std, A floor) const {
+  TIP_HD A added(int slot, int tap, A std, A floor) const {
     A sum = 0;
     for (int column = 0; column < layout_.used; ++column) {
       const bool high = column < entry_.high_dim;
@@ -191,14 +192,14 @@ class AnyKernel {
     return unit_offset(entry_, axes_, shared_.tile, slot) + tap_offset(entry_, axes_, tap);
   }
 
-  const Call& call_;
+  const TableHeader& header_;
   const Entry& entry_;
   const Axis* axes_;
   const Shared& shared_;
   char* memory_;
-  const AnyLayout layout_;
+  const AnyKernelMemory layout_;
   float* normals_;
-  Mode* modes_;
+  Noise* noises_;
 };
 
 TIP_END_NAMESPACE
