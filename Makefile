@@ -1,7 +1,7 @@
 # make demo    train and attack a small net without and with TIP, save demo.png
 # make test    lint, types and every test
 # make bench   the speed tables
-# make study   every attacker against every defence: docs/privacy.md
+# make study   every attacker against every defense: docs/privacy.md
 #
 # What takes longer; SECURITY.md and docs/noise.md have the results:
 # make test-fuzz      random calls against a model of the contract, and ill-formed calls of the raw ops
@@ -32,7 +32,7 @@ TOOLS := build/tools
 .PHONY: release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
-	$(BIN)/python -m bench.demo
+	$(BIN)/python -m examples.demo
 
 test: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -63,8 +63,8 @@ coverage: $(VENV)/ready
 	$(BIN)/gcovr --root build/gcov
 
 bench: $(VENV)/ready
-	$(BIN)/python -m bench.ratios
-	$(BIN)/python -m pytest bench/bench_perturb.py --benchmark-only
+	$(BIN)/python -m bench.speed.ratios
+	$(BIN)/python -m pytest bench/speed/bench_perturb.py --benchmark-only
 
 study: $(VENV)/ready
 	$(BIN)/python -m bench.privacy study

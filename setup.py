@@ -46,7 +46,7 @@ FLAGS = [
     *(f"-ffile-prefix-map={folder}=torch" for folder in include_paths()),
 ]
 
-# Kernels are compiled once for each instruction set; csrc/cpu/register.cpp chooses at run time.
+# Kernels are compiled once for each instruction set; csrc/cpu/variant.cpp chooses at run time.
 CPU_VARIANTS = {
     "x86_64": {
         "generic": [],
@@ -66,7 +66,7 @@ CPU_VARIANTS = {
 WANTED_VARIANTS = os.environ.get("TIP_KERNELS_VARIANTS", "").split() or list(CPU_VARIANTS)
 
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
-ROUNDS = (8, 10, 12, 20)  # the generators, each an object of its own
+GENERATORS = (8, 10, 12, 20)  # each an object of its own
 NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-I", "csrc"]
 
 
@@ -139,17 +139,18 @@ def anonymous(member: tarfile.TarInfo, date: int) -> tarfile.TarInfo:
 def cpu_jobs() -> list[tuple[str, str, list[str]]]:
     """(source, folder for its object, flags) of everything in the CPU library."""
     names = "".join(f" X({name})" for name in WANTED_VARIANTS)
-    jobs = [("csrc/cpu/register.cpp", "common", [f"-DTIP_VARIANTS(X)={names}"]), ("csrc/cpu/plan.cpp", "common", [])]
+    jobs = [("csrc/cpu/variant.cpp", "common", [f"-DTIP_VARIANTS(X)={names}"])]
+    jobs += [(f"csrc/cpu/{name}.cpp", "common", []) for name in ("register", "plan")]
     for variant in WANTED_VARIANTS:
         flags = [*CPU_VARIANTS[variant], f"-DTIP_VARIANT={variant}"]
-        jobs += [(f"csrc/cpu/{source}", variant, flags) for source in ("perturb.cpp", "saliency.cpp")]
+        jobs += [(f"csrc/cpu/{source}", variant, flags) for source in ("perturb.cpp", "words.cpp", "saliency.cpp")]
     return jobs
 
 
 def cuda_jobs() -> list[tuple[str, str, list[str]]]:
     """(source, folder for its object, flags) of everything in the CUDA library."""
     targets = cuda_targets()
-    jobs = [("csrc/cuda/perturb.cu", f"cuda{rounds}", [*targets, f"-DTIP_ROUNDS={rounds}"]) for rounds in ROUNDS]
+    jobs = [("csrc/cuda/perturb.cu", f"cuda{n}", [*targets, f"-DTIP_GENERATOR={n}"]) for n in GENERATORS]
     jobs.append(("csrc/cuda/saliency.cu", "cuda", targets))
     return jobs + [(f"csrc/cuda/{name}.cpp", "cuda", []) for name in ("register", "plan", "launch")]
 

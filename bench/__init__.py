@@ -1,1 +1,1 @@
-"""Speed, privacy and utility: what is measured, and the demo."""
+"""What is measured: how fast the package is (bench.speed), and what it protects and costs (bench.privacy)."""

@@ -326,4 +326,6 @@ def _grid(tensor: Tensor, high: int) -> float | None:
     if not GRID or not tensor.floor_std:
         return None
     amounts = [tensor.floor_std] + [tensor.std] * (high > 0)
-    return 2.0 ** (math.floor(math.log2(min(a for a in amounts if a > 0))) - 10)
+    least = min(amount for amount in amounts if amount > 0)
+    has_step = 2.0**-116 <= least < 2.0**115  # with 2^23 times it a normal float32 number
+    return 2.0 ** (math.floor(math.log2(least)) - 10) if has_step else None

@@ -1,14 +1,12 @@
 // The CUDA kernels' own code compiled for the host (csrc/cuda/block.h), for tests/test_cuda_on_host.py: plans a call,
 // fills the tables and runs every block, one after the other.
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <type_traits>
 #include <vector>
 
 #include "core/generate.h"
-#include "cuda/perturb.h"
+#include "cuda/launch_tables.h"
+#include "cuda/perturb_tile.h"
 #include "cuda/plan.h"
 
 using namespace tip;
@@ -20,16 +18,17 @@ struct HostTensor {
   const float* scores;
   const double* basis;
   const int64_t *sizes, *strides;
-  int64_t dims, dtype, score_count, score_stride, selected, id, high_dim;
-  int64_t first_channel, first_kernel, kernels_per_channel;
+  int64_t dims, dtype, channels, selected, id, high_dim;
+  int64_t first_channel, first_kernel, kernels;
 };
 
 struct HostCall {
   int64_t* state;
   const float *std, *floor_std, *grad_scale;
   double keep;
-  int32_t rounds;
-  int32_t lanes;  // of a thread; 0 for the plan's choice
+  int32_t generator;
+  int32_t passes;       // of a thread; 0 for the plan's choice
+  int64_t most_blocks;  // of a launch
 };
 
 // What became of a call.
@@ -41,75 +40,99 @@ struct HostReport {
 
 namespace {
 
-std::vector<PlannedTensor> plan(const HostTensor* tensors, int64_t count, const HostCall& call) {
-  std::vector<TensorView> views;
+// Two entries, so that few tensors take several launches.
+using TinyTable = Table<128 + 2 * (sizeof(Entry) + 2 * sizeof(Axis))>;
+
+Inputs inputs_of(const HostTensor* tensors, int64_t count, const HostCall& call) {
+  Inputs inputs = {{}, {}, call.state, call.std, call.floor_std, call.grad_scale, call.keep, call.generator};
   for (const HostTensor* t = tensors; t < tensors + count; ++t) {
-    views.push_back({t->data, static_cast<DType>(t->dtype), {t->sizes, t->sizes + t->dims},
-                     {t->strides, t->strides + t->dims}, t->scores, t->score_count, t->score_stride, t->selected,
-                     t->id, t->basis, t->high_dim, t->first_channel, t->first_kernel, t->kernels_per_channel});
+    const Shape shape = {t->dims, t->sizes, t->strides};
+    const int64_t basis = t->basis ? static_cast<int64_t>(inputs.bases.size()) : -1;
+    if (t->basis) inputs.bases.push_back({t->basis, shape.taps(), t->high_dim});
+    inputs.tensors.push_back({t->data, static_cast<DType>(t->dtype), shape, t->id, basis, t->scores, t->channels,
+                              t->selected, {t->first_channel, t->first_kernel, t->kernels}});
   }
-  return plan_tensors(views, {call.floor_std != nullptr, call.grad_scale != nullptr, call.keep != 1.0, call.lanes});
+  return inputs;
 }
 
-template <int kRounds, class T>
-void run_blocks(const T& table, int64_t shared_bytes, HostReport& report) {
-  const int64_t blocks = table.tiles > 0 ? table.tiles : 1;
-  // Unwritten shared memory is not zero: NaN shows where it is used.
-  std::vector<uint32_t> memory(shared_bytes / 4 + 4, 0x7FC00000u);
-  int64_t have_read = 0;
-  for (int64_t block = 0; block < blocks; ++block) {
-    std::fill(memory.begin(), memory.end(), 0x7FC00000u);
-    Shared shared;
-    std::memset(&shared, 0xAB, sizeof shared);
-    perturb_tile<kRounds>(HostBlock(), table, block, shared, reinterpret_cast<char*>(memory.data()),
-                          [&](uint64_t step) {
-                            if (table.call.ticket >= 0 && ++have_read == blocks) {
-                              table.call.state[4] = static_cast<int64_t>(step + 1);
-                              ++report.advances;
-                              report.launches_before_advance = report.launches;
-                            }
-                          });
-  }
-  report.blocks += blocks;
-  ++report.launches;
-}
+template <int kGenerator>
+class HostLauncher {
+ public:
+  HostLauncher(int64_t most_blocks, HostReport& report) : most_blocks_(most_blocks), report_(report) {}
 
-template <int kRounds, class T>
-void run(const std::vector<PlannedTensor>& tensors, const HostCall& call, HostReport& report) {
-  size_t begin = 0;
-  do {
-    T table;
-    const size_t end = fill_table(tensors, begin, table);
-    table.call = {call.state, call.std, call.floor_std, call.grad_scale, call.keep, begin == 0 ? 0 : -1, 0};
-    int64_t shared_bytes = 0;
-    for (size_t i = begin; i < end; ++i) shared_bytes = std::max(shared_bytes, tensors[i].shared_bytes);
-    run_blocks<kRounds>(table, shared_bytes, report);
-    begin = end;
-  } while (begin < tensors.size());
-}
+  int64_t most_blocks() const { return most_blocks_; }
+
+  template <class T>
+  void operator()(const T& table, int64_t blocks, int64_t shared_bytes) {
+    const int64_t step = table.header.state[4];
+    // Unwritten shared memory is not zero: NaN shows where it is used.
+    std::vector<uint32_t> memory(shared_bytes / 4 + 4);
+    for (int64_t block = 0; block < blocks; ++block) {
+      std::fill(memory.begin(), memory.end(), 0x7FC00000u);
+      Shared shared;
+      std::memset(&shared, 0xAB, sizeof shared);
+      perturb_tile<kGenerator>(
+          HostBlock(), table, table.header.first_tile + block, shared, reinterpret_cast<char*>(memory.data()),
+          [&](uint64_t own) { take_ticket(table.header, &ticket_, static_cast<unsigned int>(blocks), own); });
+    }
+    if (table.header.state[4] != step) {
+      ++report_.advances;
+      report_.launches_before_advance = report_.launches;
+    }
+    report_.blocks += blocks;
+    ++report_.launches;
+  }
+
+ private:
+  const int64_t most_blocks_;
+  HostReport& report_;
+  unsigned int ticket_ = 0;
+};
+
+// Counts what tiles cover, and touches no memory.
+class CoverLauncher {
+ public:
+  CoverLauncher(int64_t* covered, int64_t* reach) : covered_(covered), reach_(reach) {}
+
+  int64_t launches() const { return launches_; }
+  int64_t most_blocks() const { return INT32_MAX; }
+
+  template <class T>
+  void operator()(const T& table, int64_t blocks, int64_t) {
+    ++launches_;
+    for (int64_t block = 0; block < blocks; ++block) {
+      const Tile tile = locate(table, table.header.first_tile + block);
+      if (tile.rows == 0) continue;
+      const Entry& entry = table.entry[tile.entry];
+      const Axis* axes = table.axis + entry.first_axis;
+      covered_[entry.id] += static_cast<int64_t>(tile.end - tile.begin) * entry.taps;
+      const int64_t last = unit_offset(entry, axes, tile, tile.end - 1) + tap_offset(entry, axes, entry.taps - 1);
+      reach_[entry.id] = std::max(reach_[entry.id], last);
+    }
+  }
+
+ private:
+  int64_t *covered_, *reach_;
+  int64_t launches_ = 0;
+};
 
 }  // namespace
 
 extern "C" {
 
-// Runs a call on the host. Two entries a table when `tiny_tables`, so that few tensors take several launches.
+// Runs a call on the host, with TinyTable or tables of the usual sizes.
 void perturb_on_host(const HostTensor* tensors, int64_t count, const HostCall* call, int64_t tiny_tables,
                      HostReport* report) {
   *report = {};
-  const std::vector<PlannedTensor> planned = plan(tensors, count, *call);
+  const Inputs inputs = inputs_of(tensors, count, *call);
+  const std::vector<PlannedTensor> planned = plan_tensors(inputs, call->passes);
   for (const PlannedTensor& tensor : planned) ++report->paths[static_cast<int>(tensor.entry.path)];
-  using Tiny = Table<128 + 2 * (sizeof(Entry) + 2 * sizeof(Axis))>;
-  const auto go = [&](auto rounds) {
-    constexpr int kRounds = decltype(rounds)::value;
-    tiny_tables ? run<kRounds, Tiny>(planned, *call, *report) : run<kRounds, SmallTable>(planned, *call, *report);
-  };
-  switch (call->rounds) {
-    case 8: return go(std::integral_constant<int, 8>());
-    case 12: return go(std::integral_constant<int, 12>());
-    case 20: return go(std::integral_constant<int, 20>());
-    case kPhiloxRounds: return go(std::integral_constant<int, kPhiloxRounds>());
-    default: std::abort();
-  }
+  const TableHeader header = header_of(inputs, 0);
+  with_generator(call->generator, [&](auto known) {
+    HostLauncher<decltype(known)::value> launcher(call->most_blocks, *report);
+    tiny_tables ? launch_tables<TinyTable, TinyTable>(header, planned, launcher)
+                : launch_tables<SmallTable, LargeTable>(header, planned, launcher);
+  });
 }
 
 // Only plans: how many elements each tensor's tiles cover (exactly once if all is well), in `covered`, with the
@@ -117,27 +140,12 @@ void perturb_on_host(const HostTensor* tensors, int64_t count, const HostCall* c
 // LargeTable's.
 void cover_on_host(const HostTensor* tensors, int64_t count, const HostCall* call, int64_t large, int64_t* covered,
                    int64_t* reach, int64_t* tables) {
-  const std::vector<PlannedTensor> planned = plan(tensors, count, *call);
-  *tables = 0;
-  const auto go = [&](auto& table) {
-    size_t begin = 0;
-    do {
-      const size_t end = fill_table(planned, begin, table);
-      for (int64_t index = 0; index < table.tiles; ++index) {
-        const Tile tile = locate(table, index);
-        if (tile.rows == 0) continue;
-        const Entry& entry = table.entry[tile.entry];
-        const Axis* axes = table.axis + entry.first_axis;
-        covered[entry.id] += static_cast<int64_t>(tile.end - tile.begin) * entry.taps;
-        const int64_t last = unit_offset(entry, axes, tile, tile.end - 1) + tap_offset(entry, axes, entry.taps - 1);
-        reach[entry.id] = std::max(reach[entry.id], last);
-      }
-      ++*tables;
-      begin = end;
-    } while (begin < planned.size());
-  };
-  auto small_table = std::make_unique<SmallTable>();
-  auto large_table = std::make_unique<LargeTable>();
-  large ? go(*large_table) : go(*small_table);
+  const Inputs inputs = inputs_of(tensors, count, *call);
+  const std::vector<PlannedTensor> planned = plan_tensors(inputs, call->passes);
+  const TableHeader header = header_of(inputs, 0);
+  CoverLauncher launcher(covered, reach);
+  large ? launch_tables<LargeTable, LargeTable>(header, planned, launcher)
+        : launch_tables<SmallTable, SmallTable>(header, planned, launcher);
+  *tables = launcher.launches();
 }
 }

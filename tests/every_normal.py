@@ -22,7 +22,7 @@ from unittest import mock
 
 import normal_statistics
 
-from bench.privacy.report import publish
+from bench.pages import publish
 from tip_kernels.rng import GENERATORS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

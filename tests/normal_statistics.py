@@ -54,14 +54,14 @@ class Measured(NamedTuple):
     count: int
     power_means: dict[int, float]
     tails: dict[str, tuple[int, float]]  # (found, expected)
-    products: dict[str, float]  # of neighbours, in standard errors
+    products: dict[str, float]  # of neighbors, in standard errors
     smirnov: float  # sqrt(n) D of Kolmogorov and Smirnov
     darling: float  # A^2 of Anderson and Darling
 
 
 def measure(z: np.ndarray) -> Measured:
     """Of values [an even number]."""
-    return Measured(len(z), power_means(z), tail_counts(z), neighbour_products(z), *distances(z))
+    return Measured(len(z), power_means(z), tail_counts(z), neighbor_products(z), *distances(z))
 
 
 def p_values(sample: Measured) -> dict[str, float]:
@@ -122,10 +122,10 @@ def chernoff(k: int, mean: float, count: int) -> float:
     log_weights = scipy.stats.norm.logpdf(x) + math.log(x[1] - x[0])
     expected = power_mean(k)
     distance = abs(mean - expected)
-    centred = (x**k - expected) * (1 if mean > expected else -1)
+    centered = (x**k - expected) * (1 if mean > expected else -1)
 
     def log_bound(theta: float) -> float:
-        return count * (scipy.special.logsumexp(log_weights + theta * centred) - theta * distance)
+        return count * (scipy.special.logsumexp(log_weights + theta * centered) - theta * distance)
 
     far = 4 * distance / power_variance(k)
     best = scipy.optimize.minimize_scalar(log_bound, bounds=(0, far), options={"xatol": 1e-6 * far})
@@ -152,8 +152,8 @@ def tail_counts(z: np.ndarray) -> dict[str, tuple[int, float]]:
     return {name: (count, float(expected[name])) for name, count in found.items()}
 
 
-def neighbour_products(z: np.ndarray) -> dict[str, float]:
-    """Sums of products of neighbours, and of their squares less one, in standard errors."""
+def neighbor_products(z: np.ndarray) -> dict[str, float]:
+    """Sums of products of neighbors, and of their squares less one, in standard errors."""
     sums: dict[str, float] = {}
 
     def add(name: str, a: np.ndarray, b: np.ndarray) -> None:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 import word_streams
 
-from bench.privacy.report import publish
+from bench.pages import publish
 from tip_kernels.rng import GENERATORS
 
 WORST = 1e-6

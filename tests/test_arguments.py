@@ -98,7 +98,7 @@ def test_gradients_that_share_memory(call):
 
 
 def test_memory_shared_in_one_element(call):
-    """Neighbours are fine up to the last element; a tensor of one element can share it too."""
+    """Neighbors are fine up to the last element; a tensor of one element can share it too."""
     room = torch.zeros(20)
     call["scores"] = [None] * 3
     for first, second in [(room[:2], room[1:3]), (room[:3], room[2:4]), (room[:1], room[:1]), (room[0], room[0])]:
@@ -109,7 +109,7 @@ def test_memory_shared_in_one_element(call):
 
 
 def test_shared_memory_is_found_past_a_gradient_in_between(call):
-    """Sorted by address, the two that overlap need not be neighbours."""
+    """Sorted by address, the two that overlap need not be neighbors."""
     room = torch.zeros(200)
     wide = room[::2]  # every second element, all the way
     call["grads"] = [wide, room[1:4:2], room[10:12]]
@@ -178,6 +178,11 @@ def test_the_schema_is_the_one_that_compiled_libraries_were_built_for():
 
 nan, inf = math.nan, math.inf
 BAD_NUMBERS = [
+    ("max_grad_norm", 0.0, ValueError, "max_grad_norm to be None or positive and finite, got 0.0"),
+    ("max_grad_norm", -1.0, ValueError, "max_grad_norm to be None or positive and finite, got -1.0"),
+    ("max_grad_norm", nan, ValueError, "max_grad_norm to be None or positive and finite, got nan"),
+    ("max_grad_norm", inf, ValueError, "max_grad_norm to be None or positive and finite, got inf"),
+    ("max_grad_norm", "1", TypeError, "max_grad_norm to be a number, got str"),
     ("ratio", -0.1, ValueError, r"ratio in \[0, 1\], got -0.1"),
     ("ratio", 1.1, ValueError, r"ratio in \[0, 1\], got 1.1"),
     ("ratio", nan, ValueError, r"ratio in \[0, 1\], got nan"),

@@ -1,4 +1,4 @@
-"""The attacks of the study: they work where nothing is defended, and knowing the defence helps them."""
+"""The attacks of the study: they work where nothing is defended, and knowing the defense helps them."""
 
 import math
 from functools import partial
@@ -11,8 +11,18 @@ pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
 pytest.importorskip("torchmetrics")
 
-from bench import demo
-from bench.privacy import attackers, attacks, control, defenses, metrics, tasks
+from bench.privacy import images, nets
+from bench.privacy.attacker import knowledge
+from bench.privacy.attacker.inversion import Search, invert, invert_lbfgs
+from bench.privacy.attacker.labels import recover_labels
+from bench.privacy.attacker.problem import Problem
+from bench.privacy.client import defenses, laplacian
+from bench.privacy.client.grad_cam import last_convs
+from bench.privacy.client.gradients import Gradient, client_gradient
+from bench.privacy.client.noise_levels import as_published, at_energy
+from bench.privacy.client.release import Defense, Release
+from bench.privacy.commands import control
+from bench.privacy.study import metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:tip_kernels runs on its slow reference backend")
 
@@ -28,7 +38,7 @@ def one_thread():
 
 def test_undefended_photos_are_rebuilt():
     """The positive control: without it no figure of the study means anything."""
-    scores = control.rebuild([tasks.photo_crop(name) for name in tasks.PHOTO_CROPS], iterations=100)
+    scores = control.rebuild([images.photo_crop(name) for name in images.PHOTO_CROPS], iterations=100)
     assert sorted(score.psnr for score in scores)[1] > 25  # dB, the median
 
 
@@ -36,8 +46,8 @@ def test_lbfgs_recovers_an_image_of_a_smooth_net():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Sigmoid(), nn.Flatten(), nn.Linear(6 * 36, 4)).double()
     image, label = torch.rand(1, 1, 8, 8, dtype=torch.float64), torch.tensor([2])
-    attack = attacks.Attack(attacks.client_gradient(model, image, label), label, tv=0.0)
-    found = attacks.invert_lbfgs(model, [attack], (1, 8, 8), search=attacks.Search(iterations=100, restarts=2))
+    problem = Problem(client_gradient(model, image, label), label, smoothing=0.0)
+    found = invert_lbfgs(model, [problem], (1, 8, 8), search=Search(iterations=100, restarts=2))
     # Of squared distances below 1e-10 nothing is left to see; a start that ends in a local minimum has far more.
     assert found.losses.item() < 1e-10
     assert (found.images[0] - image).abs().max() < 1e-2
@@ -47,7 +57,7 @@ def test_lbfgs_recovers_an_image_of_a_smooth_net():
 def test_update_of_one_step_is_its_gradient_and_of_several_nearly():
     model, image, label = digit_client()
     model = model.double()
-    clean = flat(attacks.client_gradient(model, image.double(), label))
+    clean = flat(client_gradient(model, image.double(), label))
     for steps, tolerance in (
         (1, 1e-10),  # float64 rounding of weights below 1, over the 1e-4 of lr: 1e-16 / 1e-4
         (4, 1e-2),  # the gradient moves by lr * steps * curvature: 4e-4 times less than 10 here
@@ -71,19 +81,19 @@ def test_images_of_a_batch_are_paired_with_their_originals():
 def digit_client() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """The small net, an image of 8x8 pixels and its label."""
     torch.manual_seed(0)
-    return tasks.small_conv_net(channels=1, size=8), torch.rand(1, 1, 8, 8), torch.tensor([3])
+    return nets.small_conv_net(channels=1, size=8), torch.rand(1, 1, 8, 8), torch.tensor([3])
 
 
-def digit_release(defence: defenses.Defence) -> tuple[defenses.Release, defenses.Release]:
-    """What the defence and what clipping alone sends for the same image."""
-    return defence(*digit_client(), 0), defenses.none(*digit_client(), 0)
+def digit_release(defense: Defense) -> tuple[Release, Release]:
+    """What the defense and what clipping alone sends for the same image."""
+    return defense(*digit_client(), 0), defenses.none(*digit_client(), 0)
 
 
-def flat(gradient: attacks.Gradient) -> torch.Tensor:
+def flat(gradient: Gradient) -> torch.Tensor:
     return torch.cat([g.flatten() for g in gradient])
 
 
-@pytest.mark.parametrize("attacker", [attackers.oracle_mask, attackers.spectral])
+@pytest.mark.parametrize("attacker", [knowledge.oracle_mask, knowledge.spectral])
 @pytest.mark.parametrize("ratio", [0.5, 1.0])
 def test_informed_attackers_keep_only_what_is_exact(attacker, ratio):
     release, clean = digit_release(defenses.targeted(ratio=ratio, std=0.02))
@@ -98,20 +108,20 @@ def test_informed_attackers_keep_only_what_is_exact(attacker, ratio):
     low_band, taps = 9, 25  # of a 5x5 kernel at cutoff 0.5
     kernels = 16 + 16 * 16
     spared = round(kernels * (1 - ratio))
-    expected = {attackers.oracle_mask: taps * spared, attackers.spectral: taps * spared + low_band * (kernels - spared)}
+    expected = {knowledge.oracle_mask: taps * spared, knowledge.spectral: taps * spared + low_band * (kernels - spared)}
     assert kept == expected[attacker]
 
 
 def test_channels_are_inferred_from_the_noise_alone():
     release, _ = digit_release(defenses.targeted(ratio=0.5, std=0.05))
-    inferred, known = attackers.inferred_mask(release, ratio=0.5), attackers.oracle_mask(release)
+    inferred, known = knowledge.inferred_mask(release, ratio=0.5), knowledge.oracle_mask(release)
     for guess, truth, basis in zip(inferred.weights, known.weights, release.bases, strict=True):
         assert guess is None if basis is None else guess.equal(truth)
 
 
 def test_whitening_prefers_the_quiet():
     release, _ = digit_release(defenses.targeted(ratio=0.5, std=0.05, floor_std=0.01))
-    for weight, std in zip(attackers.whitened(release).weights, release.noise_std, strict=True):
+    for weight, std in zip(knowledge.whitened(release).weights, release.noise_std, strict=True):
         assert weight.isfinite().all()
         assert weight[std == std.min()].min() >= weight[std == std.max()].max()
 
@@ -141,8 +151,8 @@ RIVALS = {
 @pytest.mark.parametrize("make", RIVALS.values(), ids=RIVALS)
 def test_noise_energy_is_equal(make):
     rms, pairs = 0.02, 10
-    defence, client = defenses.at_energy(make, rms), digit_client()
-    releases = [defence(*client, seed) for seed in range(2 * pairs)]
+    defense, client = at_energy(make, rms), digit_client()
+    releases = [defense(*client, seed) for seed in range(2 * pairs)]
     # Of two releases' difference only noise is left, of twice the energy.
     differences = [flat(a.gradient) - flat(b.gradient) for a, b in zip(releases[::2], releases[1::2], strict=True)]
     measured = torch.stack([difference.square().sum() / 2 for difference in differences]).mean().item()
@@ -154,20 +164,20 @@ def test_noise_energy_is_equal(make):
 
 
 @pytest.mark.parametrize(
-    "defence",
+    "defense",
     [
         defenses.none,
         defenses.local_steps(2, 0.1),
         defenses.AdaptiveGaussian(0.02),
         defenses.pruning(0.9, False),
-        defenses.as_published(partial(defenses.published_targeted, 0.3)),
+        as_published(partial(defenses.published_targeted, 0.3)),
         *(make(0.02) for make in RIVALS.values()),
     ],
 )
-def test_defence_leaves_the_model_alone(defence):
+def test_defense_leaves_the_model_alone(defense):
     model, image, label = digit_client()
     before = [p.detach().clone() for p in model.parameters()]
-    release = defence(model, image, label, 0)
+    release = defense(model, image, label, 0)
     assert all(p.equal(old) and p.grad is None for p, old in zip(model.parameters(), before, strict=True))
     assert [g.shape for g in release.gradient] == [p.shape for p in before]
     assert not any(module._forward_hooks for module in model.modules())
@@ -176,34 +186,34 @@ def test_defence_leaves_the_model_alone(defence):
 def test_smoothing_solves_its_dense_system():
     sigma, size = 1.5, 30
     ring = torch.eye(size, dtype=torch.float64)
-    laplacian = ring.roll(1, 0) + ring.roll(-1, 0) - 2 * ring
+    dense = ring.roll(1, 0) + ring.roll(-1, 0) - 2 * ring
     gradient = [torch.randn(4, 5, dtype=torch.float64), torch.randn(10, dtype=torch.float64)]
-    smooth = defenses.laplacian_solve(gradient, sigma)
+    smooth = laplacian.solve(gradient, sigma)
     # Two float64 solutions of a system with condition number 1 + 4 sigma = 7 and entries near 1.
     torch.testing.assert_close(
-        flat(smooth), torch.linalg.solve(ring - sigma * laplacian, flat(gradient)), rtol=0, atol=1e-13
+        flat(smooth), torch.linalg.solve(ring - sigma * dense, flat(gradient)), rtol=0, atol=1e-13
     )
-    torch.testing.assert_close(flat(defenses.laplacian_apply(smooth, sigma)), flat(gradient), rtol=0, atol=1e-13)
+    torch.testing.assert_close(flat(laplacian.apply(smooth, sigma)), flat(gradient), rtol=0, atol=1e-13)
 
 
 def test_undoing_the_smoothing_leaves_plain_noise():
     smoothed, plain = defenses.smoothed_gaussian(0.02)(*digit_client(), 0), defenses.gaussian(0.02)(*digit_client(), 0)
-    seen = attackers.unsmoothed(smoothed)
+    seen = knowledge.unsmoothed(smoothed)
     # Float32 rounding of values below 1, at most 5 times as large when undone.
     torch.testing.assert_close(flat(seen.gradient), flat(plain.gradient), rtol=0, atol=5 * 2**-24)
 
 
 def test_clipping_norm_follows_the_quantile():
-    defence = defenses.AdaptiveGaussian(0.02, quantile=0.3, rate=0.2, bit_std=0.0)
+    defense = defenses.AdaptiveGaussian(0.02, quantile=0.3, rate=0.2, bit_std=0.0)
     client = digit_client()
-    norm = flat(attacks.client_gradient(*client)).norm().item()
-    defence.clip = 0.5 * norm
-    release = defence(*client, 0)
+    norm = flat(client_gradient(*client)).norm().item()
+    defense.clip = 0.5 * norm
+    release = defense(*client, 0)
     assert release.noise_std[0].item() == pytest.approx(0.02 * 0.5 * norm)
-    assert defence.clip == pytest.approx(0.5 * norm * math.exp(0.2 * 0.3))  # clipped: the norm grows by eta gamma
-    defence.clip = 2 * norm
-    defence(*client, 0)
-    assert defence.clip == pytest.approx(2 * norm * math.exp(-0.2 * 0.7))  # not clipped: it shrinks by eta (1 - gamma)
+    assert defense.clip == pytest.approx(0.5 * norm * math.exp(0.2 * 0.3))  # clipped: the norm grows by eta gamma
+    defense.clip = 2 * norm
+    defense(*client, 0)
+    assert defense.clip == pytest.approx(2 * norm * math.exp(-0.2 * 0.7))  # not clipped: it shrinks by eta (1 - gamma)
 
 
 def test_grad_cam_noise_is_where_it_belongs():
@@ -223,9 +233,9 @@ def test_last_convs_are_those_of_the_residual_blocks():
 
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Sequential(Block(), Block()))
     sizes = {name: (8, 8) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    assert defenses.last_convs(model, sizes) == ["1.0.conv2", "1.1.conv2"]
+    assert last_convs(model, sizes) == ["1.0.conv2", "1.1.conv2"]
     plain = nn.Sequential(*[nn.Conv2d(3, 3, 3) for _ in range(3)])
-    assert defenses.last_convs(plain, {"0": (8, 8), "1": (8, 8), "2": (4, 4)}) == ["1", "2"]
+    assert last_convs(plain, {"0": (8, 8), "1": (8, 8), "2": (4, 4)}) == ["1", "2"]
 
 
 def test_published_noise_is_for_the_mean_of_a_batch():
@@ -236,7 +246,7 @@ def test_published_noise_is_for_the_mean_of_a_batch():
         (defenses.gaussian, 0.9690 / 2),
         (partial(defenses.published_targeted, 0.3), 0.9690 / 2 / 5),
     ):
-        release = defenses.as_published(make)(*client, 0)
+        release = as_published(make)(*client, 0)
         assert max(level.max().item() for level in release.noise_std) == pytest.approx(std, rel=1e-3)
 
 
@@ -245,34 +255,34 @@ def test_label_of_one_sample_is_exact(bias):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 7), nn.Tanh(), nn.Linear(7, 5, bias=bias))
     for label in range(5):
-        gradient = attacks.client_gradient(model, torch.rand(1, 12), torch.tensor([label]))
+        gradient = client_gradient(model, torch.rand(1, 12), torch.tensor([label]))
         head = gradient[-2:] if bias else (gradient[-1], None)
-        assert attacks.recover_labels(*head).tolist() == [label]
+        assert recover_labels(*head).tolist() == [label]
 
 
 @pytest.mark.parametrize(
-    "defence", [defenses.pruning(0.9, False), defenses.gaussian(0.05), defenses.targeted(1.0, 0.05, floor_std=0.05)]
+    "defense", [defenses.pruning(0.9, False), defenses.gaussian(0.05), defenses.targeted(1.0, 0.05, floor_std=0.05)]
 )
-def test_label_is_recovered_from_what_a_defence_leaves(defence):
-    for seed, name in enumerate(tasks.PHOTO_CROPS):
+def test_label_is_recovered_from_what_a_defense_leaves(defense):
+    for seed, name in enumerate(images.PHOTO_CROPS):
         torch.manual_seed(seed)
-        model, image, label = tasks.small_conv_net(channels=3, size=32), tasks.photo_crop(name), torch.tensor([seed])
-        assert attacks.recover_labels(*defence(model, image[None], label, seed).gradient[-2:]) == label
+        model, image, label = nets.small_conv_net(channels=3, size=32), images.photo_crop(name), torch.tensor([seed])
+        assert recover_labels(*defense(model, image[None], label, seed).gradient[-2:]) == label
 
 
 def test_label_of_a_sample_that_is_taken_for_another():
     """Softmax is 0.999 at a wrong class: two rows are nearly as large, and only signs tell."""
     shares = torch.full((10,), 1e-4)
     shares[4], shares[7] = 0.999, -0.999 - 8e-4
-    assert attacks.recover_labels(shares[:, None] * torch.randn(20), None) == 7
+    assert recover_labels(shares[:, None] * torch.randn(20), None) == 7
 
 
 def test_label_of_two_classes_needs_the_bias():
     model, label = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.tensor([1])
-    weight, bias = attacks.client_gradient(model, torch.rand(1, 12), label)
-    assert attacks.recover_labels(weight, bias) == label
+    weight, bias = client_gradient(model, torch.rand(1, 12), label)
+    assert recover_labels(weight, bias) == label
     with pytest.raises(ValueError, match="expected a bias for 1 samples of 2 classes, got none"):
-        attacks.recover_labels(weight, None)
+        recover_labels(weight, None)
 
 
 def test_labels_of_a_batch_at_uniform_predictions():
@@ -281,36 +291,20 @@ def test_labels_of_a_batch_at_uniform_predictions():
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
     labels = torch.tensor([4, 0, 4, 2])
-    gradient = attacks.client_gradient(model, torch.rand(4, 12), labels)
-    assert attacks.recover_labels(*gradient, batch_size=4).tolist() == [0, 2, 4, 4]
+    gradient = client_gradient(model, torch.rand(4, 12), labels)
+    assert recover_labels(*gradient, batch_size=4).tolist() == [0, 2, 4, 4]
 
 
 def test_best_start_is_chosen_by_loss():
     torch.manual_seed(0)
-    model = tasks.small_conv_net(channels=1, size=8, width=2)
+    model = nets.small_conv_net(channels=1, size=8, width=2)
     label = torch.tensor([1])
-    attack = attacks.Attack(attacks.client_gradient(model, torch.rand(1, 1, 8, 8), label), label)
-    still = attacks.Search(iterations=1, lr=0.0, restarts=4)  # does not move, so the first losses are the last
+    problem = Problem(client_gradient(model, torch.rand(1, 1, 8, 8), label), label)
+    still = Search(iterations=1, lr=0.0, restarts=4)  # does not move, so the first losses are the last
     seen: list[torch.Tensor] = []
-    found = attacks.invert(model, [attack], (1, 8, 8), search=still, progress=seen.append)
+    found = invert(model, [problem], (1, 8, 8), search=still, progress=seen.append)
     assert seen[0].shape == (1, 4)
     assert seen[0].unique().numel() == 4
     assert found.losses == seen[0].min()
-    alone = attacks.invert(model, [attack], (1, 8, 8), search=still._replace(restarts=1))
+    alone = invert(model, [problem], (1, 8, 8), search=still._replace(restarts=1))
     assert alone.losses == seen[0][0, 0]
-
-
-def conclusion(*psnr: float, price: float = 0.01) -> tuple[str, str]:
-    trained = {"no defence": demo.Trained(0.97, 1.0), "TIP with floor": demo.Trained(0.97 - price, 1.0)}
-    return demo.conclusion(dict(zip("abcd", psnr, strict=True)), trained)
-
-
-def test_demo_concludes_from_its_figures():
-    first, second = conclusion(30, 15, 24, 12)
-    assert "costs a naive attacker 15.0 dB, but" in first
-    assert "9.0 dB back" in first
-    assert "holds that attacker at 12.0 dB and costs 1.0 points" in second
-    assert "hardly hinders" in conclusion(30, 28, 29, 12)[0]
-    assert "no more than 1.0 dB back" in conclusion(30, 15, 16, 12)[0]
-    assert "too small" in conclusion(30, 15, 24, 23)[1]
-    assert "costs no accuracy" in conclusion(30, 15, 24, 12, price=-0.01)[1]

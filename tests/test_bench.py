@@ -1,15 +1,18 @@
 """The benchmarks compare like with like: known models, and baselines with the noise that we have."""
 
 import math
+import pathlib
+import platform
+import shutil
+import subprocess
 import time
 
-import numpy as np
 import pytest
 import torch
 
 import tip_kernels as tip
-from bench import baselines, models, ratios, rounding, timing
-from tip_kernels.backends.reference.normals import normals
+from bench import paths
+from bench.speed import baselines, models, ratios, report, stages, timing
 
 STD, RATIO = 0.5, 0.3
 
@@ -84,35 +87,52 @@ def test_selected_bytes_are_those_that_ours_touches():
     assert models.selected(parameters, RATIO) == changed
 
 
-def test_report_compares_medians_of_every_contestant():
+def test_summary_compares_medians_of_every_contestant():
     device = torch.device("cpu")
     parameters = models.one_channel(models.resnet18())
-    times = timing.interleaved(ratios.contestants(parameters, device, with_compile=False), device, rounds=2)
-    report = ratios.summary(parameters, times)
-    assert set(report["ms"]) == set(times)
-    assert len(report["ratios"]) == len(ratios.RATIOS) - 1  # all but that of torch.compile
-    paper = report["ratios"][0]
+    times = timing.interleaved(ratios.contestants(parameters, device, with_compile=False), device, repeats=2)
+    figures = ratios.summary(parameters, times)
+    assert set(figures["ms"]) == set(times)
+    assert len(figures["ratios"]) == len(ratios.RATIOS) - 1  # all but that of torch.compile
+    paper = figures["ratios"][0]
     assert paper["ratio"] == times["paper, eager 0.3"].median / times["tip 0.3"].median
-    assert report["ms"]["tip 0.3"]["GB/s"] == pytest.approx(
+    assert figures["ms"]["tip 0.3"]["GB/s"] == pytest.approx(
         8 * (49 + 16 * 9) / times["tip 0.3"].median / 1e6  # a 7x7 and sixteen 3x3 kernels, read and written
     )
 
 
-def test_quartiles_are_of_the_rounds():
+def test_quartiles_are_of_the_repeats():
     waits = iter([0.0, 0.0, 0.02, 0.04, 0.06, 0.08, 0.1])  # two to warm up
     device = torch.device("cpu")
-    quartiles = timing.interleaved({"sleep": lambda: time.sleep(next(waits))}, device, rounds=5)["sleep"]
+    quartiles = timing.interleaved({"sleep": lambda: time.sleep(next(waits))}, device, repeats=5)["sleep"]
     assert quartiles.lower >= 40
     assert quartiles.median >= 60
     assert quartiles.upper >= 80
     assert quartiles.lower <= quartiles.median <= quartiles.upper
 
 
-def test_rings_are_where_the_normals_are():
-    """Pairs made from the contract's words lie on rings; between the two outermost ones there is nothing."""
-    words = torch.randint(2**32, (4000,), generator=torch.Generator().manual_seed(0))
-    words[::2] %= 2**13  # far out
-    pairs = normals(words).reshape(-1, 2).T.double().numpy()
-    assert rounding.some_ring_crosses(pairs - 1e-6, pairs + 1e-6).all()
-    gap = rounding.radius(np.arange(2)).mean() * np.stack([np.cos(np.arange(9.0)), np.sin(np.arange(9.0))])
-    assert not rounding.some_ring_crosses(gap - 1e-3, gap + 1e-3).any()
+def test_results_lie_beside_the_code_whatever_the_current_folder_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = pathlib.Path(timing.__file__).parent / "results"
+    assert report.path(torch.device("cpu")).parent == paths.SPEED_RESULTS == folder.resolve()
+    assert (paths.PRIVACY_RESULTS / "privacy.csv").exists()
+    assert (paths.ROOT / "pyproject.toml").exists()
+    assert paths.README.exists()
+    assert paths.PRIVACY_PAGE.exists()
+
+
+def test_figures_of_a_gpu_are_added_to_those_of_the_ratios(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "SPEED_RESULTS", tmp_path / "results")
+    device = torch.device("cpu")
+    assert report.load(device) == {"machine": report.machine(device)}
+    report.save(device, {"machine": "this", "repeats": 20})
+    report.save(device, {**report.load(device), "gpu": {"launches": 1}})
+    assert report.load(device) == {"machine": "this", "repeats": 20, "gpu": {"launches": 1}}
+    assert str(report.path(device)) in capsys.readouterr().out
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("c++") is None, reason="no C++ compiler for x86")
+def test_stages_compile_with_the_kernels_as_they_are():
+    command = [*stages.COMPILE, "-fsyntax-only"]
+    result = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -37,15 +37,15 @@ from tip_kernels.rng import GENERATORS
 ROOT = pathlib.Path(__file__).parent.parent
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 ANY, DENSE, PAIRS = range(3)  # csrc/cuda/table.h: enum Path
-ENTRY_BYTES = 136 + 2 * 24  # csrc/cuda/table.h: Entry and its axes
+ENTRY_BYTES = 128 + 2 * 24  # csrc/cuda/table.h: Entry and its axes
+MOST_BLOCKS = 2**31 - 1  # of a launch on a GPU
 
 
 class HostTensor(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("data", "scores", "basis", "sizes", "strides")),
-        *((name, ctypes.c_int64) for name in ("dims", "dtype", "score_count", "score_stride", "selected")),
-        *((name, ctypes.c_int64) for name in ("id", "high_dim")),
-        *((name, ctypes.c_int64) for name in ("first_channel", "first_kernel", "kernels_per_channel")),
+        *((name, ctypes.c_int64) for name in ("dims", "dtype", "channels", "selected", "id", "high_dim")),
+        *((name, ctypes.c_int64) for name in ("first_channel", "first_kernel", "kernels")),
     ]
 
 
@@ -53,8 +53,9 @@ class HostCall(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("state", "std", "floor_std", "grad_scale")),
         ("keep", ctypes.c_double),
-        ("rounds", ctypes.c_int32),
-        ("lanes", ctypes.c_int32),
+        ("generator", ctypes.c_int32),
+        ("passes", ctypes.c_int32),
+        ("most_blocks", ctypes.c_int64),
     ]
 
 
@@ -77,7 +78,7 @@ def library(tmp_path_factory) -> ctypes.CDLL:
     return ctypes.CDLL(target)
 
 
-class Place(NamedTuple):
+class Layout(NamedTuple):
     """What the planning of a tensor needs, which may be larger than any memory."""
 
     sizes: tuple[int, ...]
@@ -97,35 +98,32 @@ def host_tensors(given: PerturbArguments, keep_alive: list) -> ctypes.Array:
     for i, grad in enumerate(given.grads):
         sizes, strides = (ctypes.c_int64 * 8)(*grad.shape), (ctypes.c_int64 * 8)(*grad.stride())
         keep_alive += [sizes, strides]
-        place = shards[3 * i : 3 * i + 3] if shards else (0, 0, grad.shape[1] if grad.dim() > 1 else 1)
+        shard = shards[3 * i : 3 * i + 3] if shards else (0, 0, grad.shape[1] if grad.dim() > 1 else 1)
         has_band = basis_ids[i] >= 0
         rows.append(HostTensor(
             grad.data_ptr(), pointer(scores[i]), pointer(bases[basis_ids[i]]) if has_band else None,
             ctypes.addressof(sizes), ctypes.addressof(strides), grad.dim(), DTYPES[grad.dtype], scores[i].numel(),
-            scores[i].stride(0) if has_band else 1, given.selected[i], given.tensor_ids[i],
-            given.high_dims[basis_ids[i]] if has_band else 0, *place,
+            given.selected[i], given.tensor_ids[i], given.high_dims[basis_ids[i]] if has_band else 0, *shard,
         ))  # fmt: skip
     return (HostTensor * max(1, len(rows)))(*rows)
 
 
 def perturb_on_host(
-    library: ctypes.CDLL, grads, scores, *, tiny_tables: bool = False, lanes: int = 0, **given
+    library: ctypes.CDLL, grads, scores, *, tiny_tables=False, passes=0, most_blocks=MOST_BLOCKS, **given
 ) -> HostReport:
     """``tip.perturb_`` by the CUDA kernels' code on the host."""
     call = prepare(grads, scores, Options(**{**given, "backend": "reference"}))
-    return call_on_host(library, call, tiny_tables=tiny_tables, lanes=lanes)
+    return call_on_host(library, call, tiny_tables, passes, most_blocks)
 
 
 def call_on_host(
-    library: ctypes.CDLL, checked: PreparedCall, *, tiny_tables: bool = False, lanes: int = 0
+    library: ctypes.CDLL, checked: PreparedCall, tiny_tables=False, passes=0, most_blocks=MOST_BLOCKS
 ) -> HostReport:
     given = checked.arguments
     keep_alive: list = []
     tensors = host_tensors(given, keep_alive)
-    call = HostCall(
-        pointer(given.state), pointer(given.std), pointer(given.floor_std), pointer(given.grad_scale), given.keep,
-        given.generator, lanes,
-    )  # fmt: skip
+    tables = (pointer(given.std), pointer(given.floor_std), pointer(given.grad_scale))
+    call = HostCall(pointer(given.state), *tables, given.keep, given.generator, passes, most_blocks)
     report = HostReport()
     library.perturb_on_host(
         tensors, ctypes.c_int64(len(given.grads)), ctypes.byref(call), ctypes.c_int64(tiny_tables), ctypes.byref(report)
@@ -189,29 +187,29 @@ def mixed_model() -> tuple[list, list]:
 
 
 @pytest.mark.parametrize("tiny_tables", [False, True], ids=["one launch", "many launches"])
-@pytest.mark.parametrize("lanes", [0, 3])
+@pytest.mark.parametrize("passes", [0, 3])
 @pytest.mark.parametrize(
     "given", [{}, {"grad_scale": 0.7}, {"floor_std": 0.2, "grad_scale": 0.7}], ids=["band", "scale", "floor"]
 )
-def test_a_mixed_model(library, given, lanes, tiny_tables):
+def test_a_mixed_model(library, given, passes, tiny_tables):
     """Every dtype and path in one call, in one table and in several; the step advances once."""
     grads, scores = mixed_model()
     want = [None if grad is None else grad.clone() for grad in grads]
     given = {"ratio": 0.3, "std": STD, **given}
     rng = tip.NoiseRNG(KEY, step=STEP)
-    report = perturb_on_host(library, grads, scores, rng=rng, tiny_tables=tiny_tables, lanes=lanes, **given)
+    report = perturb_on_host(library, grads, scores, rng=rng, tiny_tables=tiny_tables, passes=passes, **given)
     with unrounded():
         tip.perturb_(want, scores, rng=tip.NoiseRNG(KEY, step=STEP), backend="reference", **given)
 
     assert rng.step == STEP + 1
     assert report.advances == 1
     assert report.launches_before_advance == 0  # if a later launch fails, the step is used all the same
-    live = sum(
+    nonempty = sum(
         grad is not None and grad.numel() > 0 and (len(given) > 2 or s is not None)
         for grad, s in zip(grads, scores, strict=True)
     )
-    assert report.any + report.dense + report.pairs == live
-    assert report.launches >= live / 2 if tiny_tables else report.launches == 1
+    assert report.any + report.dense + report.pairs == nonempty
+    assert report.launches >= nonempty / 2 if tiny_tables else report.launches == 1
     step = step_of(given.get("floor_std", 0.0))
     for got, expected in zip(grads, want, strict=True):
         if got is not None:
@@ -219,6 +217,21 @@ def test_a_mixed_model(library, given, lanes, tiny_tables):
             # An ulp of the 16-bit types at values below 8; for the others, 49 taps of rounding: far below 1e-4.
             tolerance = {torch.bfloat16: 2.0**-5, torch.float16: 2.0**-8}.get(got.dtype, 1e-4) + step / 2
             torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("most_blocks", [1, 3])
+def test_grids_of_few_blocks(library, most_blocks):
+    """Tables of more tiles than a launch can take: the first launch takes the step, and nothing else differs."""
+    (grads, scores), (want, _) = mixed_model(), mixed_model()
+    given = {"ratio": 0.3, "std": STD, "tiny_tables": True}
+    whole = perturb_on_host(library, want, scores, rng=tip.NoiseRNG(KEY, step=STEP), **given)
+    rng = tip.NoiseRNG(KEY, step=STEP)
+    report = perturb_on_host(library, grads, scores, rng=rng, most_blocks=most_blocks, **given)
+    assert (rng.step, report.advances, report.launches_before_advance) == (STEP + 1, 1, 0)
+    assert report.blocks == whole.blocks
+    assert report.launches >= whole.blocks / most_blocks > whole.launches
+    for got, expected in zip(grads, want, strict=True):
+        assert got is None or torch.equal(got, expected)
 
 
 def test_paths(library):
@@ -313,21 +326,25 @@ def contiguous(*sizes: int) -> tuple[int, ...]:
     return tuple(strides)
 
 
-def cover(library, places: list[Place], *, floor: bool = False, large: bool = True) -> tuple[list[int], list[int], int]:
+def cover(
+    library, layouts: list[Layout], *, floor: bool = False, large: bool = True
+) -> tuple[list[int], list[int], int]:
     """(elements covered, farthest offset) of each tensor, and the number of launches, without touching memory."""
-    count = len(places)
-    arrays = [(ctypes.c_int64 * len(values))(*values) for place in places for values in (place.sizes, place.strides)]
+    count = len(layouts)
+    arrays = [
+        (ctypes.c_int64 * len(values))(*values) for layout in layouts for values in (layout.sizes, layout.strides)
+    ]
     rows = (HostTensor * count)()
-    for i, place in enumerate(places):
+    for i, layout in enumerate(layouts):
         sizes, strides = arrays[2 * i], arrays[2 * i + 1]
-        channels = place.sizes[0]
+        channels = layout.sizes[0]
         rows[i] = HostTensor(
-            place.address, place.address, place.address if place.high_dim else None, ctypes.addressof(sizes),
-            ctypes.addressof(strides), len(place.sizes), DTYPES[place.dtype], channels, 1, (channels + 2) // 3, i,
-            place.high_dim, 0, 0, place.sizes[1] if len(place.sizes) > 1 else 1,
+            layout.address, layout.address, layout.address if layout.high_dim else None, ctypes.addressof(sizes),
+            ctypes.addressof(strides), len(layout.sizes), DTYPES[layout.dtype], channels, (channels + 2) // 3, i,
+            layout.high_dim, 0, 0, layout.sizes[1] if len(layout.sizes) > 1 else 1,
         )  # fmt: skip
     covered, reach, tables = (ctypes.c_int64 * count)(), (ctypes.c_int64 * count)(), ctypes.c_int64()
-    call = HostCall(None, None, 1 if floor else None, None, 1.0, 12, 0)
+    call = HostCall(None, None, 1 if floor else None, None, 1.0, 12, 0, MOST_BLOCKS)
     library.cover_on_host(
         rows, ctypes.c_int64(count), ctypes.byref(call), ctypes.c_int64(large), covered, reach, ctypes.byref(tables)
     )
@@ -335,32 +352,32 @@ def cover(library, places: list[Place], *, floor: bool = False, large: bool = Tr
 
 
 HUGE = {
-    "3x3": Place((70_000, 4_000, 3, 3), contiguous(70_000, 4_000, 3, 3)),
-    "3x3 bfloat16": Place((70_001, 4_001, 3, 3), contiguous(70_001, 4_001, 3, 3), torch.bfloat16),
-    "channels_last": Place((60_000, 4_100, 3, 3), (9 * 4_100, 1, 3 * 4_100, 4_100)),
-    "one channel": Place((1, 300_000_001, 3, 3), contiguous(1, 300_000_001, 3, 3)),
-    "linear": Place((65_537, 65_537), (65_537, 1), high_dim=0),
-    "transposed linear": Place((3, 2**31 + 5), (1, 3), high_dim=0),
-    "strided": Place((2**30, 3), (2**33, 7), high_dim=0),
+    "3x3": Layout((70_000, 4_000, 3, 3), contiguous(70_000, 4_000, 3, 3)),
+    "3x3 bfloat16": Layout((70_001, 4_001, 3, 3), contiguous(70_001, 4_001, 3, 3), torch.bfloat16),
+    "channels_last": Layout((60_000, 4_100, 3, 3), (9 * 4_100, 1, 3 * 4_100, 4_100)),
+    "one channel": Layout((1, 300_000_001, 3, 3), contiguous(1, 300_000_001, 3, 3)),
+    "linear": Layout((65_537, 65_537), (65_537, 1), high_dim=0),
+    "transposed linear": Layout((3, 2**31 + 5), (1, 3), high_dim=0),
+    "strided": Layout((2**30, 3), (2**33, 7), high_dim=0),
 }
 
 
-@pytest.mark.parametrize("place", HUGE.values(), ids=HUGE)
-def test_plans_tensors_beyond_32_bits(library, place):
+@pytest.mark.parametrize("layout", HUGE.values(), ids=HUGE)
+def test_plans_tensors_beyond_32_bits(library, layout):
     count = 1
-    for size in place.sizes:
+    for size in layout.sizes:
         count *= size
-    covered, reach, _ = cover(library, [place], floor=place.high_dim == 0)
+    covered, reach, _ = cover(library, [layout], floor=layout.high_dim == 0)
     assert covered == [count]
-    assert reach == [sum((size - 1) * stride for size, stride in zip(place.sizes, place.strides, strict=True))]
+    assert reach == [sum((size - 1) * stride for size, stride in zip(layout.sizes, layout.strides, strict=True))]
 
 
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("count", [1, 17, 170, 500])
 def test_long_lists_take_as_few_launches_as_they_need(library, count, large):
     """Tensors of two axes fill a table to its last entry: 4096 or 32760 bytes, 128 of them for the call."""
-    places = [Place((8, 8 + i, 3, 3), contiguous(8, 8 + i, 3, 3)) for i in range(count)]
-    covered, _, tables = cover(library, places, large=large)
+    layouts = [Layout((8, 8 + i, 3, 3), contiguous(8, 8 + i, 3, 3)) for i in range(count)]
+    covered, _, tables = cover(library, layouts, large=large)
     assert covered == [8 * (8 + i) * 9 for i in range(count)]
     per_table = ((32760 if large else 4096) - 128) // ENTRY_BYTES
     assert tables == -(-count // per_table)

@@ -809,7 +809,7 @@ def test_models_without_conv_kernels_are_refused(backend):
         TIP(nn.Sequential(nn.LazyConv2d(3, 3)), backend=backend.name)
 
 
-def test_lazy_layers_work_once_materialised(batch, backend):
+def test_lazy_layers_work_once_materialized(batch, backend):
     model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(5))
     model(batch[0])
     defense = TIP(model, std=0.1, backend=backend.name)

@@ -36,11 +36,12 @@ class Interruption:
         self.lines = 0
 
     def __enter__(self) -> "Interruption":
+        self._before = sys.gettrace()  # of what measures coverage
         sys.settrace(self._on_call)
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        sys.settrace(None)
+        sys.settrace(self._before)
 
     def _on_call(self, frame, _event, _argument):
         if not frame.f_code.co_filename.startswith(PACKAGE):

@@ -1,4 +1,4 @@
-"""Federated training: the images, their division, the round, what the defences do to an update, and resuming."""
+"""Federated training: the images, their division, the round, what the defenses do to an update, and resuming."""
 
 import io
 
@@ -14,17 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from bench import paths
 from bench.privacy import __main__ as command
-from bench.privacy import defenses, federated, images, report, resnet
-from bench.privacy.images import Labelled
+from bench.privacy import images, nets
+from bench.privacy.client.grad_cam import channel_weights
+from bench.privacy.federated import local, protect, rounds
+from bench.privacy.federated.clients import divide
+from bench.privacy.federated.settings import Settings
+from bench.privacy.federated.state import assign, copied, state
+from bench.privacy.images import Labeled
 
 TINY = ["--model", "small", "--clients", "4", "--sampled", "2", "--images-per-client", "40", "--lr", "0.1"]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(federated, "CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.setattr(paths, "PRIVACY_RESULTS", tmp_path / "results")
+    monkeypatch.setattr(paths, "CHECKPOINTS", tmp_path / "checkpoints")
     return tmp_path
 
 
@@ -35,7 +41,7 @@ def federate(*arguments):
 def random_data(count=12, size=8):
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (count, 3, size, size), generator=draw, dtype=torch.uint8)
-    return Labelled(pixels, torch.arange(count) % 10)
+    return Labeled(pixels, torch.arange(count) % 10)
 
 
 # --- images
@@ -65,7 +71,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
 @pytest.mark.parametrize("partition", ["iid", "dirichlet"])
 def test_every_image_goes_to_one_client(partition):
     labels = torch.arange(1000) % 10
-    parts = images.divide(labels, 20, partition, seed=0)
+    parts = divide(labels, 20, partition, seed=0)
     assert len(parts) == 20
     assert torch.cat(parts).sort().values.tolist() == list(range(1000))
     largest_class = torch.tensor([float(labels[part].bincount().max()) / len(part) for part in parts if len(part)])
@@ -77,7 +83,7 @@ def test_every_image_goes_to_one_client(partition):
 def test_first_images_of_a_client_are_of_all_its_classes(partition):
     """They are what Grad-CAM and ``--images-per-client`` take: with classes in order the first half would lack some."""
     labels = torch.arange(10_000) % 10
-    for part in images.divide(labels, 20, partition, seed=0):
+    for part in divide(labels, 20, partition, seed=0):
         first = labels[part[: len(part) // 2]].bincount(minlength=10)
         rest = labels[part[len(part) // 2 :]].bincount(minlength=10)
         # Of n images of a class half are expected, with a spread below sqrt(n) / 2, so that the difference has one
@@ -87,7 +93,7 @@ def test_first_images_of_a_client_are_of_all_its_classes(partition):
 
 def test_augmentation_moves_and_mirrors_whole_images():
     data = random_data(40)
-    out = federated.augmented(data.images, torch.Generator().manual_seed(0))
+    out = local.augmented(data.images, torch.Generator().manual_seed(0))
     padded = nn.functional.pad(data.images, (4, 4, 4, 4))
     found = [
         (flip, top, left)
@@ -110,9 +116,9 @@ def _cut(image, top, left):
 
 
 def test_resnet18_is_the_usual_one():
-    model = resnet.resnet18(channels=3)
+    model = nets.resnet18(channels=3)
     assert sum(p.numel() for p in model.parameters()) == 11_173_962  # ResNet-18 for CIFAR-10, as commonly counted
-    weights = defenses.channel_weights(model.eval(), torch.rand(2, 3, 32, 32), torch.tensor([1, 2]))
+    weights = channel_weights(model.eval(), torch.rand(2, 3, 32, 32), torch.tensor([1, 2]))
     assert len(weights) == 8  # the last convolution of each block
     assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
@@ -123,38 +129,38 @@ def test_resnet18_is_the_usual_one():
 def test_a_round_is_the_weighted_mean_of_the_updates():
     """Two clients of 8 and 4 images, all sampled, against updates made one by one."""
     data = random_data()
-    settings = federated.Settings(model="small", clients=2, sampled=2, batch=4, lr=0.1)
+    settings = Settings(model="small", clients=2, sampled=2, batch=4, lr=0.1)
     clients = [data[:8], data[8:]]
-    model = federated.build(settings, data)
-    before = federated.copied(federated.state(model))
-    want = federated.copied(before)
+    model = rounds.build(settings, data)
+    before = copied(state(model))
+    want = copied(before)
     for i, share in ((0, 8 / 12), (1, 4 / 12)):
-        federated.assign(model, before)
-        steps = federated.train_locally(model, clients[i], federated.generator(settings, 1, 1 + i), settings)
+        assign(model, before)
+        steps = local.train_locally(model, clients[i], rounds.generator(settings, 1, 1 + i), settings)
         assert steps == 2 * len(clients[i].labels) / 4
-        for name, tensor in federated.state(model).items():
+        for name, tensor in state(model).items():
             want[name] += share * (tensor - before[name])
-    federated.assign(model, before)
-    federated.play_round(model, clients, 1, federated.no_defence, settings)
+    assign(model, before)
+    rounds.play_round(model, clients, 1, protect.no_defense, settings)
     # The same float32 sum of three terms, in one of two orders.
-    assert all((tensor - want[name]).abs().max() < 1e-6 for name, tensor in federated.state(model).items())
-    assert any((tensor != before[name]).any() for name, tensor in federated.state(model).items())
+    assert all((tensor - want[name]).abs().max() < 1e-6 for name, tensor in state(model).items())
+    assert any((tensor != before[name]).any() for name, tensor in state(model).items())
 
 
 def test_noise_is_the_authors_formula():
-    settings = federated.Settings()
+    settings = Settings()
     # 32 steps * 1e-3 * (5 / 32) * sqrt(2 ln(1.25e5)) / 5
-    assert federated.noise(32, settings) == pytest.approx(32 * 1e-3 * 5 / 32 * 4.844805262605389 / 5, rel=1e-12)
+    assert protect.noise(32, settings) == pytest.approx(32 * 1e-3 * 5 / 32 * 4.844805262605389 / 5, rel=1e-12)
 
 
-def test_what_each_defence_changes():
+def test_what_each_defense_changes():
     data = random_data()
-    settings = federated.Settings(ratio=0.3)
-    model = federated.build(settings, data)
+    settings = Settings(ratio=0.3)
+    model = rounds.build(settings, data)
     beta = 0.01
-    for name, protect in federated.DEFENCES.items():
-        update = {key: torch.zeros_like(tensor) for key, tensor in federated.state(model).items()}
-        protect(model, update, data, beta, 1, settings)
+    for name, change in protect.DEFENSES.items():
+        update = {key: torch.zeros_like(tensor) for key, tensor in state(model).items()}
+        change(model, update, data, beta, 1, settings)
         changed = {key for key, tensor in update.items() if tensor.any()}
         kernels = {key for key, p in model.named_parameters() if p.dim() == 4}
         if name == "none":
@@ -178,17 +184,17 @@ def test_what_each_defence_changes():
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(folder, capsys):
-    federate("--rounds", "2", "--defences", "tip,apg", "--name", "whole")
-    federate("--rounds", "1", "--defences", "tip,apg", "--name", "parts")
+    federate("--rounds", "2", "--defenses", "tip,apg", "--name", "whole")
+    federate("--rounds", "1", "--defenses", "tip,apg", "--name", "parts")
     page = folder / "page.md"
     page.write_text("before\n<!-- parts: begins -->\n<!-- parts: ends -->\n")
-    federate("--rounds", "2", "--defences", "tip,apg", "--name", "parts", "--resume", "--page", str(page))
+    federate("--rounds", "2", "--defenses", "tip,apg", "--name", "parts", "--resume", "--page", str(page))
     results = folder / "results"
     whole, parts = ((results / f"{name}.csv").read_text() for name in ("whole", "parts"))
     first, *rows = parts.splitlines()
     assert rows == whole.splitlines()[1:]
     assert first == (
-        "# python -m bench.privacy federate --rounds 2 --defences tip,apg --name parts "
+        "# python -m bench.privacy federate --rounds 2 --defenses tip,apg --name parts "
         "--model small --clients 4 --sampled 2 --images-per-client 40 --lr 0.1"
     )
     assert (results / "parts.png").stat().st_size > 0
@@ -199,18 +205,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(folder, capsys):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(folder):
-    federate("--rounds", "1", "--defences", "none")
+    federate("--rounds", "1", "--defenses", "none")
     with pytest.raises(ValueError, match="of these settings, got others: run without --resume"):
-        federate("--rounds", "2", "--defences", "none", "--resume", "--ratio", "0.5")
+        federate("--rounds", "2", "--defenses", "none", "--resume", "--ratio", "0.5")
 
 
-def test_unknown_defences_are_refused(folder):
-    with pytest.raises(SystemExit, match="expected --defences from none, tip, apg, dp, got foo"):
-        federate("--defences", "none,foo")
+def test_unknown_defenses_are_refused(folder):
+    with pytest.raises(SystemExit, match="expected --defenses from none, tip, apg, dp, got foo"):
+        federate("--defenses", "none,foo")
 
 
 def test_it_learns(folder):
     many = ["--clients", "20", "--sampled", "5", "--images-per-client", "0"]
-    federate("--rounds", "4", "--defences", "none", "--partition", "dirichlet", *many)
+    federate("--rounds", "4", "--defenses", "none", "--partition", "dirichlet", *many)
     last = (folder / "results" / "federated-digits-small-dirichlet.csv").read_text().splitlines()[-1]
     assert float(last.split(",")[-1]) > 30  # a guess has 10

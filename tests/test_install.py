@@ -14,7 +14,9 @@ import torch
 import tip_kernels as tip
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BUILT = shutil.ignore_patterns(".*", "build", "*.egg-info", "*.so", "*.pyd", "__pycache__", "tests", "bench", "docs")
+BUILT = shutil.ignore_patterns(
+    ".*", "build", "*.egg-info", "*.so", "*.pyd", "__pycache__", "tests", "bench", "docs", "examples"
+)
 
 
 def run(*command: str | pathlib.Path, cwd: pathlib.Path, **environment: str) -> str:

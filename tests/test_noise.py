@@ -68,7 +68,7 @@ def _assert_uncorrelated(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def _assert_no_four_twice(*samples: torch.Tensor) -> None:
-    """No four neighbouring coefficients come again.
+    """No four neighboring coefficients come again.
 
     Rounded to 1e-4, past all float32 rounding, two independent fours of standard normals are equal with probability
     (1e-4 / sqrt(4 pi))^4 < 1e-18, and below there are fewer than 2^33 ways to choose two.

@@ -1,4 +1,4 @@
-"""The ops as PyTorch sees them: schemas, fakes, functionalisation, ``torch.compile``."""
+"""The ops as PyTorch sees them: schemas, fakes, functionalization, ``torch.compile``."""
 
 import os
 import pathlib
@@ -61,7 +61,7 @@ def test_a_library_that_lacks_an_op_is_named():
     """As one that was built from older sources; the op must not call itself for ever."""
     if "cpu" not in tip.available_backends():
         pytest.skip("no compiled library")
-    lacking = _dispatch._forward_to_fastest("channel_saliency{}")
+    lacking = _dispatch._forward_to_fastest("channel_saliency{}", _dispatch._device_of_first)
     with pytest.raises(RuntimeError, match="library of backend 'cpu' lacks channel_saliency: build it again"):
         lacking(torch.zeros(1, 1))
 

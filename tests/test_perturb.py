@@ -211,7 +211,7 @@ def float_tolerance(case: Case, grad: torch.Tensor) -> float:
 
 
 def half_ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Half the distance between neighbours of ``values`` in a 16-bit dtype, 0 for others."""
+    """Half the distance between neighbors of ``values`` in a 16-bit dtype, 0 for others."""
     info = torch.finfo(dtype)
     if info.bits > 16:
         return torch.zeros_like(values)

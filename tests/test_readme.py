@@ -1,4 +1,4 @@
-"""The README's code runs, and its backend table is the package's."""
+"""The README's code runs, its backend table is the package's, and what the pages and the Makefile name is there."""
 
 import pathlib
 import re
@@ -9,7 +9,10 @@ import pytest
 
 from tip_kernels import _dispatch
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+NAMING = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile", ROOT / "bench" / "speed" / "gpu_check.sh"]
+"""Files that name commands and other files."""
 
 
 @pytest.mark.filterwarnings("ignore:tip_kernels runs on its slow reference backend")
@@ -34,3 +37,14 @@ def test_command_prints_every_backend():
     for backend in _dispatch.BACKENDS:
         assert backend.runs_on in done.stdout
     assert done.stdout.count("yes, on ") >= 1  # the reference runs everywhere
+
+
+@pytest.mark.parametrize("path", NAMING, ids=lambda path: path.name)
+def test_named_modules_and_files_exist(path):
+    text = path.read_text()
+    for module in re.findall(r"python\"? -m ((?:bench|examples|tests|tip_kernels)[.\w]*\w)", text):
+        file = ROOT / module.replace(".", "/")
+        assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), module
+    folders = "bench|csrc|docs|examples|tests|tip_kernels"
+    for name in re.findall(rf"(?<![\w./-])(?:\.\./)?((?:{folders})/[\w./*-]*[\w*])", text):
+        assert name.endswith(".so") or any(ROOT.glob(name)), name

@@ -1,6 +1,7 @@
-"""What is released: the same bytes for the same sources, nothing but the package, and packages with hashes to make it.
+"""What is released: the same bytes for the same sources, a wheel of the package alone, an archive that tests itself.
 
-``make test-release`` builds the wheel with its compiled library twice and takes minutes; these tests take seconds.
+And the lock: packages with hashes to make it. ``make test-release`` builds the wheel with its compiled library twice
+and takes minutes; these tests take seconds.
 """
 
 import itertools
@@ -31,8 +32,13 @@ build_meta.build_wheel(target)
 
 
 def release(source: pathlib.Path, target: pathlib.Path) -> dict[str, bytes]:
-    """The bytes of an sdist and of a wheel without compiled library, built from a copy of the sources."""
+    """The bytes of an sdist and of a wheel without compiled library, built from a copy of the sources.
+
+    The copy holds what a build in place leaves behind, which is to get into neither.
+    """
     shutil.copytree(ROOT, source, ignore=SOURCES)
+    for left_behind in ("tip_kernels/_cpu.abi3.so", "csrc/kernels.so", "bench/paths.pyc"):
+        (source / left_behind).write_bytes(b"built")
     target.mkdir()
     environment = {
         **os.environ,
@@ -73,13 +79,15 @@ def test_wheel_has_the_package_and_nothing_else(released):
     assert {name for name in names if name.startswith("tip_kernels/")} == files
 
 
-def test_sdist_can_be_built_and_tested(released):
+def test_sdist_has_every_source_and_nothing_built(released):
     (path,) = released.glob("*.tar.gz")
     with tarfile.open(path) as sdist:
         members = sdist.getmembers()
     names = {member.name.partition("/")[2] for member in members if member.isfile()}
     tracked = [
-        file for folder in ("bench", "csrc", "docs", "tests", "tip_kernels") for file in (ROOT / folder).rglob("*")
+        file
+        for folder in ("bench", "csrc", "docs", "examples", "requirements", "tests", "tip_kernels")
+        for file in (ROOT / folder).rglob("*")
     ]
     built = re.compile(r"\.(pyc|so|pyd)$|/\.")
     for file in tracked:
@@ -88,6 +96,56 @@ def test_sdist_can_be_built_and_tested(released):
     assert {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "setup.py", "pyproject.toml"} <= names
     assert not [name for name in names if built.search(f"/{name}")]
     assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members} == {(0, 0, "", "", DATE)}
+
+
+@pytest.fixture(scope="module")
+def unpacked(released, tmp_path_factory) -> pathlib.Path:
+    """The sources as the sdist has them."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    (path,) = released.glob("*.tar.gz")
+    with tarfile.open(path) as sdist:
+        sdist.extraction_filter = getattr(tarfile, "data_filter", None)  # old Pythons 3.10 and 3.11 have none
+        sdist.extractall(folder)
+    (source,) = folder.iterdir()
+    return source
+
+
+PYTEST = """
+import pathlib, sys
+import pytest
+import bench, examples, tip_kernels
+
+for package in (bench, examples, tip_kernels):
+    assert pathlib.Path(package.__file__).parent.parent.samefile("."), package.__file__
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def pytest_from(source: pathlib.Path, *arguments: str) -> str:
+    """Runs pytest on the sources in that folder, not on those here; returns what it printed, or fails with it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
+    environment["PYTHONPATH"] = ""
+    command = [sys.executable, "-c", PYTEST, "-p", "no:cacheprovider", *arguments]
+    result = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_sdist_has_what_its_tests_import(unpacked):
+    collected = pytest_from(unpacked, "--collect-only")
+    assert "test_perturb.py" in collected
+    assert "test_release.py" in collected
+
+
+def test_tests_pass_from_the_sdist(unpacked):
+    """Those that read what lies beside them: pages, vectors, results, the lock."""
+    reading = (
+        "tests/test_readme.py",
+        "tests/test_generators.py::test_philox_gives_the_published_vectors",
+        "tests/test_bench.py::test_results_lie_beside_the_code_whatever_the_current_folder_is",
+        "tests/test_release.py::test_lock_has_a_hash_of_every_package_and_no_host",
+    )
+    assert "passed" in pytest_from(unpacked, *reading)
 
 
 def locked() -> list[tuple[Requirement, list[str]]]:

@@ -6,11 +6,11 @@ pytest.importorskip("sklearn")
 pytest.importorskip("torchmetrics")
 
 from bench.privacy import __main__ as command
-from bench.privacy import evaluate, ledger, tune
+from bench.privacy.study import evaluate, ledger, tuning
 
 
 def row(floor_std, psnr, accuracy, ratio=0.3, attacker="whitened"):
-    return tune.Row(ratio, 0.5, 0.02, floor_std, 150, 20, attacker, psnr, accuracy, 1.0)
+    return tuning.Row(ratio, 0.5, 0.02, floor_std, 150, 20, attacker, psnr, accuracy, 1.0)
 
 
 EXACT = row(0.0, 31.0, 97.5, attacker="spectral")
@@ -22,8 +22,8 @@ ROWS = [EXACT, WORSE, GOOD, TIED, HARD]
 
 
 def test_the_front_is_what_no_other_beats():
-    assert tune.front(ROWS) == [HARD, TIED, EXACT]
-    assert tune.front([GOOD, GOOD]) == [GOOD, GOOD]
+    assert tuning.front(ROWS) == [HARD, TIED, EXACT]
+    assert tuning.front([GOOD, GOOD]) == [GOOD, GOOD]
 
 
 @pytest.mark.parametrize(
@@ -36,20 +36,20 @@ def test_the_front_is_what_no_other_beats():
     ],
 )
 def test_advice(target, text):
-    assert tune.advice(ROWS, target) == text
+    assert tuning.advice(ROWS, target) == text
 
 
 def test_nothing_is_in_the_grid_twice():
-    grid = tune.grid([0.0, 0.3], [0.5, 0.75], [0.02, 0.05], [0.0, 0.01])
+    grid = tuning.grid([0.0, 0.3], [0.5, 0.75], [0.02, 0.05], [0.0, 0.01])
     assert len(grid) == len(set(grid)) == 2 + 8
     assert [setting for setting in grid if not setting.ratio] == [(0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.01)]
 
 
 def test_rows_survive_a_restart(tmp_path):
     path = tmp_path / "results" / "tune.csv"
-    assert ledger.load(tune.Row, path) == []
-    tune.save(ROWS[::-1], path)
-    assert ledger.load(tune.Row, path) == ROWS
+    assert ledger.load(tuning.Row, path) == []
+    tuning.save(ROWS[::-1], path)
+    assert ledger.load(tuning.Row, path) == ROWS
 
 
 def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys):
@@ -58,7 +58,7 @@ def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys)
     def work(measure, todo, effort, workers):
         asked.extend(todo)
         for setting in todo:
-            yield tune.Row(*setting, *effort, "spectral", 30.0 - 1000 * setting.floor_std, 97.0, 1.0)
+            yield tuning.Row(*setting, *effort, "spectral", 30.0 - 1000 * setting.floor_std, 97.0, 1.0)
 
     monkeypatch.setattr(ledger, "work", work)
     arguments = ["tune", "--ratios", "0.3", "--cutoffs", "0.5", "--stds", "0.02", "--results", str(tmp_path)]
@@ -75,10 +75,12 @@ def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys)
 
 
 def test_the_strongest_attacker_counts(monkeypatch):
-    found = {attacker: evaluate.Outcome(0.1, 10.0 + i, 0.0, 0.0) for i, attacker in enumerate(tune.ATTACKERS.values())}
-    monkeypatch.setattr(evaluate, "attack", lambda scene, defence, attacker, search: found[attacker])
-    measured = tune.measure(tune.Setting(0.3, 0.5, 0.02, 0.01), tune.Effort(1, 1))
-    last = list(tune.ATTACKERS)[-1]
+    found = {
+        attacker: evaluate.Outcome(0.1, 10.0 + i, 0.0, 0.0) for i, attacker in enumerate(tuning.ATTACKERS.values())
+    }
+    monkeypatch.setattr(evaluate, "outcome", lambda scene, defense, attacker, search: found[attacker])
+    measured = tuning.measure(tuning.Setting(0.3, 0.5, 0.02, 0.01), tuning.Effort(1, 1))
+    last = list(tuning.ATTACKERS)[-1]
     assert (measured.attacker, measured.psnr) == (last, 10.0 + len(found) - 1)
     assert measured[:6] == (0.3, 0.5, 0.02, 0.01, 1, 1)
     assert 0 <= measured.accuracy <= 100

@@ -55,25 +55,25 @@ def test_calls_stream(generator):
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_neighbours_stream(generator):
+def test_neighbors_stream(generator):
     """Every stream differs from the first in one bit of key, step, tensor or block, and they take turns."""
     block = 4 if generator == "philox" else 16
-    rows = word_streams.neighbours(SEED, block)
+    rows = word_streams.neighbors(SEED, block)
     numbers = [int.from_bytes(state.tobytes(), "little") | tensor << 320 | first // block << 343
                for state, tensor, first in rows]  # fmt: skip
     assert all((number ^ numbers[0]).bit_count() == 1 for number in numbers[1:])
     assert len(set(numbers)) == len(numbers) == 1 + 64 + 63 + 23 + 20
     draw = reference_draw(generator)
     want = np.stack([draw(state, tensor, first, 5) for state, tensor, first in rows], 1).ravel()
-    assert (begin_of("neighbours", generator, len(want)) == want).all()
+    assert (begin_of("neighbors", generator, len(want)) == want).all()
 
 
 def flips(generator: str, bases: int) -> np.ndarray:
     """How often bit j of 16 words changes when bit i of key, step, tensor or block does: [input bits, 512]."""
     draw, block = word_streams.draw_of(generator), 4 if generator == "philox" else 16
-    counts = np.zeros((len(word_streams.neighbours(0, block)) - 1, 512))
+    counts = np.zeros((len(word_streams.neighbors(0, block)) - 1, 512))
     for seed in range(bases):
-        words = [draw(state, tensor, first, 16) for state, tensor, first in word_streams.neighbours(seed, block)]
+        words = [draw(state, tensor, first, 16) for state, tensor, first in word_streams.neighbors(seed, block)]
         bits = np.unpackbits(np.stack(words).view(np.uint8), axis=1)  # [1 + input bits, 512]
         counts += bits[1:] ^ bits[0]
     return counts
@@ -99,11 +99,11 @@ def test_bad_generators_do_not_pass_for_good(generator):
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
-def test_no_stream_is_its_neighbour(generator):
+def test_no_stream_is_its_neighbor(generator):
     """64 bits of 171 streams: two that are equal by chance have a probability below 1e-15."""
     block = 4 if generator == "philox" else 16
     draw = word_streams.draw_of(generator)
-    firsts = [draw(*row, 2).tobytes() for row in word_streams.neighbours(SEED, block)]
+    firsts = [draw(*row, 2).tobytes() for row in word_streams.neighbors(SEED, block)]
     assert len(set(firsts)) == len(firsts)
 
 

@@ -4,7 +4,7 @@
 
 ``tensor``      the words of one tensor at one step: a model of one very large tensor.
 ``calls``       call after call on a small model: a few words of each tensor, then of the next step.
-``neighbours``  words of streams whose keys, steps, tensors or blocks differ in one bit, side by side: word 0 of each,
+``neighbors``  words of streams whose keys, steps, tensors or blocks differ in one bit, side by side: word 0 of each,
                 then word 1 of each. A generator that mixes its input badly shows it here long before elsewhere.
 
 Generators that must fail the tests are here too, see ``PLANTED``.
@@ -29,7 +29,7 @@ MODEL = (1728, 64, 36864, 64, 4608, 128, 640, 10)
 """Words of each tensor of the model of ``calls``."""
 
 _LONGEST = 2**20
-"""Blocks that ``neighbours`` draws of a stream before it takes the next key: none meets one that starts later."""
+"""Blocks that ``neighbors`` draws of a stream before it takes the next key: none meets one that starts later."""
 
 Draw = Callable[[np.ndarray, int, int, int], np.ndarray]
 """(state [5], tensor, first word, count) to words uint32 [count]."""
@@ -66,7 +66,7 @@ def calls_stream(draw: Draw, seed: int, block: int) -> Iterator[np.ndarray]:
         state[4] += 1
 
 
-def neighbours(seed: int, block: int) -> list[tuple[np.ndarray, int, int]]:
+def neighbors(seed: int, block: int) -> list[tuple[np.ndarray, int, int]]:
     """(state, tensor, first word) of streams one bit away from that of a random key, step and tensor."""
     base = key_and_step(seed, step=int(key_and_step(seed + 1)[0]) >> 1)
     tensor = seed * 0x9E37 % 2**23
@@ -80,10 +80,10 @@ def neighbours(seed: int, block: int) -> list[tuple[np.ndarray, int, int]]:
     return rows
 
 
-def neighbours_stream(draw: Draw, seed: int, block: int) -> Iterator[np.ndarray]:
+def neighbors_stream(draw: Draw, seed: int, block: int) -> Iterator[np.ndarray]:
     count = 64 * block
     while True:
-        rows = neighbours(seed, block)
+        rows = neighbors(seed, block)
         for first in range(0, _LONGEST * block, count):
             yield np.stack([draw(state, tensor, start + first, count) for state, tensor, start in rows], 1).ravel()
         seed += 1_000_000
@@ -95,7 +95,7 @@ def _flipped(state: np.ndarray, bit: int) -> np.ndarray:
     return other
 
 
-STREAMS = {"tensor": tensor_stream, "calls": calls_stream, "neighbours": neighbours_stream}
+STREAMS = {"tensor": tensor_stream, "calls": calls_stream, "neighbors": neighbors_stream}
 
 
 def _chacha2(state: np.ndarray, tensor: int, first: int, count: int) -> np.ndarray:
@@ -129,7 +129,7 @@ def _lcg_jumps(count: int) -> tuple[np.ndarray, np.ndarray]:
 PLANTED: dict[str, tuple[Draw, str]] = {
     "chacha2": (_chacha2, "tensor"),
     "lcg": (_lcg, "tensor"),
-    "low counter": (_low_counter, "neighbours"),
+    "low counter": (_low_counter, "neighbors"),
 }
 """Bad generators, and the stream in which each must be found out."""
 

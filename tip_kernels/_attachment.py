@@ -5,8 +5,12 @@ import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
 
 _STEP = torch.optim.Optimizer.profile_hook_step(lambda _optimizer: None).__code__
 """The code that runs an optimizer's hooks around its step."""
@@ -61,7 +65,7 @@ class Attachment:
     def __exit__(self, *_exception: object) -> None:
         self.remove()
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
         """Perturbs what the step will use; if that is a closure's work, returns the step's new arguments."""
         if getattr(optimizer, "grad_scale", None) is not None or kwargs.get("grad_scaler") is not None:
             raise RuntimeError(
@@ -82,7 +86,7 @@ class Attachment:
             return args, {**kwargs, "closure": closure}
         return (args[0], closure, *args[2:]), kwargs
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, _args: tuple, _kwargs: dict) -> None:
+    def _after_step(self, optimizer: torch.optim.Optimizer, _args: Args, _kwargs: Kwargs) -> None:
         if not self._has_perturbed and not _is_within_step(optimizer):
             raise RuntimeError(
                 "expected an optimizer that evaluates its closure, got one that did not: it has used gradients that "
@@ -93,11 +97,11 @@ class Attachment:
         self._perturb(optimizer)
         self._has_perturbed = True
 
-    def _perturbing(self, optimizer: torch.optim.Optimizer, closure: Callable) -> Callable:
+    def _perturbing(self, optimizer: torch.optim.Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
         """``closure``, then perturbing the gradients that it leaves."""
 
         @functools.wraps(closure)
-        def evaluate():
+        def evaluate() -> Any:
             loss = closure()
             self._perturb_now(optimizer)
             return loss
@@ -122,7 +126,7 @@ def _is_within_step(optimizer: torch.optim.Optimizer) -> bool:
     return steps > 1
 
 
-def _state_of_copy(optimizer: "weakref.ref[torch.optim.Optimizer]") -> dict:
+def _state_of_copy(optimizer: "weakref.ref[torch.optim.Optimizer]") -> dict[str, Any]:
     """What a copy or a pickle of an attached optimizer takes along: instead of our hook one that refuses to step."""
     original = optimizer()
     assert original is not None  # it is being copied
@@ -135,7 +139,7 @@ def _state_of_copy(optimizer: "weakref.ref[torch.optim.Optimizer]") -> dict:
 _REFUSAL = -1  # torch counts its hooks from 0
 
 
-def _refuse_step(_optimizer: torch.optim.Optimizer, _args: tuple, _kwargs: dict) -> None:
+def _refuse_step(_optimizer: torch.optim.Optimizer, _args: Args, _kwargs: Kwargs) -> None:
     raise RuntimeError(
         "expected an optimizer that a TIP is attached to, got a copy of one, which is not attached itself: attach() a "
         "TIP to it, or build an optimizer anew and load_state_dict() into it to train without protection"

@@ -1,17 +1,15 @@
 """The high bands of a model's conv kernels, and what a selected kernel keeps of its own."""
 
 import math
-from collections.abc import Mapping, Sequence
-
-import torch
 
 from . import spectrum
+from ._plan import Masks
 
 
 class HighBands:
     """The high band of each kernel size, by ``masks`` or ``cutoff``; ``keep`` of it is left under the noise."""
 
-    def __init__(self, cutoff: float, masks: Mapping[Sequence[int], torch.Tensor] | None, keep: float) -> None:
+    def __init__(self, cutoff: float, masks: Masks | None, keep: float) -> None:
         self._cutoff = cutoff
         self._masks = masks or {}
         self._keep = keep

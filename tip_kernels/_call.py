@@ -4,7 +4,7 @@ What shapes and settings decide is checked and laid out by ``_plan.py``, which k
 this call's memory and values can tell.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,11 +13,10 @@ from torch.autograd.graph import increment_version
 from . import _dispatch, _memory, _plan
 from ._numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
 from ._ops import PerturbArguments
+from ._plan import Masks, Tensors
 from ._shard import Shard
 from ._tracing import cached, is_dry_run, refuse_recorders
 from .rng import NoiseRNG
-
-Grads = Sequence[torch.Tensor | None]
 
 
 class Options(NamedTuple):
@@ -27,7 +26,7 @@ class Options(NamedTuple):
     std: float | torch.Tensor
     rng: NoiseRNG
     cutoff: float = 0.5
-    masks: Mapping[Sequence[int], torch.Tensor] | None = None
+    masks: Masks | None = None
     keep: float = 1.0
     floor_std: float | torch.Tensor = 0.0
     grad_scale: float | torch.Tensor | None = None
@@ -82,7 +81,7 @@ class PreparedCall(NamedTuple):
             self.op(*arguments)
 
 
-def prepare(grads: Grads, scores: Grads, options: Options) -> PreparedCall:
+def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
     """What :func:`tip_kernels.perturb_` runs; raises as it does."""
     refuse_recorders()
     rng = options.rng
@@ -129,12 +128,12 @@ def prepare(grads: Grads, scores: Grads, options: Options) -> PreparedCall:
     return PreparedCall(op, arguments, None if options.max_grad_norm is None else float(options.max_grad_norm))
 
 
-def _device_of_nothing(grads: Grads, rng: NoiseRNG) -> torch.device:
+def _device_of_nothing(grads: Tensors, rng: NoiseRNG) -> torch.device:
     """Where a call that changes no gradient takes its step: beside the gradients, if these hold data."""
     return next((grad.device for grad in grads if grad is not None and grad.device.type != "meta"), rng.device)
 
 
-def _scores(scores: Grads, plan: _plan.Plan, unread: torch.Tensor) -> list[torch.Tensor]:
+def _scores(scores: Tensors, plan: _plan.Plan, unread: torch.Tensor) -> list[torch.Tensor]:
     """Those of the nonempty gradients, as the op wants them; ``unread`` stands where there are none."""
     found = [unread if scores[i] is None else scores[i] for i in plan.tensor_ids]
     for position in plan.noncontiguous:
@@ -196,4 +195,4 @@ def _clipped_scale(grads: list[torch.Tensor], scale: torch.Tensor | None, max_no
     if scale is not None:
         norm = norm * scale.abs()
     factor = (max_norm / (norm + 1e-6) * (1 - 2.0**-24)).clamp(max=1.0)
-    return (factor if scale is None else factor * scale).float()
+    return torch.Tensor.float(factor if scale is None else factor * scale)

@@ -9,13 +9,16 @@ import functools
 import logging
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from . import _ops
 from ._tracing import constant_when_traced
 from .backends import _checks, native, reference, triton
+
+Op = Callable[..., Any]
+Args = tuple[Any, ...]
 
 logger = logging.getLogger("tip_kernels")
 
@@ -46,7 +49,7 @@ def available_backends(device: torch.device | str = "cpu") -> list[str]:
     return [backend.name for backend in BACKENDS if backend.unavailable_reason(device) is None]
 
 
-def perturb_op(name: str | None, device: torch.device):
+def perturb_op(name: str | None, device: torch.device) -> Op:
     """The ``perturb_`` op of the named backend, or of the fastest.
 
     Raises:
@@ -56,18 +59,19 @@ def perturb_op(name: str | None, device: torch.device):
     return _op("perturb{}_", name, device)
 
 
-def saliency_op(name: str | None, device: torch.device):
+def saliency_op(name: str | None, device: torch.device) -> Op:
     """The ``channel_saliency`` op of the named backend, or of the fastest; raises like :func:`perturb_op`."""
     return _op("channel_saliency{}", name, device)
 
 
-def words_op(name: str | None, device: torch.device):
+def words_op(name: str | None, device: torch.device) -> Op:
     """The ``words_`` op of the named backend, or of the fastest; raises like :func:`perturb_op`."""
     return _op("words{}_", name, device)
 
 
-def _op(pattern: str, name: str | None, device: torch.device):
-    return getattr(torch.ops.tip_kernels, pattern.format(_suffix(name, device))).default
+def _op(pattern: str, name: str | None, device: torch.device) -> Op:
+    op: Op = getattr(torch.ops.tip_kernels, pattern.format(_suffix(name, device))).default
+    return op
 
 
 @constant_when_traced
@@ -112,18 +116,19 @@ _CHECKS: dict[str, Callable[..., None]] = {
 }
 
 
-def _device_of_state(args: tuple) -> torch.device:
+def _device_of_state(args: Args) -> torch.device:
     return _ops.PerturbArguments(*args).state.device
 
 
-def _device_of_first(args: tuple) -> torch.device:
-    return args[0].device
+def _device_of_first(args: Args) -> torch.device:
+    device: torch.device = args[0].device
+    return device
 
 
-def _forward_to_fastest(pattern: str, device_of: Callable[[tuple], torch.device]):
+def _forward_to_fastest(pattern: str, device_of: Callable[[Args], torch.device]) -> Op:
     """The kernel of an op that no compiled library registered for the device at hand."""
 
-    def kernel(*args):
+    def kernel(*args: Any) -> Any:
         fastest = _fastest(device_of(args).type)
         if not fastest.suffix:  # this very op would be called again
             op = pattern.format("")

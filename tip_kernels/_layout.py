@@ -6,7 +6,7 @@ import operator
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -69,7 +69,9 @@ class Layout:
         self._shapes = [tensor.shape for tensor in tensors.values()]
         self._model = model
         self._remember_structure()
-        self._by_optimizer: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+        self._by_optimizer: weakref.WeakKeyDictionary[torch.optim.Optimizer, tuple[list[nn.Parameter], Owned]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def check_gradients(self) -> None:
         """Raises RuntimeError if a parameter with a gradient has come to the model since, or changed its shape.
@@ -137,7 +139,7 @@ class Layout:
 
     def _remember_structure(self) -> None:
         modules = list(self._model.modules())
-        self._members: list[dict] = [d for module in modules for d in (module._modules, module._parameters)]
+        self._members: list[dict[str, Any]] = [d for module in modules for d in (module._modules, module._parameters)]
         # The objects and not their addresses, which a new layer can inherit from one that is gone.
         self._structure = self._find_structure()
 

@@ -106,7 +106,7 @@ def _fake_channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
     return activation_grad.new_empty(activation_grad.shape[1], dtype=torch.float32)
 
 
-def _define(name: str, schema: str, fake: Callable) -> None:
+def _define(name: str, schema: str, fake: Callable[..., object]) -> None:
     LIBRARY.define(name + schema)
     torch.library.register_fake(f"tip_kernels::{name}", fake, lib=LIBRARY)
 

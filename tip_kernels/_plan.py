@@ -5,7 +5,7 @@ import math
 import numbers
 import operator
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +14,14 @@ from ._memory import extent, overlaps_itself
 from ._numbers import check_number, check_range
 from ._shard import Shard
 from ._tracing import cached, constant_when_traced, specialize
+
+Tensors = Sequence[torch.Tensor | None]
+Masks = Mapping[Sequence[int], torch.Tensor]
+Fields = tuple[Any, ...]
+"""The fields of a NamedTuple: hashed as they are, since making the named one for each tensor of a call takes longer."""
+
+Described = tuple[Fields | None, ...]
+"""A list of tensors as a plan knows it: the fields of the :class:`Meta` of each."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -74,7 +82,7 @@ def label(index: int, names: Sequence[str] | None) -> str:
     return f"[{index}] ({names[index]})" if names and index < len(names) else f"[{index}]"
 
 
-def check_lists(grads: Sequence, scores: Sequence) -> None:
+def check_lists(grads: Tensors, scores: Tensors) -> None:
     """Raises unless these are sequences of one length."""
     for what, tensors in (("grads", grads), ("scores", scores)):
         if not isinstance(tensors, Sequence):
@@ -82,30 +90,30 @@ def check_lists(grads: Sequence, scores: Sequence) -> None:
     _check_length("scores", scores, len(grads))
 
 
-def indices_of_high_bands(grads: Sequence, scores: Sequence, masks: Mapping | None) -> Sequence[int]:
+def indices_of_high_bands(grads: Tensors, scores: Tensors, masks: Masks | None) -> Sequence[int]:
     """Indices of what a call without floor and scale looks at, or all indices if something there is no tensor.
 
     Left out is most of a model: whatever has no scores, and 1x1 kernels unless a mask says otherwise.
     """
     if not all(issubclass(kind, _GRADIENT) for kind in set(map(type, grads))):
         return range(len(grads))  # for the checks of all to say what is wrong
-    scored = [i for i, score in enumerate(scores) if score is not None]
+    scored = tuple([i for i, score in enumerate(scores) if score is not None])
     if masks is not None:
-        return tuple(scored)
-    is_pointwise = _is_pointwise if torch.compiler.is_compiling() else _cached_is_pointwise
-    return tuple([i for i in scored if grads[i] is None or not is_pointwise(grads[i].shape)])
+        return scored
+    shapes = tuple([getattr(grads[i], "shape", None) for i in scored])
+    leave_out = _without_pointwise if torch.compiler.is_compiling() else _cached_without_pointwise
+    return leave_out(scored, shapes)
 
 
-def _is_pointwise(shape: tuple[int, ...]) -> bool:
-    return len(shape) > 2 and max(shape[2:]) == 1
+def _without_pointwise(indices: tuple[int, ...], shapes: tuple[tuple[int, ...] | None, ...]) -> tuple[int, ...]:
+    """The indices of those that are no 1x1 kernels; None is no gradient."""
+    return tuple([i for i, n in zip(indices, shapes, strict=True) if n is None or len(n) < 3 or max(n[2:]) != 1])
 
 
-_cached_is_pointwise = functools.lru_cache(maxsize=4096)(_is_pointwise)
+_cached_without_pointwise = functools.lru_cache(maxsize=64)(_without_pointwise)
 
 
-def describe(
-    tensors: Sequence[torch.Tensor | None], indices: Sequence[int], what: str, names: Sequence[str] | None
-) -> tuple[tuple | None, ...]:
+def describe(tensors: Tensors, indices: Sequence[int], what: str, names: Sequence[str] | None) -> Described:
     """The fields of the Meta of the tensors at ``indices``; raises TypeError for what is no tensor."""
     found = [tensors[i] for i in indices]
     if not torch.compiler.is_compiling():
@@ -116,7 +124,7 @@ def describe(
     return tuple([None if t is None else _fields(t, what, i, names) for t, i in zip(found, indices, strict=True)])
 
 
-def _fields(tensor: torch.Tensor, what: str, index: int, names: Sequence[str] | None) -> tuple:
+def _fields(tensor: torch.Tensor, what: str, index: int, names: Sequence[str] | None) -> Fields:
     if not isinstance(tensor, torch.Tensor):
         got = type(tensor).__name__
         raise TypeError(f"expected {what}{label(index, names)} to be a tensor or None, got {got}")
@@ -136,10 +144,10 @@ def meta(tensor: torch.Tensor) -> Meta:
 def settings(
     ratio: float | Sequence[float],
     cutoff: float,
-    masks: Mapping[Sequence[int], torch.Tensor] | None,
+    masks: Masks | None,
     shards: Sequence[Sequence[int] | None] | None,
     names: tuple[str, ...] | None,
-) -> tuple:
+) -> Fields:
     """The fields of Settings from the user's arguments, hashable."""
     return (
         # A string is refused later, as no number.
@@ -159,7 +167,7 @@ def _one_or_many(ratio: float | Sequence[float]) -> float | tuple[float, ...]:
     return specialize(ratio)
 
 
-def _hashable_masks(masks: Mapping[Sequence[int], torch.Tensor]) -> tuple[Mask, ...]:
+def _hashable_masks(masks: Masks) -> tuple[Mask, ...]:
     if not isinstance(masks, Mapping):
         raise TypeError(f"expected masks to map kernel sizes to bool tensors, got {type(masks).__name__}")
     return tuple(_hashable_mask(kernel_size, mask) for kernel_size, mask in masks.items())
@@ -190,9 +198,9 @@ def _as_shard(value: Sequence[int] | None, index: int, names: tuple[str, ...] | 
 def plan_for(
     count: int,
     indices: Sequence[int],
-    grads: tuple[tuple | None, ...],
-    scores: tuple[tuple | None, ...],
-    settings: tuple,
+    grads: Described,
+    scores: Described,
+    settings: Fields,
 ) -> Plan:
     """Checks everything that shapes and settings decide, and lays out the op's static arguments.
 
@@ -210,11 +218,17 @@ def plan_for(
 
 
 @cached(maxsize=64)
-def _cached_plan(count: int, indices: Sequence[int], grads: tuple, scores: tuple, settings: tuple) -> Plan:
+def _cached_plan(
+    count: int,
+    indices: Sequence[int],
+    grads: Described,
+    scores: Described,
+    settings: Fields,
+) -> Plan:
     return _make_plan(count, _metas(indices, grads), _metas(indices, scores), Settings(*settings))
 
 
-def _metas(indices: Sequence[int], fields: tuple[tuple | None, ...]) -> dict[int, Meta]:
+def _metas(indices: Sequence[int], fields: Described) -> dict[int, Meta]:
     """By index, for those that are not None."""
     return {i: Meta(*values) for i, values in zip(indices, fields, strict=True) if values is not None}
 
@@ -300,7 +314,7 @@ def _selection(
     return basis, select_count(ratio, score.shape[0]) if basis >= 0 else 0
 
 
-def _check_length(name: str, values: Sequence, count: int) -> None:
+def _check_length(name: str, values: Sequence[object], count: int) -> None:
     if len(values) != count:
         raise ValueError(f"expected {name} of length {count}, one per gradient, got {len(values)}")
 

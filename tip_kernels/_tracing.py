@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-Function = TypeVar("Function", bound=Callable)
+Function = TypeVar("Function", bound=Callable[..., Any])
 Number = TypeVar("Number", int, float)
 
 
@@ -81,7 +81,7 @@ def _recorder_at_work() -> str | None:
         return "torch.export"
     if torch.compiler.is_compiling():
         return None
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return "torch.jit.trace"
     if not torch._C._len_torch_dispatch_stack():
         return None

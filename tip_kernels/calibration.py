@@ -7,6 +7,10 @@ import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
     from .defense import TIP
 
 
@@ -64,7 +68,7 @@ def local_update_sensitivity(steps: int, lr: float, max_grad_norm: float, batch_
 def spectrum_std(beta: float, taps: int) -> float:
     """``beta / sqrt(taps)``: our ``std`` for the paper's noise ``beta``.
 
-    TIP (arXiv 2602.11633, section 4) adds noise of std ``beta`` to both parts of an unnormalised complex
+    TIP (arXiv 2602.11633, section 4) adds noise of std ``beta`` to both parts of an unnormalized complex
     spectrum of K taps and keeps the real part of its inverse; each coefficient of the orthonormal real basis
     then gets noise of this std.
 
@@ -77,7 +81,7 @@ def spectrum_std(beta: float, taps: int) -> float:
     return beta / math.sqrt(taps)
 
 
-def relative_std(grads, fraction: float):
+def relative_std(grads: "Sequence[torch.Tensor]", fraction: float) -> "torch.Tensor":
     """Per-tensor std that makes the noise a ``fraction`` of each gradient's root mean square.
 
     A heuristic for finding a working point, without privacy meaning: the std depends on the data.
@@ -153,10 +157,10 @@ def accounted_epsilon(
     event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(multiplier)
     if sampling_probability < 1:
         event = dp_accounting.PoissonSampledDpEvent(sampling_probability, event)
-    neighbours = dp_accounting.NeighboringRelation[_RELATIONS[relation]]
+    neighbors = dp_accounting.NeighboringRelation[_RELATIONS[relation]]
     # The grid of losses follows their size, 1 / (2 multiplier^2) in the mean, so that it stays small at any epsilon.
-    accountant = pld.PLDAccountant(neighbours, value_discretization_interval=1e-3 * max(1.0, multiplier**-2))
-    return accountant.compose(event, rounds).get_epsilon(delta)
+    accountant = pld.PLDAccountant(neighbors, value_discretization_interval=1e-3 * max(1.0, multiplier**-2))
+    return float(accountant.compose(event, rounds).get_epsilon(delta))
 
 
 def _check_accountant() -> None:

@@ -1,9 +1,9 @@
 """TIP, the drop-in class: Grad-CAM by hooks, then one call over all gradients or updates of a model."""
 
 import math
-import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +15,8 @@ from ._bands import HighBands
 from ._call import Options, PreparedCall, prepare
 from ._layout import Layout, Owned
 from ._numbers import check_max_grad_norm, check_range
-from ._plan import select_count
+from ._plan import Masks, Tensors
+from ._selection import Choice, Selection
 from ._ties import check_ties, copy_to_ties
 from ._tracing import is_dry_run, untraced
 from .rng import NoiseRNG
@@ -69,7 +70,7 @@ class TIP:
         *,
         ratio: float = 0.3,
         cutoff: float = 0.5,
-        masks: Mapping[Sequence[int], torch.Tensor] | None = None,
+        masks: Masks | None = None,
         std: float | Mapping[str, float] = 0.01,
         keep: float = 1.0,
         floor_std: float | Mapping[str, float] = 0.0,
@@ -81,22 +82,22 @@ class TIP:
         if scores not in ("private", "public"):
             raise ValueError(f"expected scores to be 'private' or 'public', got {scores!r}")
         check_range("ratio", ratio, 0.0, 1.0)
-        check_max_grad_norm(max_grad_norm)
         # Copies, which nobody else can change under way.
         std, floor_std = (dict(amount) if isinstance(amount, Mapping) else amount for amount in (std, floor_std))
         masks = _copied(masks)
         max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
+        check_max_grad_norm(max_grad_norm)
         rng = NoiseRNG() if rng is None else rng
         self.model = model
         self._settings: dict[str, object] = {
             "ratio": ratio,
-            "cutoff": cutoff,
-            "masks": masks,
             "std": std,
-            "keep": keep,
             "floor_std": floor_std,
             "scores": scores,
             "max_grad_norm": max_grad_norm,
+            "cutoff": cutoff,
+            "masks": masks,
+            "keep": keep,
             "rng": rng,
             "backend": backend,
         }
@@ -119,8 +120,8 @@ class TIP:
         self._check_settings()
         self._bands = HighBands(cutoff, masks, float(keep))
         self._cam = GradCAM(backend, only_measured=self._public)
-        self._last: tuple[list[int], list, float | list[float]] = ([], [], ratio)
-        self._warned = False
+        self._selection = Selection(layout, self._cam, self._bands, ratio, only_measured=self._public)
+        self._last = Choice([], [], ratio)
         handles = [self._cam.watch(module, slots) for module, slots in layout.layers]
         self._remove_hooks = weakref.finalize(self, _remove, handles)
         self._remove_hooks.atexit = False
@@ -210,12 +211,7 @@ class TIP:
 
         Kernels with an empty high band (1x1) have none selected.
         """
-        indices, scores, ratio = self._last
-        names = self._layout.names
-        return {
-            names[index]: self._top(scores[index], ratio[index] if isinstance(ratio, list) else ratio, index)
-            for index in indices
-        }
+        return self._selection.selected(self._last)
 
     def reset(self) -> None:
         """Forgets all scores, captured or measured."""
@@ -268,7 +264,7 @@ class TIP:
         """Step and generator of the noise. Never the key, and no scores."""
         return {"rng": self.rng.state_dict()}
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a saved step; see :meth:`tip_kernels.NoiseRNG.load_state_dict`."""
         self.rng.load_state_dict(state_dict["rng"])
 
@@ -291,7 +287,7 @@ class TIP:
         shown = ", ".join(f"{name}={value!r}" for name, value in self._settings.items() if value is not None)
         return f"TIP({type(self.model).__name__}, {shown})"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.model, self._settings)
 
     @untraced
@@ -313,51 +309,16 @@ class TIP:
         """Clips and perturbs ``tensors``, given by index; the scores of ``convs`` are used then."""
         self._check_open()
         self._cam.collect()
-        present = [index for index in convs if tensors[index] is not None]
-        scores, ratio = self._scores(tensors, present)
-        for index in self._layout.transposed.intersection(present):
+        choice = self._selection.choose(tensors, convs)
+        for index in self._layout.transposed.intersection(choice.indices):
             tensors[index] = tensors[index].transpose(0, 1)  # type: ignore[union-attr]
         with_data = (tensor for tensor in tensors if tensor is not None and not tensor.is_meta)
         device = next((tensor.device for tensor in with_data), self.rng.device)
-        self._prepare(tensors, scores, ratio, device, names).run()
+        self._prepare(tensors, choice.scores, choice.ratio, device, names).run()
         if is_dry_run():
             return
         self._cam.consume(convs)
-        self._last = present, scores, ratio
-
-    def _scores(self, tensors: list, present: list[int]) -> tuple[list[torch.Tensor | None], float | list[float]]:
-        """Scores by index, and the ratio: 1 for a kernel without scores."""
-        scores: list[torch.Tensor | None] = [None] * len(tensors)
-        unknown = []
-        for index in present:
-            score = None if is_dry_run() else self._cam.scores.get(index)
-            if score is None:
-                unknown.append(index)
-                score = torch.zeros(self._layout.channels[index], dtype=torch.float32, device=tensors[index].device)
-            elif score.device != tensors[index].device:  # an update may lie elsewhere than the model
-                score = score.to(tensors[index].device)
-            scores[index] = score
-        if not unknown or self._ratio in (0, 1) or is_dry_run():
-            return scores, self._ratio
-        if self._public and not self._cam.scores:
-            raise RuntimeError(
-                "expected measure(images, labels) with public images before the first perturb call, because TIP was "
-                "built with scores='public'; got no scores"
-            )
-        self._warn_unknown([self._layout.names[index] for index in unknown])
-        ratio = [self._ratio] * len(tensors)
-        for index in unknown:
-            ratio[index] = 1.0
-        return scores, ratio
-
-    def _top(self, score: torch.Tensor, ratio: float, index: int) -> torch.Tensor:
-        """The mask of the selected channels, by the op's rule."""
-        selected = torch.zeros(len(score), dtype=torch.bool, device=score.device)
-        is_empty = self._bands.is_empty(self._layout.kernel_sizes[index])
-        count = 0 if is_empty else select_count(ratio, len(score))
-        # NaN sorts as the highest, and a stable sort keeps the lower of two equal channels first.
-        selected[score.sort(descending=True, stable=True).indices[:count]] = True
-        return selected
+        self._last = choice
 
     def _check_settings(self) -> None:
         """Has ``perturb_`` check every setting on a call for the kernels themselves, which is not made."""
@@ -374,8 +335,8 @@ class TIP:
 
     def _prepare(
         self,
-        tensors: Sequence[torch.Tensor | None],
-        scores: Sequence[torch.Tensor | None],
+        tensors: Tensors,
+        scores: Tensors,
         ratio: float | list[float],
         device: torch.device,
         names: tuple[str, ...],
@@ -391,19 +352,8 @@ class TIP:
                 "returned to train without protection"
             )
 
-    def _warn_unknown(self, names: list[str]) -> None:
-        if self._warned:
-            return
-        self._warned = True
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        warnings.warn(
-            f"no Grad-CAM scores for {', '.join(names[:3])}{more}: all channels are perturbed",
-            RuntimeWarning,
-            stacklevel=2,
-        )
 
-
-def _copied(masks: Mapping | None) -> Mapping | None:
+def _copied(masks: Masks | None) -> Masks | None:
     """What is no mapping of masks stays as it is, for the checks to say so."""
     if not isinstance(masks, Mapping):
         return masks
@@ -412,7 +362,7 @@ def _copied(masks: Mapping | None) -> Mapping | None:
     return dict(zip(keys, values, strict=True))
 
 
-def _rebuild(model: nn.Module, settings: dict) -> TIP:
+def _rebuild(model: nn.Module, settings: dict[str, Any]) -> TIP:
     return TIP(model, **settings)
 
 

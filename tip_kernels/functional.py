@@ -1,12 +1,12 @@
 """The public functions: what they compute and accept; ``_call.py`` checks, the ops do the work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from . import _dispatch
 from ._call import Options, prepare
-from ._plan import DTYPES, check_lists
+from ._plan import DTYPES, Masks, Tensors, check_lists
 from ._shard import Shard
 from .rng import NoiseRNG
 
@@ -14,14 +14,14 @@ __all__ = ["Shard", "channel_saliency", "perturb", "perturb_"]
 
 
 def perturb_(
-    grads: Sequence[torch.Tensor | None],
-    scores: Sequence[torch.Tensor | None],
+    grads: Tensors,
+    scores: Tensors,
     *,
     ratio: float | Sequence[float],
     std: float | torch.Tensor,
     rng: NoiseRNG,
     cutoff: float = 0.5,
-    masks: Mapping[Sequence[int], torch.Tensor] | None = None,
+    masks: Masks | None = None,
     keep: float = 1.0,
     floor_std: float | torch.Tensor = 0.0,
     grad_scale: float | torch.Tensor | None = None,
@@ -76,14 +76,14 @@ def perturb_(
 
 
 def perturb(
-    grads: Sequence[torch.Tensor | None],
-    scores: Sequence[torch.Tensor | None],
+    grads: Tensors,
+    scores: Tensors,
     *,
     ratio: float | Sequence[float],
     std: float | torch.Tensor,
     rng: NoiseRNG,
     cutoff: float = 0.5,
-    masks: Mapping[Sequence[int], torch.Tensor] | None = None,
+    masks: Masks | None = None,
     keep: float = 1.0,
     floor_std: float | torch.Tensor = 0.0,
     grad_scale: float | torch.Tensor | None = None,
@@ -123,7 +123,8 @@ def channel_saliency(activation_grad: torch.Tensor, *, backend: str | None = Non
     """
     _check_activation_grad(activation_grad)
     with torch.no_grad():
-        return _dispatch.saliency_op(backend, activation_grad.device)(activation_grad)
+        score: torch.Tensor = _dispatch.saliency_op(backend, activation_grad.device)(activation_grad)
+    return score
 
 
 def _check_activation_grad(grad: object) -> None:

@@ -6,6 +6,7 @@ The generators themselves are in the backends; ``docs/design.md`` section 3 is t
 import hashlib
 import os
 import weakref
+from typing import Any
 
 import torch
 
@@ -121,7 +122,7 @@ class NoiseRNG:
         """
         return {"generator": self.generator, "step": self.step}
 
-    def load_state_dict(self, state_dict: dict) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a saved step; never back, so that no (key, step) pair is used again.
 
         Raises:
@@ -141,7 +142,7 @@ class NoiseRNG:
     def __getstate__(self) -> dict[str, object]:
         return {"generator": self.generator}
 
-    def __setstate__(self, saved: dict) -> None:
+    def __setstate__(self, saved: dict[str, Any]) -> None:
         self.__init__(generator=saved["generator"])  # type: ignore[misc]
 
     def _own(self) -> None:

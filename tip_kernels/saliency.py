@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ class GradCAM:
         self._measured = False
         self._buffers: list[_Buffer] = []
         self._traced = False  # whether a compiled graph has run since the last collect()
-        self._edges: list[tuple[_Layer, torch.autograd.graph.GradientEdge]] | None = None
+        self._edges: Edges | None = None
 
     def watch(self, module: nn.Module, kernels: Sequence[Slot]) -> RemovableHandle:
         """Scores the output channels of a conv layer for these kernels of it; undone by the handle."""
@@ -85,7 +86,10 @@ class GradCAM:
             if grad is not None:
                 self._add(layer.kernels, self._score(layer, grad))
 
-    def _forward(self, model, images, labels):
+    def _forward(
+        self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple["Edges", tuple[torch.Tensor | None, ...]]:
+        """The outputs of the conv layers, and the gradients of the class logits by them."""
         self._edges = []
         try:
             logits = model(images)
@@ -148,7 +152,7 @@ class _Buffer:
         self.traced = False
 
 
-def _add_in_graph(op, sums: torch.Tensor, lacks_batch: bool, grad: torch.Tensor) -> None:
+def _add_in_graph(op: Callable[..., torch.Tensor], sums: torch.Tensor, lacks_batch: bool, grad: torch.Tensor) -> None:
     sums.add_(_finite(op(grad.unsqueeze(0) if lacks_batch else grad)))
 
 
@@ -180,7 +184,7 @@ class _Layer:
             return None
         return self._cam._on_output(self, output)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _inert_hook, ()
 
 
@@ -188,8 +192,11 @@ def _no_hook(_module: nn.Module, _args: object, _output: object) -> None:
     return None
 
 
-def _inert_hook():
+def _inert_hook() -> Callable[..., None]:
     return _no_hook
+
+
+Edges = list[tuple[_Layer, torch.autograd.graph.GradientEdge]]
 
 
 @contextlib.contextmanager
@@ -231,11 +238,12 @@ class _Buffers:
                     buffer.copy_(value)  # type: ignore[union-attr]
 
 
-def _eager() -> contextlib.AbstractContextManager:
+def _eager() -> contextlib.AbstractContextManager[Any]:
     """Runs what is compiled as if it were not. Without an import of Dynamo, which takes seconds, for its own sake."""
     if "torch._dynamo" not in sys.modules:
         return contextlib.nullcontext()
-    return torch.compiler.set_stance("force_eager")
+    eager: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 def _class_logits(logits: object, labels: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,11 @@ from ._tracing import cached
 
 
 def radial_mask(kernel_size: tuple[int, ...], cutoff: float) -> torch.Tensor:
-    """The high band of a kernel: the bins whose normalised radius exceeds ``cutoff``.
+    """The high band of a kernel: the bins whose normalized radius exceeds ``cutoff``.
 
     Frequencies of each axis are divided by that axis's largest, so they span 0..1; the radius is their
     Euclidean norm over the square root of the number of axes. Axes of length 1 are left out.
-    (TIP, arXiv 2602.11633, section 4; normalised per axis so that one cutoff serves every kernel size.)
+    (TIP, arXiv 2602.11633, section 4; normalized per axis so that one cutoff serves every kernel size.)
 
     Args:
         kernel_size: taps along each spatial axis.
@@ -122,7 +122,7 @@ def _grid(kernel_size: tuple[int, ...]) -> torch.Tensor:
 
 @cached(maxsize=256)
 def _radii(kernel_size: tuple[int, ...]) -> torch.Tensor:
-    """Normalised radius of every bin of the full DFT, [*kernel_size], float64."""
+    """Normalized radius of every bin of the full DFT, [*kernel_size], float64."""
     frequencies = _grid(kernel_size)  # of the bins, which are counted as the taps are
     lengths = torch.tensor(kernel_size, dtype=torch.float64, device="cpu")
     frequencies = torch.minimum(frequencies, lengths - frequencies) / (lengths / 2).floor().clamp(min=1)

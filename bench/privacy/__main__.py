@@ -1,11 +1,12 @@
-"""The privacy and utility study: ``python -m bench.privacy COMMAND --help``."""
+"""What TIP and its rivals protect and what they cost: ``python -m bench.privacy COMMAND --help``."""
 
 import argparse
 
-from bench.privacy import attack, control, federated, study, tune
+from bench.privacy.commands import attack, control, federate, rounding, study, tune
 
-COMMANDS = {"study": study, "control": control, "attack": attack, "federate": federated, "tune": tune}
-"""Modules by command: each has ``add_arguments(parser)`` and ``run(options)``, and its docstring is the help."""
+COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (study, control, attack, federate, tune, rounding)}
+"""By command, which is the module's name. Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the
+help."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Labelled images for training, as bytes in one tensor, and their division among clients."""
+"""The images that everything here is measured on: photos and digits that come with scikit-learn, and CIFAR-10."""
 
 import io
 import pathlib
@@ -7,21 +7,46 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+from torch import nn
 
-from bench.privacy import tasks
+PHOTO_CROPS = {"flower": (1, 60, 150, 10), "pagoda": (0, 60, 200, 6), "courtyard": (0, 200, 300, 4)}
+"""Natural images: number of the sample photo, top and left of a square, and by how much it is shrunk to 32x32."""
+
+MORE_CROPS = {"tree": (0, 130, 500, 4), "bush": (0, 270, 330, 4), "leaves": (0, 290, 0, 4), "leaf": (1, 60, 0, 4),
+              "bud": (1, 360, 320, 2)}  # fmt: skip
+"""Others, to fill batches with."""
 
 
-class Labelled(NamedTuple):
+def photo_crop(name: str) -> torch.Tensor:
+    """One of the crops above, shrunk by averaging: float32 [3, 32, 32] in [0, 1]."""
+    number, top, left, shrink = (PHOTO_CROPS | MORE_CROPS)[name]
+    photo = torch.from_numpy(load_sample_images().images[number].astype(np.float32) / 255).permute(2, 0, 1)
+    square = photo[:, top : top + 32 * shrink, left : left + 32 * shrink]
+    return nn.functional.avg_pool2d(square, shrink)
+
+
+def digits(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Handwritten digits: training images [1437, 1, 8, 8] in [0, 1] and labels, then 360 for testing."""
+    data = load_digits()
+    images = torch.from_numpy(data.images.astype(np.float32) / 16)[:, None]
+    labels = torch.from_numpy(data.target.astype(np.int64))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    train, test = order[360:], order[:360]
+    return images[train], labels[train], images[test], labels[test]
+
+
+class Labeled(NamedTuple):
     """Images uint8 [N, channels, height, width] and classes int64 [N], on one device."""
 
     images: torch.Tensor
     labels: torch.Tensor
 
-    def __getitem__(self, chosen) -> "Labelled":  # type: ignore[override]
-        return Labelled(self.images[chosen], self.labels[chosen])
+    def __getitem__(self, chosen) -> "Labeled":  # type: ignore[override]
+        return Labeled(self.images[chosen], self.labels[chosen])
 
 
-def load(folder: pathlib.Path | None, device: torch.device) -> tuple[Labelled, Labelled]:
+def load(folder: pathlib.Path | None, device: torch.device) -> tuple[Labeled, Labeled]:
     """Training and test images: those of the folder, or scikit-learn's digits for None.
 
     Args:
@@ -33,13 +58,13 @@ def load(folder: pathlib.Path | None, device: torch.device) -> tuple[Labelled, L
         FileNotFoundError: no such files.
     """
     if folder is None:
-        images, labels, test_images, test_labels = tasks.digits()
+        images, labels, test_images, test_labels = digits()
         pairs = (images, labels), (test_images, test_labels)
-        return tuple(Labelled((255 * x).byte().to(device), y.to(device)) for x, y in pairs)  # type: ignore[return-value]
+        return tuple(Labeled((255 * x).byte().to(device), y.to(device)) for x, y in pairs)  # type: ignore[return-value]
     return read(folder, "train", device), read(folder, "test", device)
 
 
-def read(folder: pathlib.Path, split: str, device: torch.device) -> Labelled:
+def read(folder: pathlib.Path, split: str, device: torch.device) -> Labeled:
     """The ``"train"`` or ``"test"`` images of a folder; see :func:`load`."""
     import pyarrow.parquet as pq  # not needed for the digits
 
@@ -52,29 +77,4 @@ def read(folder: pathlib.Path, split: str, device: torch.device) -> Labelled:
         images += [np.asarray(Image.open(io.BytesIO(img["bytes"])).convert("RGB")) for img in table["img"].to_pylist()]
         labels += table["label"].to_pylist()
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return Labelled(pixels.to(device), torch.tensor(labels, device=device))
-
-
-def divide(labels: torch.Tensor, clients: int, partition: str, seed: int) -> list[torch.Tensor]:
-    """Indices of the images of each client, in random order, so that the first few stand for all.
-
-    Args:
-        labels: int64 [N].
-        clients: how many; each gets about N / clients images.
-        partition: ``"iid"``: at random. ``"dirichlet"``: the clients' shares of each class are drawn from
-            Dirichlet(0.5) (Hsu et al. 2019), so sizes differ too, and a client may get nothing.
-        seed: of the division.
-    """
-    draw = np.random.default_rng(seed)
-    if partition == "iid":
-        parts = np.array_split(draw.permutation(len(labels)), clients)
-    else:
-        by_class = [_deal(draw, np.flatnonzero(labels.cpu() == label), clients) for label in labels.unique().cpu()]
-        parts = [draw.permutation(np.concatenate(pieces)) for pieces in zip(*by_class, strict=True)]
-    return [torch.from_numpy(part) for part in parts]
-
-
-def _deal(draw: np.random.Generator, indices: np.ndarray, clients: int) -> list[np.ndarray]:
-    shares = draw.dirichlet(np.full(clients, 0.5))
-    ends = (shares.cumsum()[:-1] * len(indices)).astype(int)
-    return np.split(draw.permutation(indices), ends)
+    return Labeled(pixels.to(device), torch.tensor(labels, device=device))

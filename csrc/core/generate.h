@@ -1,33 +1,36 @@
-// One group of 16 words per lane from any generator. A generator is named by its rounds, as in the op.
+// One group of 16 words per lane from any generator. A number names a generator, as in the op: the rounds of ChaCha,
+// or those of Philox.
 #pragma once
+
+#include <type_traits>
 
 #include "core/chacha.h"
 #include "core/philox.h"
 
 TIP_BEGIN_NAMESPACE
 
-constexpr int kPhiloxRounds = 10;
+constexpr int kPhilox = 10;
 
 // `group` holds bits 0..31 of each lane's group in `low` and, in `high`, bits 32..39 below the tensor's 24 bits.
-template <int kRounds, class U>
+template <int kGenerator, class U>
 TIP_HD void generate(const Stream& stream, Counter<U> group, U out[kGroup]) {
-  if constexpr (kRounds == kPhiloxRounds) {
+  if constexpr (kGenerator == kPhilox) {
     const U tensor = group.high & 0xFFFFFF00u;
     const U first_high = ((group.high & 0xFFu) << 2 | group.low >> 30) | tensor;
     for (uint32_t i = 0; i < 4; ++i) philox(stream, Counter<U>{(group.low << 2) + i, first_high}, out + 4 * i);
   } else {
-    chacha<kRounds>(stream, group, out);
+    chacha<kGenerator>(stream, group, out);
   }
 }
 
-// The same for a generator known at run time.
-template <class U>
-TIP_HD void generate(int rounds, const Stream& stream, Counter<U> group, U out[kGroup]) {
-  switch (rounds) {
-    case 8: return generate<8>(stream, group, out);
-    case 12: return generate<12>(stream, group, out);
-    case 20: return generate<20>(stream, group, out);
-    case kPhiloxRounds: return generate<kPhiloxRounds>(stream, group, out);
+// Calls f with a generator that is known at run time as a std::integral_constant. Host code.
+template <class F>
+void with_generator(int generator, F f) {
+  switch (generator) {
+    case 8: return f(std::integral_constant<int, 8>());
+    case 12: return f(std::integral_constant<int, 12>());
+    case 20: return f(std::integral_constant<int, 20>());
+    case kPhilox: return f(std::integral_constant<int, kPhilox>());
   }
   __builtin_trap();  // the op has refused any other number
 }

@@ -24,10 +24,11 @@ class Grid {
  public:
   TIP_HD explicit Grid(float step) : limit_(step * (sizeof(A) == sizeof(double) ? static_cast<A>(0x1p52) : 0x1p23f)) {}
 
-  TIP_HD bool rounds() const { return limit_ > 0; }
+  // Whether there is a grid.
+  TIP_HD explicit operator bool() const { return limit_ > 0; }
 
   // From the limit to twice the limit, numbers are a step apart: the addition rounds. Values beyond the limit are not
-  // moved there and stay what they are. Only for a grid that rounds: else -0 would become 0.
+  // moved there and stay what they are. Only if there is a grid: else -0 would become 0.
   template <class V>
   TIP_HD V operator()(V y) const {
     const V limit = limit_ - V{};

@@ -3,7 +3,7 @@
 
 #include "core/grid.h"
 #include "cpu/half.h"
-#include "cpu/work.h"
+#include "cpu/run.h"
 
 TIP_BEGIN_NAMESPACE
 
@@ -23,7 +23,7 @@ struct Destination {
         tap_offsets(run.tensor->tap_offsets),
         contiguous(run.contiguous()) {}
 
-  // Calls f(pointer to element, its place in [units][taps]) in an order that suits the strides.
+  // Calls f(pointer to element, its index in [units][taps]) in an order that suits the strides.
   template <class Function>
   TIP_HD void for_each(Function f) const {
     if (unit_stride == 1) {  // channels_last: the same tap of successive kernels is contiguous
@@ -46,7 +46,7 @@ TIP_HD void add_vector(T* x, float scale, F noise, Round round = {}) {
 template <class T, class Round>
 void add_rows(const Destination<T>& to, float scale, const float* noise, Round round) {
   if (!to.contiguous) {
-    to.for_each([=](T* x, int64_t place) { assign(*x, round(value(*x) * scale + noise[place])); });
+    to.for_each([=](T* x, int64_t i) { assign(*x, round(value(*x) * scale + noise[i])); });
     return;
   }
   const int64_t count = to.units * to.taps;
@@ -84,16 +84,16 @@ void add_high_band(const A* q, const A* x, int64_t taps, int64_t high_dim, A fac
 // One unit at a time in arithmetic A, from its bare normals: x <- s x + Q (amplitude * normals - (1 - keep) high(s x)),
 // rounded to the tensor's grid.
 template <class T, class A>
-void perturb_units(const Destination<T>& to, const Work& work, const Run& run, const float* normals, A* scratch) {
-  const TensorWork& tensor = *run.tensor;
-  const int64_t used = run.used(), high_dim = tensor.basis ? tensor.basis->high_dim : 0;
+void perturb_units(const Destination<T>& to, const RunTable& table, const Run& run, const float* normals, A* scratch) {
+  const RunTensor& tensor = *run.tensor;
+  const int64_t used = tensor.used, high_dim = tensor.basis ? tensor.basis->high_dim : 0;
   const bool white = run.noise == Noise::white;
   const Grid<A> grid(tensor.grid);
   A* x = scratch;
   A* z = scratch + to.taps;
   for (int64_t u = 0; u < to.units; ++u) {
     T* unit = to.data + u * to.unit_stride;
-    for (int64_t t = 0; t < to.taps; ++t) x[t] = static_cast<A>(value(unit[to.tap_offsets[t]])) * work.grad_scale;
+    for (int64_t t = 0; t < to.taps; ++t) x[t] = static_cast<A>(value(unit[to.tap_offsets[t]])) * table.grad_scale;
     for (int64_t j = 0; j < used; ++j) {
       const float amplitude = white || j >= high_dim ? tensor.floor_std : tensor.std;
       z[j] = static_cast<A>(amplitude) * normals[u * used + j];
@@ -102,11 +102,11 @@ void perturb_units(const Destination<T>& to, const Work& work, const Run& run, c
       for (int64_t t = 0; t < to.taps; ++t) x[t] += z[t];
     } else {
       const A* q = matrix_of<A>(*tensor.basis);
-      if (work.keep != 1.0) add_high_band(q, x, to.taps, high_dim, static_cast<A>(work.keep - 1.0), z);
+      if (table.keep != 1.0) add_high_band(q, x, to.taps, high_dim, static_cast<A>(table.keep - 1.0), z);
       for (int64_t t = 0; t < to.taps; ++t)
         for (int64_t j = 0; j < used; ++j) x[t] += q[t * to.taps + j] * z[j];
     }
-    if (grid.rounds())
+    if (grid)
       for (int64_t t = 0; t < to.taps; ++t) x[t] = grid(x[t]);
     for (int64_t t = 0; t < to.taps; ++t) assign(unit[to.tap_offsets[t]], x[t]);
   }

@@ -1,10 +1,10 @@
 // The kernel, compiled once per instruction set (see setup.py): draws noise for a tile of units and applies it.
 //
-// A lane of a vector draws one group of 16 words. A tile is some vectors of lanes: a part of one run, or short runs
-// of one tensor together. Noise goes from lanes to memory order by transposition in registers, so that gradients
-// are read and written as streams; it is added only when the whole tile is drawn, because noise just stored in
-// other pieces than it is loaded in would stall the loads. Whole vectors of 3x3 kernels need no tile: their noise
-// goes from registers to gradients.
+// A lane of a vector draws whole groups of 16 words, for whole units. A tile is some vectors of lanes: a part of one
+// run, or short runs of one tensor together. Noise goes from lanes to memory order by transposition in registers, so
+// that gradients are read and written as streams; it is added only when the whole tile is drawn, because noise just
+// stored in other pieces than it is loaded in would stall the loads. Whole vectors of 3x3 kernels need no tile: their
+// noise goes from registers to gradients.
 #include "cpu/perturb.h"
 
 #include "cpu/simd.h"  // before core/, which uses its overloads
@@ -12,6 +12,7 @@
 #include "core/generate.h"
 #include "core/normals.h"
 #include "cpu/apply.h"
+#include "cpu/counters.h"
 #include "cpu/pairs3x3.h"
 #include "cpu/project.h"
 #include "cpu/scratch.h"
@@ -30,29 +31,10 @@ struct Segment {
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-Counter<U> successive_groups(uint32_t tensor, uint64_t first) {
-  Counter<U> group;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const Counter<uint32_t> one = counter(tensor, first + static_cast<uint64_t>(lane));
-    group.low[lane] = one.low;
-    group.high[lane] = one.high;
-  }
-  return group;
-}
-
-// Each lane's group that comes `count` later.
-TIP_HD void advance(Counter<U>& group, uint32_t count) {
-  group.low += count;
-  group.high -= as_uint(group.low < count);  // a carry: a true lane is -1
-}
-
-template <int kRounds>
+template <int kGenerator>
 class Tile {
  public:
-  Tile(const Work& work, const Scratch& scratch) : work_(work), scratch_(scratch) {
-    memcpy(stream_.key, work.key, sizeof stream_.key);
-    stream_.step = work.step;
-  }
+  Tile(const RunTable& table, const Scratch& scratch) : table_(table), scratch_(scratch), stream_(table.stream) {}
 
   // Adds lanes [begin, end) of a run, counted from its first lane.
   void add(const Run& run, int64_t begin, int64_t end) {
@@ -83,9 +65,9 @@ class Tile {
     noise_ = run.noise;
     packing_ = run.packing;
     pitch_ = kGroup / packing_.units;
-    used_ = run.used();
+    used_ = tensor_->used;
     // float64 gradients, and keep != 1, take a unit at a time from its bare normals.
-    bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (work_.keep != 1.0 && noise_ != Noise::white));
+    bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (table_.keep != 1.0 && noise_ != Noise::white));
     values_ = bare_ ? used_ : tensor_->taps;
     capacity_ = lanes_of_tile(run);
     const bool all_but_dc_3x3 = tensor_->basis != nullptr && tensor_->basis->all_but_dc_3x3;
@@ -140,7 +122,7 @@ class Tile {
   void add_pairs(Layout layout, const Run& run, int64_t begin, int64_t count) const {
     using T = typename Layout::Element;
     constexpr int64_t kAhead = 2;
-    const Run& next_run = &run + 1 < work_.runs + work_.run_count ? *(&run + 1) : run;
+    const Run& next_run = &run + 1 < table_.runs + table_.run_count ? *(&run + 1) : run;
     const T* next = reinterpret_cast<const T*>(next_run.data);
     const int64_t lane = run.first_lane() + begin;
     T* x = reinterpret_cast<T*>(run.data) + (2 * lane - run.first) * run.unit_stride;
@@ -151,7 +133,7 @@ class Tile {
       draw_group(group, 0, used_, z);
       synthesize_3x3(z, y);  // not by project_units, whose counts are no constants: 3 % of the whole
       synthesize_3x3(z + pitch_, y + 9);
-      layout.add(x, work_.grad_scale, y);
+      layout.add(x, table_.grad_scale, y);
       x += Layout::kStep;
       advance(group, kLanes);
     }
@@ -194,7 +176,7 @@ class Tile {
   // The normals of one group: `used` of every pitch_; the first is value `first` of its unit.
   void draw_group(Counter<U> group, int64_t first, int64_t used, F* z) const {
     U words[kGroup];
-    generate<kRounds>(stream_, group, words);
+    generate<kGenerator>(stream_, group, words);
     const bool mixed = noise_ == Noise::full;
     const float amplitude = bare_ || mixed ? 1.0f : noise_ == Noise::band ? high_amplitude_ : tensor_->floor_std;
     constexpr int64_t kStep = 2 * Pack<U>::kSize;
@@ -228,20 +210,20 @@ class Tile {
   template <class T, class A>
   void apply_as(const Segment& part, const float* rows) {
     const Destination<T> to(*part.run, part.unit, part.units);
-    if (noise_ == Noise::none) return scale_units(to, static_cast<A>(work_.grad_scale));
-    if (bare_) return perturb_units<T, A>(to, work_, *part.run, rows, reinterpret_cast<A*>(scratch_.unit));
+    if (noise_ == Noise::none) return scale_units(to, static_cast<A>(table_.grad_scale));
+    if (bare_) return perturb_units<T, A>(to, table_, *part.run, rows, reinterpret_cast<A*>(scratch_.unit));
     if constexpr (sizeof(T) <= sizeof(float)) {  // float64 is always bare
       const Grid<float> grid(tensor_->grid);
-      grid.rounds() ? add_rows(to, work_.grad_scale, rows, grid) : add_rows(to, work_.grad_scale, rows, NoGrid());
+      grid ? add_rows(to, table_.grad_scale, rows, grid) : add_rows(to, table_.grad_scale, rows, NoGrid());
     }
   }
 
-  const Work& work_;
+  const RunTable& table_;
   const Scratch& scratch_;
-  Stream stream_;
+  const Stream stream_;
 
   // Of the runs in the tile.
-  const TensorWork* tensor_ = nullptr;
+  const RunTensor* tensor_ = nullptr;
   Noise noise_ = Noise::none;
   Packing packing_ = {};
   int64_t pitch_ = 0, used_ = 0, values_ = 0;
@@ -256,10 +238,10 @@ class Tile {
   int lanes_ = 0, segment_count_ = 0;
 };
 
-template <int kRounds>
-void perturb_as(const Work& work, Portions& portions, const Scratch& scratch) {
-  Tile<kRounds> tile(work, scratch);
-  const Run* run = work.runs;  // of those that end after what this thread has done
+template <int kGenerator>
+void perturb_as(const RunTable& table, Portions& portions, const Scratch& scratch) {
+  Tile<kGenerator> tile(table, scratch);
+  const Run* run = table.runs;  // of those that end after what this thread has done
   int64_t run_begin = 0;
   for (int64_t begin, end; portions.take(begin, end);) {
     for (; run_begin < end; run_begin = run->end, ++run) {
@@ -278,33 +260,11 @@ void perturb_as(const Work& work, Portions& portions, const Scratch& scratch) {
 
 }  // namespace
 
-ScratchSizes scratch_sizes(const Work& work) { return sizes_of_scratch(work); }
+ScratchSizes scratch_sizes(const RunTable& table) { return sizes_of_scratch(table); }
 
-void perturb_portions(const Work& work, Portions& portions, const ScratchSizes& sizes, float* memory) {
+void perturb_portions(const RunTable& table, Portions& portions, const ScratchSizes& sizes, float* memory) {
   const Scratch scratch(sizes, memory);
-  switch (work.rounds) {
-    case 8: return perturb_as<8>(work, portions, scratch);
-    case 12: return perturb_as<12>(work, portions, scratch);
-    case 20: return perturb_as<20>(work, portions, scratch);
-    case kPhiloxRounds: return perturb_as<kPhiloxRounds>(work, portions, scratch);
-  }
-  __builtin_trap();  // the op has refused any other number
-}
-
-void draw_words(const Work& work, uint32_t tensor, int64_t first, int64_t count, int32_t* out) {
-  Stream stream;
-  memcpy(stream.key, work.key, sizeof stream.key);
-  stream.step = work.step;
-  for (int64_t group = first / kGroup; group * kGroup < first + count; group += kLanes) {
-    uint32_t lane_words[kGroup][kLanes];
-    U words[kGroup];
-    generate(work.rounds, stream, successive_groups(tensor, static_cast<uint64_t>(group)), words);
-    memcpy(lane_words, words, sizeof words);
-    for (int64_t i = 0; i < kLanes * kGroup; ++i) {
-      const int64_t place = group * kGroup + i - first;
-      if (place >= 0 && place < count) out[place] = static_cast<int32_t>(lane_words[i % kGroup][i / kGroup]);
-    }
-  }
+  with_generator(table.generator, [&](auto known) { perturb_as<decltype(known)::value>(table, portions, scratch); });
 }
 
 TIP_END_NAMESPACE

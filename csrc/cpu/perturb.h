@@ -1,14 +1,27 @@
-// The functions that exist once per instruction set.
+// The functions of cpu/perturb.cpp and cpu/words.cpp, which exist once per instruction set.
 #pragma once
 
-#include "cpu/work.h"
+#include "cpu/portions.h"
+#include "cpu/run.h"
 
-#define TIP_DECLARE_VARIANT(variant)                                                                            \
+namespace tip {
+
+// Floats of the parts of cpu/scratch.h, in this order.
+struct ScratchSizes {
+  int64_t normals, columns, rows, unit;
+
+  int64_t floats() const { return normals + columns + rows + unit; }
+};
+
+}  // namespace tip
+
+#define TIP_DECLARE_PERTURB(variant)                                                                            \
   namespace tip::variant {                                                                                      \
   /* Memory that each thread needs for its tiles. */                                                            \
-  ScratchSizes scratch_sizes(const Work& work);                                                                 \
-  /* Perturbs portions of the work until none is left, with that memory, whose address is a multiple of 64. */  \
-  void perturb_portions(const Work& work, Portions& portions, const ScratchSizes& sizes, float* memory);        \
+  ScratchSizes scratch_sizes(const RunTable& table);                                                            \
+  /* Perturbs portions of a table until none is left, with that memory, whose address is a multiple of 64. */   \
+  void perturb_portions(const RunTable& table, Portions& portions, const ScratchSizes& sizes, float* memory);   \
   /* Words first .. first + count - 1 of a tensor's stream. */                                                  \
-  void draw_words(const Work& work, uint32_t tensor, int64_t first, int64_t count, int32_t* out);               \
+  void draw_words(const Stream& stream, int generator, uint32_t tensor, int64_t first, int64_t count,           \
+                  int32_t* out);                                                                                \
   }

@@ -5,49 +5,34 @@
 #include <cstring>
 #include <functional>
 
-#include "core/address.h"
 #include "core/basis3x3.h"
 #include "core/grid.h"
 #include "core/rank.h"
+#include "core/units.h"
 
 namespace tip {
 
 namespace {
 
-std::vector<int64_t> tap_offsets_of(const View& grad) {
-  std::vector<Dimension> kernel;
-  for (int64_t dim = 2; dim < grad.dims; ++dim) kernel.push_back({grad.sizes[dim], grad.strides[dim]});
-  return offsets_of(kernel);
-}
-
-bool counts_up(const std::vector<int64_t>& offsets) {
-  for (size_t i = 0; i < offsets.size(); ++i)
-    if (offsets[i] != static_cast<int64_t>(i)) return false;
-  return true;
-}
-
 // Whether synthesize_3x3 does what this basis does; nine taps can also be those of a 1-D kernel.
-bool is_all_but_dc_3x3(const Basis& basis) {
+bool is_all_but_dc_3x3(const BasisInput& basis) {
   if (basis.taps != 9 || basis.high_dim != 8) return false;
   float z[8] = {0.5f, -1.0f, 2.0f, 3.0f, -4.0f, 5.0f, 6.0f, -7.0f}, y[9];
   synthesize_3x3(z, y);
   for (int k = 0; k < 9; ++k) {
     double sum = 0;
-    for (int j = 0; j < 8; ++j) sum += basis.exact[k * 9 + j] * z[j];
+    for (int j = 0; j < 8; ++j) sum += basis.matrix[k * 9 + j] * z[j];
     if (!(std::abs(sum - kGain3x3 * y[k]) <= 1e-5)) return false;  // nor is NaN
   }
   return true;
 }
 
-Packing packing_of(const TensorWork& tensor, Noise noise) {
+Packing packing_without_noise(int64_t taps) {
   constexpr int64_t kSilentElements = 256;  // cost about as much time as a group of words and its noise
-  if (noise == Noise::none) return {(kSilentElements + tensor.taps - 1) / tensor.taps, 1};
-  const int64_t words = pitch(noise == Noise::band ? tensor.basis->high_dim : tensor.taps);
-  return words <= kGroup ? Packing{kGroup / words, 1} : Packing{1, words / kGroup};
+  return {(kSilentElements + taps - 1) / taps, 1};
 }
 
-}  // namespace
-
+// Whether each channel is among the `count` highest-scored: NaN ranks highest, ties go to the lower index.
 std::vector<char> select_channels(const float* scores, int64_t channels, int64_t count) {
   std::vector<char> selected(channels, count >= channels);
   if (count <= 0 || count >= channels) return selected;
@@ -61,110 +46,99 @@ std::vector<char> select_channels(const float* scores, int64_t channels, int64_t
   return selected;
 }
 
-Plan::Plan(const Arguments& arguments, const Views& views)
-    : floor_(arguments.floor_std.has_value()), scaled_(arguments.grad_scale.has_value()) {
-  add_bases(arguments, views);
-  for (size_t i = 0; i < views.grads.size(); ++i) add_tensor(arguments, views, i);
-}
-
-void Plan::add_bases(const Arguments& arguments, const Views& views) {
-  bases_.reserve(views.bases.size());
-  for (size_t b = 0; b < views.bases.size(); ++b) {
-    const int64_t taps = views.bases[b].sizes[0];
-    const double* exact = reinterpret_cast<const double*>(views.bases[b].data);
-    rounded_.emplace_back(exact, exact + taps * taps);
-    bases_.push_back({taps, arguments.high_dims[b], exact, rounded_.back().data(), false});
-    bases_.back().all_but_dc_3x3 = is_all_but_dc_3x3(bases_.back());
+// Calls f(offset, index) for every point of the axes from the second on: how far it lies from the first point, in
+// memory and among units.
+template <class F>
+void for_each_line(const std::vector<Axis>& axes, F f) {
+  std::vector<int64_t> at(axes.size(), 0);
+  for (bool more = true; more;) {
+    int64_t offset = 0, index = 0;
+    for (size_t a = 1; a < axes.size(); ++a) {
+      offset += at[a] * axes[a].stride;
+      index += at[a] * axes[a].index_stride;
+    }
+    f(offset, index);
+    more = false;
+    for (size_t a = 1; a < axes.size() && !more; ++a) {
+      more = ++at[a] < axes[a].size;
+      if (!more) at[a] = 0;
+    }
   }
 }
 
-void Plan::add_tensor(const Arguments& arguments, const Views& views, size_t i) {
-  const View& grad = views.grads[i];
-  const int64_t id = arguments.tensor_ids[i], basis = arguments.basis_ids[i];
-  const bool channels_differ = basis >= 0 && arguments.selected[i] > 0;
-  if (grad.count == 0 || (!channels_differ && !floor_ && !scaled_)) return;
+}  // namespace
 
-  TensorWork& tensor = tensors_.emplace_back();
-  tensor.dtype = dtype_of(grad);
-  tensor.id = static_cast<uint32_t>(id);
-  tensor.basis = basis >= 0 ? &bases_[basis] : nullptr;
-  tensor.std = reinterpret_cast<const float*>(views.std.data)[id];
-  tensor.floor_std = floor_ ? reinterpret_cast<const float*>(views.floor_std.data)[id] : 0.0f;
-  tensor.grid = grid_step(tensor.floor_std, tensor.basis ? tensor.std : 0.0f);
-  tap_offsets_.push_back(tensor.basis ? tap_offsets_of(grad) : std::vector<int64_t>{0});
+PlannedRuns::PlannedRuns(const Inputs& inputs) : inputs_(inputs) {
+  bases_.reserve(inputs.bases.size());
+  for (const BasisInput& basis : inputs.bases) add_basis(basis);
+  for (const TensorInput& tensor : inputs.tensors)
+    if (inputs.changes(tensor)) add_tensor(tensor);
+}
+
+RunTable PlannedRuns::table() const {
+  RunTable table = {};
+  std::memcpy(table.stream.key, inputs_.state, sizeof table.stream.key);
+  table.generator = inputs_.generator;
+  table.grad_scale = inputs_.is_scaled() ? *inputs_.grad_scale : 1.0f;
+  table.keep = inputs_.keep;
+  table.runs = runs_.data();
+  table.run_count = static_cast<int64_t>(runs_.size());
+  return table;
+}
+
+void PlannedRuns::add_basis(const BasisInput& input) {
+  rounded_.emplace_back(input.matrix, input.matrix + input.taps * input.taps);
+  bases_.push_back({input.taps, input.high_dim, input.matrix, rounded_.back().data(), is_all_but_dc_3x3(input)});
+}
+
+void PlannedRuns::add_tensor(const TensorInput& input) {
+  const bool has_band = input.basis >= 0;
+  const std::vector<Axis> taps = has_band ? axes_of(input.shape, 2) : std::vector<Axis>{{1, 1, 1}};
+  tap_offsets_.push_back(offsets_of(taps));
+
+  RunTensor& tensor = tensors_.emplace_back();
+  tensor.dtype = input.dtype;
+  tensor.id = static_cast<uint32_t>(input.id);
+  tensor.basis = has_band ? &bases_[input.basis] : nullptr;
   tensor.tap_offsets = tap_offsets_.back().data();
   tensor.taps = static_cast<int64_t>(tap_offsets_.back().size());
-  tensor.taps_dense = counts_up(tap_offsets_.back());
-
-  Shard shard = {0, 0, grad.size(1)};
-  if (arguments.shards) {
-    const int64_t* given = arguments.shards->data() + 3 * i;
-    shard = {given[0], given[1], given[2]};
-  }
-  if (!tensor.basis) return add_elements(tensor, grad, shard);
-  const View& scores = views.scores[i];
-  add_channels(tensor, grad, shard,
-               select_channels(reinterpret_cast<const float*>(scores.data), scores.sizes[0], arguments.selected[i]));
+  tensor.taps_dense = are_contiguous(taps);
+  tensor.used = used_words(tensor.taps, has_band ? tensor.basis->high_dim : 0, inputs_.has_floor());
+  tensor.std = inputs_.std[input.id];
+  tensor.floor_std = inputs_.has_floor() ? inputs_.floor_std[input.id] : 0.0f;
+  tensor.grid = grid_step(tensor.floor_std, has_band ? tensor.std : 0.0f);
+  has_band ? add_channels(input, tensor) : add_elements(input, tensor);
 }
 
-void Plan::add_channels(const TensorWork& tensor, const View& grad, Shard shard, const std::vector<char>& selected) {
-  const int64_t channels = grad.sizes[0], kernels = grad.sizes[1];
+void PlannedRuns::add_channels(const TensorInput& input, const RunTensor& tensor) {
+  const Shape& shape = input.shape;
+  const int64_t channels = shape.sizes[0], kernels = shape.sizes[1];
   // The stride of a dimension of one element means nothing and may be anything.
-  const int64_t channel_stride = channels > 1 ? grad.strides[0] : tensor.taps;
+  const int64_t channel_stride = channels > 1 ? shape.strides[0] : tensor.taps;
+  const int64_t stride = kernels > 1 ? shape.strides[1] : channel_stride;
   const int64_t channel_bytes = channel_stride * bytes_of(tensor.dtype);
-  const int64_t stride = kernels > 1 ? grad.strides[1] : channel_stride;
-  const Noise hit = floor_ ? Noise::full : Noise::band, other = floor_ ? Noise::white : Noise::none;
+  const std::vector<char> selected = select_channels(input.scores, input.channels, input.selected);
+  const Noise of_selected = inputs_.noise_of(true), of_others = inputs_.noise_of(false);
+  const int64_t first = first_unit(input);
   for (int64_t c = 0; c < channels; ++c) {
-    const int64_t channel = shard.first_channel + c;
-    const bool is_hit = selected[channel];
-    if (!is_hit && !floor_ && !scaled_) continue;
-    const int64_t first = channel * shard.kernels_per_channel + shard.first_kernel;
-    add_run(tensor, is_hit ? hit : other, grad.data + c * channel_bytes, stride, first, kernels);
+    const Noise noise = selected[input.shard.first_channel + c] ? of_selected : of_others;
+    if (noise == Noise::untouched) continue;
+    add_run(tensor, noise, input.data + c * channel_bytes, stride, first + c * input.shard.kernels, kernels);
   }
 }
 
-void Plan::add_elements(const TensorWork& tensor, const View& grad, Shard shard) {
-  struct Axis {
-    int64_t size, stride, index_stride;
-  };
-  std::vector<Axis> dims;  // innermost first; neighbours that continue one another are merged
-  const int64_t taps = taps_of(grad);
-  int64_t index_stride = 1;
-  for (int64_t dim = std::max<int64_t>(grad.dims, 2) - 1; dim >= 0; --dim) {
-    if (dim == 1) index_stride = taps;
-    if (dim == 0) index_stride = taps * shard.kernels_per_channel;
-    const Axis next = {grad.size(dim), grad.stride(dim), index_stride};
-    index_stride *= next.size;
-    if (next.size == 1) continue;
-    if (!dims.empty() && dims.back().stride * dims.back().size == next.stride &&
-        dims.back().index_stride * dims.back().size == next.index_stride) {
-      dims.back().size *= next.size;
-    } else {
-      dims.push_back(next);
-    }
-  }
-  if (dims.empty() || dims[0].index_stride != 1) dims.insert(dims.begin(), {1, 1, 1});
-
-  const Noise noise = floor_ ? Noise::white : Noise::none;
-  const int64_t base = (shard.first_channel * shard.kernels_per_channel + shard.first_kernel) * taps;
-  std::vector<int64_t> place(dims.size(), 0);
-  for (bool more = true; more;) {
-    int64_t offset = 0, index = base;
-    for (size_t d = 1; d < dims.size(); ++d) {
-      offset += place[d] * dims[d].stride;
-      index += place[d] * dims[d].index_stride;
-    }
-    add_run(tensor, noise, grad.data + offset * bytes_of(tensor.dtype), dims[0].stride, index, dims[0].size);
-    more = false;
-    for (size_t d = 1; d < dims.size() && !more; ++d) {
-      more = ++place[d] < dims[d].size;
-      if (!more) place[d] = 0;
-    }
-  }
+void PlannedRuns::add_elements(const TensorInput& input, const RunTensor& tensor) {
+  const std::vector<Axis> axes = element_axes(input);
+  const Noise noise = inputs_.noise_of(false);
+  const int64_t first = first_unit(input);
+  for_each_line(axes, [&](int64_t offset, int64_t index) {
+    add_run(tensor, noise, input.data + offset * bytes_of(tensor.dtype), axes[0].stride, first + index, axes[0].size);
+  });
 }
 
-void Plan::add_run(const TensorWork& tensor, Noise noise, char* data, int64_t stride, int64_t first, int64_t units) {
-  const int64_t done = runs_.empty() ? 0 : runs_.back().end;
+// Adds a run, or lets the last one grow if this one goes on where that one ends.
+void PlannedRuns::add_run(const RunTensor& tensor, Noise noise, char* data, int64_t stride, int64_t first,
+                          int64_t units) {
   if (!runs_.empty()) {
     Run& last = runs_.back();
     const char* next = last.data + last.units * last.unit_stride * bytes_of(tensor.dtype);
@@ -175,8 +149,10 @@ void Plan::add_run(const TensorWork& tensor, Noise noise, char* data, int64_t st
       return;
     }
   }
-  Run run = {&tensor, noise, packing_of(tensor, noise), data, stride, first, units, 0};
-  run.end = done + run.lanes() * run.packing.groups;
+  const int64_t before = runs_.empty() ? 0 : runs_.back().end;
+  const Packing packing = noise == Noise::none ? packing_without_noise(tensor.taps) : packing_of(tensor.used);
+  Run run = {&tensor, noise, packing, data, stride, first, units, 0};
+  run.end = before + run.lanes() * run.packing.groups;
   runs_.push_back(run);
 }
 

@@ -1,42 +1,35 @@
-// From the op's arguments to work: selection, and the cutting of tensors into runs.
+// From a call's inputs to runs: the selection of channels, and the cutting of tensors.
 #pragma once
 
 #include <deque>
 #include <vector>
 
-#include "cpu/tensors.h"
-#include "cpu/work.h"
-#include "op/check_arguments.h"
+#include "core/inputs.h"
+#include "cpu/run.h"
 
 namespace tip {
 
-class Plan {
+// The runs of a call, and what they point to.
+class PlannedRuns {
  public:
-  // Of checked arguments, which `views` are too.
-  Plan(const Arguments& arguments, const Views& views);
+  explicit PlannedRuns(const Inputs& inputs);  // which must live on
 
-  const std::vector<Run>& runs() const { return runs_; }
+  // With the key, and without a step.
+  RunTable table() const;
 
  private:
-  struct Shard {
-    int64_t first_channel, first_kernel, kernels_per_channel;
-  };
+  void add_basis(const BasisInput& input);
+  void add_tensor(const TensorInput& input);
+  void add_channels(const TensorInput& input, const RunTensor& tensor);
+  void add_elements(const TensorInput& input, const RunTensor& tensor);
+  void add_run(const RunTensor& tensor, Noise noise, char* data, int64_t stride, int64_t first, int64_t units);
 
-  void add_bases(const Arguments& arguments, const Views& views);
-  void add_tensor(const Arguments& arguments, const Views& views, size_t i);
-  void add_channels(const TensorWork& tensor, const View& grad, Shard shard, const std::vector<char>& selected);
-  void add_elements(const TensorWork& tensor, const View& grad, Shard shard);
-  void add_run(const TensorWork& tensor, Noise noise, char* data, int64_t stride, int64_t first, int64_t units);
-
-  bool floor_, scaled_;
+  const Inputs& inputs_;
   std::vector<Basis> bases_;
   std::deque<std::vector<float>> rounded_;
   std::deque<std::vector<int64_t>> tap_offsets_;
-  std::deque<TensorWork> tensors_;  // a deque: runs point to its elements
+  std::deque<RunTensor> tensors_;  // a deque: runs point to its elements
   std::vector<Run> runs_;
 };
-
-// Whether each channel is among the `count` highest-scored: NaN ranks highest, ties go to the lower index.
-std::vector<char> select_channels(const float* scores, int64_t channels, int64_t count);
 
 }  // namespace tip

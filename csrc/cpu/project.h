@@ -4,7 +4,7 @@
 #include "cpu/simd.h"
 
 #include "core/basis3x3.h"
-#include "cpu/work.h"
+#include "cpu/run.h"
 
 TIP_BEGIN_NAMESPACE
 

@@ -29,7 +29,7 @@ float sum_contiguous(const T* x, int64_t count) {
 }
 
 template <class T>
-void scores_contiguous(const ActivationGrad& grad, float* scores, int64_t begin, int64_t end) {
+void scores_contiguous(const ActivationGradByOffsets& grad, float* scores, int64_t begin, int64_t end) {
   for (int64_t c = begin; c < end; ++c) {
     float score = 0;
     for (int64_t n = 0; n < grad.samples; ++n) {
@@ -42,7 +42,7 @@ void scores_contiguous(const ActivationGrad& grad, float* scores, int64_t begin,
 
 // Channels are contiguous (channels_last): kLanes channels at a time, several vectors to use whole cache lines.
 template <class T, int kVectors>
-void scores_of_vectors(const ActivationGrad& grad, const T* data, float* scores) {
+void scores_of_vectors(const ActivationGradByOffsets& grad, const T* data, float* scores) {
   F score[kVectors] = {};
   for (int64_t n = 0; n < grad.samples; ++n) {
     F total[kVectors] = {};
@@ -61,7 +61,7 @@ void scores_of_vectors(const ActivationGrad& grad, const T* data, float* scores)
 
 // Any strides, and float64: one element at a time.
 template <class T>
-void scores_strided(const ActivationGrad& grad, float* scores, int64_t begin, int64_t end) {
+void scores_strided(const ActivationGradByOffsets& grad, float* scores, int64_t begin, int64_t end) {
   using A = decltype(value(T{}));
   for (int64_t c = begin; c < end; ++c) {
     A score = 0;
@@ -81,7 +81,7 @@ void scores_strided(const ActivationGrad& grad, float* scores, int64_t begin, in
 }
 
 template <class T>
-void scores_channels_last(const ActivationGrad& grad, float* scores, int64_t begin, int64_t end) {
+void scores_channels_last(const ActivationGradByOffsets& grad, float* scores, int64_t begin, int64_t end) {
   const T* data = reinterpret_cast<const T*>(grad.data);
   int64_t c = begin;
   for (; c + 4 * kLanes <= end; c += 4 * kLanes) scores_of_vectors<T, 4>(grad, data + c, scores + c);
@@ -90,7 +90,7 @@ void scores_channels_last(const ActivationGrad& grad, float* scores, int64_t beg
 }
 
 template <class T>
-void scores_as(const ActivationGrad& grad, float* scores, int64_t begin, int64_t end) {
+void scores_as(const ActivationGradByOffsets& grad, float* scores, int64_t begin, int64_t end) {
   if (grad.space_offsets == nullptr && grad.space_stride == 1) return scores_contiguous<T>(grad, scores, begin, end);
   if (grad.space_offsets == nullptr && grad.channel_stride == 1)
     return scores_channels_last<T>(grad, scores, begin, end);
@@ -99,7 +99,7 @@ void scores_as(const ActivationGrad& grad, float* scores, int64_t begin, int64_t
 
 }  // namespace
 
-void channel_saliency(const ActivationGrad& grad, float* scores, int64_t begin, int64_t end) {
+void channel_saliency(const ActivationGradByOffsets& grad, float* scores, int64_t begin, int64_t end) {
   switch (grad.dtype) {
     case DType::f32: return scores_as<float>(grad, scores, begin, end);
     case DType::f64: return scores_strided<double>(grad, scores, begin, end);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/simd.h"
-#include "cpu/work.h"
+#include "cpu/perturb.h"
 
 TIP_BEGIN_NAMESPACE
 
@@ -18,12 +18,12 @@ inline int64_t lanes_of_tile(const Run& run) {
 
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-inline ScratchSizes sizes_of_scratch(const Work& work) {
+inline ScratchSizes sizes_of_scratch(const RunTable& table) {
   ScratchSizes sizes = {};
-  const TensorWork* last = nullptr;
-  for (int64_t r = 0; r < work.run_count; ++r) {
-    const Run& run = work.runs[r];
-    if (run.noise == Noise::none || (run.tensor == last && r > 0 && run.noise == work.runs[r - 1].noise)) continue;
+  const RunTensor* last = nullptr;
+  for (int64_t r = 0; r < table.run_count; ++r) {
+    const Run& run = table.runs[r];
+    if (run.noise == Noise::none || (run.tensor == last && r > 0 && run.noise == table.runs[r - 1].noise)) continue;
     last = run.tensor;
     const int64_t values = run.packing.units * run.tensor->taps;
     sizes.normals = larger(sizes.normals, run.packing.groups * kGroup * kLanes);

@@ -65,6 +65,24 @@ TIP_HD void add_to_shared(int* sum, int value) {
 #endif
 }
 
+// Orders a thread's reads and writes of device memory before those that follow.
+TIP_HD void fence() {
+#if defined(__CUDA_ARCH__)
+  __threadfence();
+#endif
+}
+
+// The value of a counter of all blocks, which goes from 0 to count - 1 and around.
+TIP_HD unsigned int count_around(unsigned int* counter, unsigned int count) {
+#if defined(__CUDA_ARCH__)
+  return atomicInc(counter, count - 1);
+#else
+  const unsigned int value = *counter;
+  *counter = value + 1 < count ? value + 1 : 0;
+  return value;
+#endif
+}
+
 // A pointer to device memory that came out of shared memory, where the compiler loses sight of what it points to.
 template <class T>
 TIP_HD T* global_pointer(T* pointer) {

@@ -1,30 +1,38 @@
-// The generator of a call is known at run time only.
-#include <stdexcept>
+#include "cuda/launch.h"
+
+#include <mutex>
+#include <unordered_map>
 
 #include "core/generate.h"
-#include "cuda/generator.h"
+#include "cuda/launch_tables.h"
+#include "cuda/per_generator.h"
 
 namespace tip {
 
-void launch_perturb(int rounds, const Call& call, const std::vector<PlannedTensor>& tensors, void* stream) {
-  switch (rounds) {
-    case 8: return Generator<8>::perturb(call, tensors, stream);
-    case 12: return Generator<12>::perturb(call, tensors, stream);
-    case 20: return Generator<20>::perturb(call, tensors, stream);
-    case kPhiloxRounds: return Generator<kPhiloxRounds>::perturb(call, tensors, stream);
-  }
-  throw std::logic_error("no generator has this number of rounds");  // the op has refused it
+namespace {
+
+// A state's counter of blocks. Two launches that may overlap have two states, hence two tickets, until kTickets
+// states have been used; memory that is used again has its ticket back at zero.
+int32_t ticket_of(const int64_t* state) {
+  static std::mutex mutex;
+  static std::unordered_map<const int64_t*, int32_t> tickets;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const int32_t next = static_cast<int32_t>(tickets.size() % kTickets);
+  return tickets.emplace(state, next).first->second;
 }
 
-void launch_words(int rounds, const int64_t* state, uint32_t tensor, int64_t first, const WordsOut& out,
+}  // namespace
+
+void launch_perturb(const Inputs& inputs, const std::vector<PlannedTensor>& tensors, void* stream) {
+  const TableHeader header = header_of(inputs, ticket_of(inputs.state));
+  with_generator(inputs.generator,
+                 [&](auto known) { PerGenerator<decltype(known)::value>::perturb(header, tensors, stream); });
+}
+
+void launch_words(int generator, const int64_t* state, uint32_t tensor, int64_t first, const WordsOut& out,
                   void* stream) {
-  switch (rounds) {
-    case 8: return Generator<8>::words(state, tensor, first, out, stream);
-    case 12: return Generator<12>::words(state, tensor, first, out, stream);
-    case 20: return Generator<20>::words(state, tensor, first, out, stream);
-    case kPhiloxRounds: return Generator<kPhiloxRounds>::words(state, tensor, first, out, stream);
-  }
-  throw std::logic_error("no generator has this number of rounds");  // the op has refused it
+  with_generator(generator,
+                 [&](auto known) { PerGenerator<decltype(known)::value>::words(state, tensor, first, out, stream); });
 }
 
 }  // namespace tip

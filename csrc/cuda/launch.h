@@ -1,6 +1,8 @@
 // What the host calls of the device code, without torch and without CUDA headers. CUDA errors are std::runtime_error.
 #pragma once
 
+#include "core/activation_grad.h"
+#include "core/inputs.h"
 #include "cuda/plan.h"
 
 namespace tip {
@@ -8,14 +10,9 @@ namespace tip {
 constexpr int32_t kTickets = 65536;  // states in use at the same time, for each device and generator
 constexpr int kMostAxes = 16;
 
-// An activation gradient [samples, channels, *space].
-struct ActivationGrad {
-  DType dtype;
-  const char* data;
-  int64_t samples, channels, space;
+struct ActivationGradByAxes : ActivationGrad {
   double inverse_space;
-  int64_t sample_stride, channel_stride;
-  int32_t axes;               // of space, innermost first
+  int32_t axes;  // of space, innermost first
   Axis axis[kMostAxes];
 };
 
@@ -30,13 +27,14 @@ struct WordsOut {
 // Makes a device the current one for CUDA calls of this thread.
 void set_device(int device);
 
-// `stream` is a cudaStream_t of the current device. `call.first_tile` is set here.
-void launch_perturb(int rounds, const Call& call, const std::vector<PlannedTensor>& tensors, void* stream);
+// Takes the step and perturbs the planned tensors. `stream` is a cudaStream_t of the current device, here and below.
+void launch_perturb(const Inputs& inputs, const std::vector<PlannedTensor>& tensors, void* stream);
 
 // Words first .. first + out.count - 1 of a tensor's stream.
-void launch_words(int rounds, const int64_t* state, uint32_t tensor, int64_t first, const WordsOut& out, void* stream);
+void launch_words(int generator, const int64_t* state, uint32_t tensor, int64_t first, const WordsOut& out,
+                  void* stream);
 
 // |mean over space| of every sample to `alpha` [samples, channels], and its sum over samples to `scores` [channels].
-void launch_saliency(const ActivationGrad& grad, float* alpha, float* scores, void* stream);
+void launch_saliency(const ActivationGradByAxes& grad, float* alpha, float* scores, void* stream);
 
 }  // namespace tip

@@ -5,7 +5,7 @@
 #include "core/dtype.h"
 #include "cuda/check.h"
 #include "cuda/launch.h"
-#include "cuda/tile.h"
+#include "cuda/offset.h"
 
 namespace tip {
 
@@ -18,7 +18,7 @@ template <class T>
 using Sum = decltype(value(T()));
 
 template <class A>
-__device__ float magnitude_of_mean(A sum, const ActivationGrad& grad) {
+__device__ float magnitude_of_mean(A sum, const ActivationGradByAxes& grad) {
   return static_cast<float>((sum < 0 ? -sum : sum) * static_cast<A>(grad.inverse_space));
 }
 
@@ -58,7 +58,7 @@ __device__ Sum<T> sum_vectors(const T* x, int64_t count, int thread) {
 }
 
 template <class T, int kThreads>
-__device__ Sum<T> sum_space(const ActivationGrad& grad, const T* x, int thread) {
+__device__ Sum<T> sum_space(const ActivationGradByAxes& grad, const T* x, int thread) {
   const bool contiguous = grad.axes == 1 && grad.axis[0].stride == 1;
   if (contiguous && reinterpret_cast<uintptr_t>(x) % 16 == 0 && grad.space % Vector<T>::kSize == 0)
     return sum_vectors<T, kThreads>(x, grad.space, thread);
@@ -71,7 +71,8 @@ __device__ Sum<T> sum_space(const ActivationGrad& grad, const T* x, int thread) 
 
 // Space lies together, or anyhow: a channel of a sample is for kThreads threads, a warp or the block.
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kSumThreads, 3) sum_rows(const __grid_constant__ ActivationGrad grad, float* alpha) {
+__global__ void __launch_bounds__(kSumThreads, 3) sum_rows(const __grid_constant__ ActivationGradByAxes grad,
+                                                           float* alpha) {
   const int64_t channel = static_cast<int64_t>(blockIdx.x) * (kSumThreads / kThreads) + threadIdx.x / kThreads;
   const bool inside = channel < grad.channels;
   for (int64_t sample = blockIdx.y; sample < grad.samples; sample += gridDim.y) {
@@ -93,7 +94,7 @@ constexpr int kColumns = 8;  // vectors of channels that a block takes
 
 // Channels lie together: a thread reads a vector of them at every kRows-th point of space.
 template <class T>
-__global__ void __launch_bounds__(kSumThreads, 3) sum_columns(const __grid_constant__ ActivationGrad grad,
+__global__ void __launch_bounds__(kSumThreads, 3) sum_columns(const __grid_constant__ ActivationGradByAxes grad,
                                                               float* alpha) {
   constexpr int kSize = Vector<T>::kSize, kRows = kSumThreads / kColumns, kInFlight = 4;
   __shared__ Sum<T> partial[kRows][kColumns * kSize + 1];
@@ -152,7 +153,7 @@ unsigned int blocks_for(int64_t work, int64_t of_a_block) {
 
 // Whether vectors of channels can be read at every point of space.
 template <class T>
-bool channels_lie_together(const ActivationGrad& grad) {
+bool channels_lie_together(const ActivationGradByAxes& grad) {
   constexpr int64_t kSize = Vector<T>::kSize;
   return grad.channel_stride == 1 && grad.axes == 1 && grad.channels % kSize == 0 &&
          grad.axis[0].stride % kSize == 0 && grad.sample_stride % kSize == 0 &&
@@ -160,7 +161,7 @@ bool channels_lie_together(const ActivationGrad& grad) {
 }
 
 template <class T>
-void launch_sums(const ActivationGrad& grad, float* alpha, cudaStream_t stream) {
+void launch_sums(const ActivationGradByAxes& grad, float* alpha, cudaStream_t stream) {
   constexpr int64_t kEnoughRows = 4096, kMostBlocksY = 65535;  // rows that fill a device with warps
   const unsigned int samples = static_cast<unsigned int>(std::min(grad.samples, kMostBlocksY));
   const auto blocks = [&](int64_t channels) { return dim3(blocks_for(grad.channels, channels), samples); };
@@ -178,7 +179,7 @@ void launch_sums(const ActivationGrad& grad, float* alpha, cudaStream_t stream) 
 
 void set_device(int device) { check(cudaSetDevice(device)); }
 
-void launch_saliency(const ActivationGrad& grad, float* alpha, float* scores, void* stream) {
+void launch_saliency(const ActivationGradByAxes& grad, float* alpha, float* scores, void* stream) {
   if (grad.channels == 0) return;
   const cudaStream_t on = static_cast<cudaStream_t>(stream);
   if (grad.samples > 0) {

@@ -2,12 +2,13 @@
 // or copied and a captured graph keeps its own.
 //
 // A *unit* is a kernel or, in a tensor without a high band, one element; a *row* is a channel or, again, whatever lies
-// evenly in memory. Units have global indices, from which their random words follow (docs/design.md, section 3).
-// A *lane* is the least number of whole units in whole groups of 16 words: several units in a group, or several groups
-// of one unit. A *tile* is what a block works on: some lanes of one *span* of consecutive units.
+// evenly in memory. Units have indices in the whole tensor, from which their random words follow (docs/design.md,
+// section 3). A *run* is a row, or several of them if they follow one another. A *lane* is the least number of whole
+// units in whole groups of 16 words (core/address.h). A *tile* is what a block works on: some lanes of one run.
 #pragma once
 
 #include "core/address.h"
+#include "core/axes.h"
 #include "core/dtype.h"
 
 TIP_BEGIN_NAMESPACE
@@ -22,21 +23,17 @@ enum class Path : uint8_t {
   pairs3x3,  // the same, and each two kernels lie interleaved, their taps evenly spaced (channels_last)
 };
 
-// One dimension: elements, and steps in elements and units.
-struct Axis {
-  int64_t size, stride, index_stride;
-};
-
+// A tensor, as the kernels see it.
 struct Entry {
   char* data;
   const float* scores;  // [channels], null if all or none are selected
-  int64_t score_stride, channels, selected;
+  int64_t channels, selected;
   int64_t first_channel;
   const double* basis;  // [taps, taps] row-major, masked columns first; null without a high band
-  int64_t first;        // global index of the first unit
+  int64_t first;        // index of the first unit in the whole tensor
   int64_t row_units, unit_stride;
-  int64_t span_units;  // the whole tensor if its rows follow one another, else a row
-  int64_t tiles_per_span;
+  int64_t run_units;  // the whole tensor if its rows follow one another, else a row
+  int64_t tiles_per_run;
   int64_t tile_end;  // tiles of this and all earlier tensors of the table
   int32_t taps, high_dim;
   int32_t id;
@@ -47,8 +44,8 @@ struct Entry {
   Path path;
 };
 
-// What all tensors of a call share.
-struct Call {
+// What all tensors of a launch share.
+struct TableHeader {
   int64_t* state;
   const float* std;
   const float* floor_std;   // null without a floor
@@ -63,7 +60,7 @@ template <int kBytes>
 struct Table {
   static constexpr int kEntries = (kBytes - 128) / (sizeof(Entry) + 2 * sizeof(Axis));
   static constexpr int kAxes = 2 * kEntries;
-  Call call;
+  TableHeader header;
   int64_t tiles;
   int32_t entries, axes;
   Entry entry[kEntries];

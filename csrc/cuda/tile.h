@@ -2,46 +2,18 @@
 #pragma once
 
 #include "core/lanes.h"
+#include "cuda/offset.h"
 #include "cuda/table.h"
 
 TIP_BEGIN_NAMESPACE
 
-// 64-bit division takes a GPU some hundred instructions, 32-bit division twenty.
-TIP_HD int64_t divide(int64_t a, int64_t b) {
-  if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
-  return a / b;
-}
-
-// Elements, or units, from the first to the i-th point of some axes, innermost first.
-TIP_HD int64_t stride_offset(const Axis* axes, int count, int64_t i) {
-  int64_t offset = 0;
-  TIP_ROLLED
-  for (int a = 0; a + 1 < count; ++a) {
-    const int64_t outer = divide(i, axes[a].size);
-    offset += (i - outer * axes[a].size) * axes[a].stride;
-    i = outer;
-  }
-  return count > 0 ? offset + i * axes[count - 1].stride : offset;
-}
-
-TIP_HD int64_t index_offset(const Axis* axes, int count, int64_t i) {
-  int64_t offset = 0;
-  TIP_ROLLED
-  for (int a = 0; a + 1 < count; ++a) {
-    const int64_t outer = divide(i, axes[a].size);
-    offset += (i - outer * axes[a].size) * axes[a].index_stride;
-    i = outer;
-  }
-  return count > 0 ? offset + i * axes[count - 1].index_stride : offset;
-}
-
-// A *slot* is the place of a unit in a tile: slot s is unit lane * lane_units + s.
+// A *slot* is the index of a unit in a tile: slot s is unit lane * lane_units + s.
 struct Tile {
   int32_t entry;
-  int32_t begin, end;   // the slots that are in the span
+  int32_t begin, end;   // the slots that are in the run
   int32_t rows;         // that have a unit in the tile, 0 for an empty tile
   int32_t second_row;   // the slot where the second row begins
-  uint32_t inverse;     // of the units in a row, see place_of
+  uint32_t inverse;     // of the units in a row, see row_unit_of
   int64_t lane;         // first one
   int64_t row;          // of slot `begin`
   int64_t unit_in_row;  // of slot `begin`
@@ -71,14 +43,14 @@ TIP_HD Tile locate(const T& table, int64_t index) {
   tile.entry = find_entry(table, index);
   const Entry& entry = table.entry[tile.entry];
   const Axis* rows = table.axis + entry.first_axis;
-  const int64_t place = index - (tile.entry > 0 ? table.entry[tile.entry - 1].tile_end : 0);
-  const int64_t span = divide(place, entry.tiles_per_span);
-  const bool by_row = entry.span_units == entry.row_units;
-  const int64_t first = entry.first + (by_row ? index_offset(rows, entry.row_axes, span) : 0);
-  tile.lane = divide(first, entry.lane_units) + (place - span * entry.tiles_per_span) * entry.tile_lanes;
+  const int64_t own = index - (tile.entry > 0 ? table.entry[tile.entry - 1].tile_end : 0);
+  const int64_t run = divide(own, entry.tiles_per_run);
+  const bool by_row = entry.run_units == entry.row_units;
+  const int64_t first = entry.first + (by_row ? index_offset(rows, entry.row_axes, run) : 0);
+  tile.lane = divide(first, entry.lane_units) + (own - run * entry.tiles_per_run) * entry.tile_lanes;
   const int64_t slots = static_cast<int64_t>(entry.tile_lanes) * entry.lane_units;
-  const int64_t origin = tile.lane * entry.lane_units - first;  // of slot 0, counted in the span
-  const int64_t left = entry.span_units - origin;
+  const int64_t origin = tile.lane * entry.lane_units - first;  // of slot 0, counted in the run
+  const int64_t left = entry.run_units - origin;
   tile.begin = static_cast<int32_t>(origin < 0 ? -origin : 0);
   tile.end = static_cast<int32_t>(left < slots ? left : slots);
   if (tile.end <= tile.begin) {
@@ -86,7 +58,7 @@ TIP_HD Tile locate(const T& table, int64_t index) {
     return tile;
   }
   const int64_t unit = origin + tile.begin;
-  tile.row = by_row ? span : divide(unit, entry.row_units);
+  tile.row = by_row ? run : divide(unit, entry.row_units);
   tile.unit_in_row = by_row ? unit : unit - tile.row * entry.row_units;
   const int64_t last = tile.unit_in_row + (tile.end - tile.begin) - 1;
   tile.rows = static_cast<int32_t>(divide(last, entry.row_units)) + 1;
@@ -100,12 +72,12 @@ TIP_HD Tile locate(const T& table, int64_t index) {
 }
 
 // Row and unit of a slot, the row counted from the tile's first.
-struct Place {
+struct RowUnit {
   int32_t row;
   int64_t unit;
 };
 
-TIP_HD Place place_of(const Entry& entry, const Tile& tile, int slot) {
+TIP_HD RowUnit row_unit_of(const Entry& entry, const Tile& tile, int slot) {
   if (slot < tile.second_row) return {0, tile.unit_in_row + (slot - tile.begin)};
   // Division by multiplication: exact, since neither slots nor the units of such a row reach 2^15.
   const uint32_t unit = static_cast<uint32_t>(slot - tile.second_row);
@@ -116,8 +88,8 @@ TIP_HD Place place_of(const Entry& entry, const Tile& tile, int slot) {
 
 // Elements from the tensor's first to the first tap of a slot.
 TIP_HD int64_t unit_offset(const Entry& entry, const Axis* axes, const Tile& tile, int slot) {
-  const Place place = place_of(entry, tile, slot);
-  return stride_offset(axes, entry.row_axes, tile.row + place.row) + place.unit * entry.unit_stride;
+  const RowUnit at = row_unit_of(entry, tile, slot);
+  return stride_offset(axes, entry.row_axes, tile.row + at.row) + at.unit * entry.unit_stride;
 }
 
 TIP_HD int64_t tap_offset(const Entry& entry, const Axis* axes, int tap) {

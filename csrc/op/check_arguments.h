@@ -6,9 +6,10 @@
 #pragma once
 
 #include <algorithm>
-#include <optional>
 #include <vector>
 
+#include "core/inputs.h"
+#include "op/arguments.h"
 #include "op/view.h"
 
 namespace tip {
@@ -18,33 +19,15 @@ constexpr int64_t kMostStreams = int64_t{1} << 24;   // that the counter of a bl
 constexpr int64_t kMostBlocks = int64_t{1} << 40;    // of a tensor
 constexpr int64_t kMostElements = int64_t{1} << 41;  // of a whole tensor: two words each at most, four words a block
 
-// The arguments of torch.ops.tip_kernels.perturb_, see tip_kernels/_ops.py.
-struct Arguments {
-  const std::vector<Tensor>& grads;
-  const std::vector<Tensor>& scores;
-  const std::vector<int64_t>& selected;
-  const std::vector<int64_t>& tensor_ids;
-  const std::vector<int64_t>& basis_ids;
-  const std::vector<Tensor>& bases;
-  const std::vector<int64_t>& high_dims;
-  const Tensor& std;
-  const std::optional<Tensor>& floor_std;
-  const std::optional<Tensor>& grad_scale;
-  const Tensor& state;
-  double keep;
-  int64_t rounds;
-  const std::optional<std::vector<int64_t>>& shards;
-};
-
-// The same after the checks. `scores` holds nothing for a tensor without a high band.
+// The tensors among the arguments. `scores` holds nothing for a tensor without a high band.
 struct Views {
   std::vector<View> grads, scores, bases;
   View std, floor_std, grad_scale, state;
 };
 
-inline void check_rounds(int64_t rounds) {
-  if (rounds != 8 && rounds != 10 && rounds != 12 && rounds != 20)
-    refuse("expected rounds to be 8, 12 or 20 (ChaCha) or 10 (Philox), got ", rounds);
+inline void check_generator(int64_t generator) {
+  if (generator != 8 && generator != 10 && generator != 12 && generator != 20)
+    refuse("expected generator to be 8, 12 or 20 (ChaCha) or 10 (Philox), got ", generator);
 }
 
 inline void check_device(const View& view, const View& state, Name name) {
@@ -78,7 +61,7 @@ inline bool within(int64_t limit, std::initializer_list<int64_t> factors) {
   return product <= limit;
 }
 
-// Whether two elements may lie in one place: unless sorted strides step over one another, as those of every view of
+// Whether two elements may lie at one address: unless sorted strides step over one another, as those of every view of
 // dense memory do.
 inline bool overlaps_itself(const View& view) {
   int64_t reach = 0;
@@ -89,6 +72,9 @@ inline bool overlaps_itself(const View& view) {
     reach += view.strides[dim - 1] * (view.sizes[dim - 1] - 1);
   }
   if (dim == 0) return false;
+  struct Dimension {
+    int64_t size, stride;
+  };
   Dimension sorted[kMostDims];
   int64_t count = 0;
   for (dim = 0; dim < view.dims; ++dim)
@@ -116,27 +102,24 @@ inline void check_bases(const Arguments& given, Views& views) {
   }
 }
 
-inline int64_t taps_of(const View& grad) {
-  int64_t taps = 1;
-  for (int64_t dim = 2; dim < grad.dims; ++dim) taps *= grad.sizes[dim];
-  return taps;
+inline Shard shard_of(const Arguments& given, const View& grad, size_t i) {
+  if (!given.shards) return {0, 0, grad.size(1)};
+  const int64_t* shard = given.shards->data() + 3 * i;
+  return {shard[0], shard[1], shard[2]};
 }
 
-// The first channel of the whole; refuses a place outside of what the noise has words for.
-inline int64_t check_place(const Arguments& given, const View& grad, size_t i) {
-  int64_t first_channel = 0, first_kernel = 0, kernels = grad.size(1), channels, end_kernel;
-  if (given.shards) {
-    const int64_t* shard = given.shards->data() + 3 * i;
-    first_channel = shard[0], first_kernel = shard[1], kernels = shard[2];
-  }
-  if (first_channel < 0 || first_kernel < 0 || __builtin_add_overflow(first_kernel, grad.size(1), &end_kernel) ||
-      end_kernel > kernels)
-    refuse("expected shards[", i, "] with room for ", grad.size(1), " kernels a channel, got (", first_channel, ", ",
-           first_kernel, ", ", kernels, ")");
-  if (__builtin_add_overflow(first_channel, grad.size(0), &channels) ||
-      !within(kMostElements, {channels, kernels, taps_of(grad)}))
+// The shard; refuses one outside of what the noise has words for.
+inline Shard check_shard(const Arguments& given, const View& grad, size_t i) {
+  const Shard shard = shard_of(given, grad, i);
+  int64_t channels, end_kernel;
+  if (shard.first_channel < 0 || shard.first_kernel < 0 ||
+      __builtin_add_overflow(shard.first_kernel, grad.size(1), &end_kernel) || end_kernel > shard.kernels)
+    refuse("expected shards[", i, "] with room for ", grad.size(1), " kernels a channel, got (", shard.first_channel,
+           ", ", shard.first_kernel, ", ", shard.kernels, ")");
+  if (__builtin_add_overflow(shard.first_channel, grad.size(0), &channels) ||
+      !within(kMostElements, {channels, shard.kernels, grad.taps()}))
     refuse("expected grads[", i, "] of at most 2**41 elements in the whole, got more");
-  return first_channel;
+  return shard;
 }
 
 inline View check_scores(const Arguments& given, const Views& views, const View& grad, size_t i,
@@ -164,15 +147,15 @@ inline void check_grad(const Arguments& given, Views& views, size_t i) {
   if (basis < -1 || basis >= bases) refuse("expected basis_ids[", i, "] in [-1, ", bases, "), got ", basis);
   if (grad.count == 0) return;
   if (overlaps_itself(grad)) refuse("expected ", name, " without overlapping memory, got strides that repeat elements");
-  const int64_t first_channel = check_place(given, grad, i);
+  const Shard shard = check_shard(given, grad, i);
   if (basis < 0) return;
-  if (grad.dims < 3 || taps_of(grad) != views.bases[basis].sizes[0])
-    refuse("expected ", name, " with kernels of ", views.bases[basis].sizes[0], " taps, as bases[", basis, "] has, got ",
-           taps_of(grad), " in ", grad.dims, " dimensions");
-  scores = check_scores(given, views, grad, i, first_channel);
+  if (grad.dims < 3 || grad.taps() != views.bases[basis].sizes[0])
+    refuse("expected ", name, " with kernels of ", views.bases[basis].sizes[0], " taps, as bases[", basis,
+           "] has, got ", grad.taps(), " in ", grad.dims, " dimensions");
+  scores = check_scores(given, views, grad, i, shard.first_channel);
 }
 
-// Refuses gradients that lie in what is read, or in one place.
+// Refuses gradients that share memory with what is read, or with one another.
 class Aliases {
  public:
   explicit Aliases(size_t room) { ranges_.reserve(room); }
@@ -224,7 +207,7 @@ inline void check_lengths(const Arguments& given) {
 
 // Raises std::runtime_error unless perturb_ can run; nothing has changed then.
 inline Views check_perturb(const Arguments& given) {
-  check_rounds(given.rounds);
+  check_generator(given.generator);
   if (!(given.keep >= 0.0 && given.keep <= 1.0)) refuse("expected keep in [0, 1], got ", given.keep);
   check_lengths(given);
   const int32_t f32 = dtype_numbers().f32;
@@ -242,19 +225,20 @@ inline Views check_perturb(const Arguments& given) {
 }
 
 // Words of a block of a generator.
-inline int64_t block_words(int64_t rounds) { return rounds == 10 ? 4 : 16; }
+inline int64_t block_words(int64_t generator) { return generator == 10 ? 4 : 16; }
 
 // Raises std::runtime_error unless words_ can run. It shows the words of any step, used or not.
 inline View check_words(const Tensor& out, const Tensor& state, int64_t tensor_id, int64_t first_position,
-                        int64_t rounds) {
-  check_rounds(rounds);
+                        int64_t generator) {
+  check_generator(generator);
   const View key = state_of(state, false);
   const View view = view_of(out, {"out"}, true);
   if (view.dtype != dtype_numbers().i32) refuse("expected out of dtype int32, got torch's dtype ", view.dtype);
   check_device(view, key, {"out"});
-  if (view.count > 0 && overlaps_itself(view)) refuse("expected out without overlapping memory, got strides that repeat");
+  if (view.count > 0 && overlaps_itself(view))
+    refuse("expected out without overlapping memory, got strides that repeat elements");
   if (tensor_id < 0 || tensor_id >= kMostStreams) refuse("expected tensor_id in [0, 2**24), got ", tensor_id);
-  const int64_t words = kMostBlocks * block_words(rounds);
+  const int64_t words = kMostBlocks * block_words(generator);
   if (first_position < 0 || first_position > words - std::min(view.count, words) || view.count > words)
     refuse("expected words below position ", words, ", got first_position ", first_position, " and ", view.count);
   Aliases aliases(2);
@@ -271,16 +255,6 @@ inline View check_activation_grad(const Tensor& grad) {
     refuse("expected activation_grad of dtype float32, float64, bfloat16 or float16, got torch's dtype ", view.dtype);
   if (view.dims < 2) refuse("expected activation_grad of at least 2 dimensions, got ", view.dims);
   return view;
-}
-
-// The dimensions of space that count in a mean, innermost first: several elements, and not the same one again and
-// again, as in an expanded tensor.
-inline std::vector<Dimension> space_of(const View& grad) {
-  std::vector<Dimension> space;
-  for (int64_t dim = grad.dims - 1; dim >= 2; --dim)
-    if (grad.sizes[dim] != 1 && (grad.strides[dim] != 0 || grad.sizes[dim] == 0))
-      space.push_back({grad.sizes[dim], grad.strides[dim]});
-  return space;
 }
 
 }  // namespace tip

@@ -183,7 +183,7 @@ def _check_device(meta: _Meta, state: _Meta, name: str) -> None:
         _refuse(f"{name} on the device of state, {state.device}, got {meta.device}")
 
 
-def _table(values: tuple, name: str, dtype: torch.dtype, dims: int, state: _Meta) -> _Meta:
+def _table(values: tuple[Any, ...], name: str, dtype: torch.dtype, dims: int, state: _Meta) -> _Meta:
     meta = _Meta(*values)
     if meta.dtype is not dtype:
         _refuse(f"{name} of dtype {dtype}, got {meta.dtype}")

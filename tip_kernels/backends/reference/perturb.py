@@ -16,6 +16,9 @@ from .selection import is_selected
 from .spectrum import Band, make_band
 from .words import Stream
 
+Bands = dict[tuple[int, tuple[int, ...]], Band]
+"""By basis and kernel size."""
+
 
 @torch.inference_mode()  # which writes to any tensor, be it a leaf or an inference tensor
 def perturb_(given: PerturbArguments) -> None:
@@ -24,7 +27,7 @@ def perturb_(given: PerturbArguments) -> None:
     given = given._replace(state=_take_step(given.state))
     touched = [i for i, grad in enumerate(given.grads) if grad.numel() > 0 and _is_touched(given, i)]
     results = [given.grads[i].clone() for i in touched]
-    bands: dict[tuple[int, tuple[int, ...]], Band] = {}
+    bands: Bands = {}
     for i, result in zip(touched, results, strict=True):
         _perturb_tensor(given, i, result, bands)
     if results:
@@ -36,7 +39,7 @@ def _is_touched(given: PerturbArguments, i: int) -> bool:
     return given.floor_std is not None or given.grad_scale is not None or has_high_noise
 
 
-def _perturb_tensor(given: PerturbArguments, i: int, result: torch.Tensor, bands: dict) -> None:
+def _perturb_tensor(given: PerturbArguments, i: int, result: torch.Tensor, bands: Bands) -> None:
     """Perturbs tensor ``i``, of which ``result`` is a copy, in place; ``bands`` is kept for the tensors that follow."""
     layer = _make_layer(given, i, result)
     basis_id, kernels, selected = given.basis_ids[i], layer.kernels, given.selected[i]

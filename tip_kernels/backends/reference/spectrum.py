@@ -35,7 +35,8 @@ class Band(NamedTuple):
 
     def _inverse(self, half: torch.Tensor) -> torch.Tensor:
         axes = tuple(range(2, half.dim()))
-        return torch.fft.irfftn(half, s=self.kernel_size, dim=axes, norm="ortho")  # [R, m, *kernel_size]
+        kernels: torch.Tensor = torch.fft.irfftn(half, s=self.kernel_size, dim=axes, norm="ortho")
+        return kernels  # [R, m, *kernel_size]
 
 
 def make_band(basis: torch.Tensor, high_dim: int, kernel_size: tuple[int, ...]) -> Band:

@@ -7,7 +7,7 @@ import torch
 _INTERPRETER_LANES = 4096  # the interpreter takes its time for an operation, however wide
 
 
-def make_current(device: torch.device) -> contextlib.AbstractContextManager:
+def make_current(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Makes the device current: Triton launches on the current one."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
@@ -18,7 +18,7 @@ def lanes_of_program(device: torch.device) -> int:
         return _INTERPRETER_LANES
     import triton
 
-    return triton.runtime.driver.active.get_current_target().warp_size
+    return int(triton.runtime.driver.active.get_current_target().warp_size)
 
 
 def can_be_interrupted(device: torch.device) -> bool:

@@ -1,0 +1,43 @@
+"""What a defense lets out of a client."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from bench.privacy.client.gradients import Gradient, as_kernels
+
+
+class Release(NamedTuple):
+    """What a client sends, and what an attacker who knows the defense knows of it.
+
+    Args:
+        gradient: in the order of ``model.parameters()``.
+        noise_std: for each parameter the standard deviation of the noise in its coefficients, of a shape that
+            broadcasts to [C, M, K]; infinite where nothing of the gradient is left.
+        bases: for each parameter the [K, K] basis of those coefficients, or None for the taps themselves.
+        noise_energy: the expected squared norm of all the noise in ``gradient``.
+        unsmooth: undoes a smoothing of gradient and noise together, where there was one.
+    """
+
+    gradient: Gradient
+    noise_std: list[torch.Tensor]
+    bases: list[torch.Tensor | None]
+    noise_energy: float = 0.0
+    unsmooth: Callable[[Gradient], Gradient] | None = None
+
+
+Defense = Callable[[nn.Module, torch.Tensor, torch.Tensor, int], Release]
+"""Called as ``defense(model, images, labels, seed)``; leaves the model as it was."""
+
+
+def evenly_noised(gradient: Gradient, std: float) -> Release:
+    """The release of a gradient that has noise of the same std, or none, in all its coordinates."""
+    noise = [torch.full((1, 1, 1), std) for _ in gradient]
+    return Release(gradient, noise, [None] * len(gradient), std**2 * sum(g.numel() for g in gradient))
+
+
+def noise_energy(noise_std: torch.Tensor, tensor: torch.Tensor) -> float:
+    """Expected squared norm of noise whose std by coefficient broadcasts to the tensor's [C, M, K]."""
+    return noise_std.square().expand(as_kernels(tensor).shape).sum().item()

@@ -1,0 +1,1 @@
+"""Federated training under each defense: what it costs in accuracy."""

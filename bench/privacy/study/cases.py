@@ -1,0 +1,113 @@
+"""Which attackers meet which defense on what, by table."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from bench.privacy.attacker import knowledge
+from bench.privacy.attacker.knowledge import Attacker
+from bench.privacy.client import defenses
+from bench.privacy.client.noise_levels import as_published, at_energy
+from bench.privacy.client.release import Defense
+from bench.privacy.study import scenes
+from bench.privacy.study.scenes import Scene
+
+EQUAL, PUBLISHED, HARDER = "equal noise energy", "the paper's noise", "other attacks"
+"""The tables, by the names of their marks in docs/privacy.md."""
+
+RMS = 0.02
+"""Of the noise over all coordinates, where defenses are compared at equal energy; in units of the clipping norm."""
+
+# The attackers that know of a smoothing, of pruning, of noise by channels, and of noise by channels and frequencies.
+UNSMOOTHED: dict[str, Attacker] = {"undoes the smoothing": knowledge.unsmoothed}
+KEPT: dict[str, Attacker] = {"kept only": knowledge.spectral}
+CHANNELS: dict[str, Attacker] = {"oracle mask": knowledge.oracle_mask, "whitened": knowledge.whitened}
+BANDS: dict[str, Attacker] = {**CHANNELS, "spectral": knowledge.spectral}
+
+BY_LBFGS = " by L-BFGS"
+"""Behind an attacker's name: searches by squared distance and L-BFGS. The others search by cosine and signed Adam."""
+
+
+class Case(NamedTuple):
+    """A defense and who attacks it.
+
+    Args:
+        defense: the client's.
+        informed: the attackers that know something of it besides the naive one.
+        lbfgs: names of those that search by L-BFGS too.
+        scene: what is attacked.
+    """
+
+    defense: Defense
+    informed: dict[str, Attacker]
+    lbfgs: tuple[str, ...]
+    scene: Callable[[], Scene] = scenes.one_image
+
+    def attackers(self) -> dict[str, Attacker]:
+        """By name: the naive one and the informed."""
+        return {"naive": knowledge.naive, **self.informed}
+
+    def names(self) -> list[str]:
+        """Of all attackers, and of those by L-BFGS too."""
+        return [*self.attackers(), *(name + BY_LBFGS for name in self.lbfgs)]
+
+
+def cases() -> dict[str, dict[str, Case]]:
+    """All defenses, by table and name."""
+    return {EQUAL: _at_equal_energy(), PUBLISHED: _as_published(), HARDER: _harder()}
+
+
+def _at_equal_energy() -> dict[str, Case]:
+    equally = partial(at_energy, rms=RMS)
+    table = {
+        "none": Case(defenses.none, {}, ("naive",)),
+        "pruning 90 %, smallest": Case(defenses.pruning(0.9, True), KEPT, ("kept only",)),
+        "pruning 90 %, random": Case(defenses.pruning(0.9, False), KEPT, ("kept only",)),
+        "DP": Case(equally(defenses.gaussian), {}, ("naive",)),
+        "DP, adaptive clipping": Case(defenses.AdaptiveGaussian(RMS), {}, ()),
+        "DP, Laplacian smoothing": Case(equally(defenses.smoothed_gaussian), UNSMOOTHED, ("undoes the smoothing",)),
+        "APG": Case(equally(defenses.grad_cam_noise), CHANNELS, ("whitened",)),
+    }
+    for ratio in (0.1, 0.3, 0.6, 1.0):
+        table[f"TIP {ratio}"] = Case(equally(partial(defenses.targeted, ratio)), _knows_tip(ratio), ("spectral",))
+    table["TIP 1.0, keep 0"] = Case(equally(partial(defenses.targeted, 1.0, keep=0.0)), BANDS, ("spectral",))
+    table["TIP 0.3 with floor"] = Case(equally(_with_floor), BANDS, ("whitened",))
+    return table
+
+
+def _as_published() -> dict[str, Case]:
+    table = {
+        "DP": Case(as_published(defenses.gaussian), {}, ("naive",)),
+        "APG": Case(as_published(defenses.grad_cam_noise), CHANNELS, ("whitened",)),
+    }
+    for ratio in (0.1, 0.3, 0.6):
+        make = partial(defenses.published_targeted, ratio)
+        # Two will do: this table is for the noise.
+        known = {name: _knows_tip(ratio)[name] for name in ("inferred mask", "spectral")}
+        table[f"TIP {ratio}"] = Case(as_published(make), known, ("spectral",))
+    return table
+
+
+def _harder() -> dict[str, Case]:
+    equal = _at_equal_energy()
+    informed = {
+        "none": {},
+        "DP": {},
+        "TIP 0.3": {"spectral": knowledge.spectral},
+        "TIP 0.3 with floor": {"whitened": knowledge.whitened},
+    }
+    table = {}
+    for title, scene in (("trained weights", scenes.one_image_trained), ("batch of 4", scenes.four_images)):
+        for name, known in informed.items():
+            strongest = tuple(known) or ("naive",)
+            table[f"{name}, {title}"] = Case(equal[name].defense, known, strongest, scene)
+    table["none, 4 local steps"] = Case(defenses.local_steps(4, lr=0.01), {}, ("naive",))
+    return table
+
+
+def _knows_tip(ratio: float) -> dict[str, Attacker]:
+    return {**BANDS, "inferred mask": partial(knowledge.inferred_mask, ratio=ratio)}
+
+
+def _with_floor(std: float) -> Defense:
+    return defenses.targeted(0.3, std, floor_std=0.5 * std)

@@ -1,0 +1,7 @@
+"""How fast the package is, beside what a user would otherwise run; modules that begin with a command can be run.
+
+ratios, overhead, bandwidth   the speed tables, of baselines and models, by interleaved timing
+gpu, gpu_check.sh, sanitize   what needs an NVIDIA GPU
+stages, instructions          what bounds the kernels of the CPU and of CUDA
+results                       a report for each device
+"""

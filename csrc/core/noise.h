@@ -1,0 +1,26 @@
+// Which noise a unit gets. A unit is a conv kernel or, in a tensor without a high band, one element.
+#pragma once
+
+#include "core/macros.h"
+
+namespace tip {
+
+enum class Noise : uint8_t {
+  untouched,  // neither read nor written
+  none,       // grad_scale only
+  white,      // floor_std on every tap: K normals a unit
+  band,       // std on the high band: d normals a unit
+  full,       // std on the high band, floor_std on the rest: K normals a unit
+};
+
+}  // namespace tip
+
+TIP_BEGIN_NAMESPACE
+
+// `floor`, `scaled`: whether the call has a floor_std and a grad_scale.
+TIP_HD Noise noise_of(bool selected, bool floor, bool scaled) {
+  if (selected) return floor ? Noise::full : Noise::band;
+  return floor ? Noise::white : scaled ? Noise::none : Noise::untouched;
+}
+
+TIP_END_NAMESPACE

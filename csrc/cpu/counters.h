@@ -1,0 +1,26 @@
+// Counters of the groups that the lanes of a vector draw.
+#pragma once
+
+#include "cpu/simd.h"
+
+#include "core/address.h"
+
+TIP_BEGIN_NAMESPACE
+
+inline Counter<U> successive_groups(uint32_t tensor, uint64_t first) {
+  Counter<U> group;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const Counter<uint32_t> one = counter(tensor, first + static_cast<uint64_t>(lane));
+    group.low[lane] = one.low;
+    group.high[lane] = one.high;
+  }
+  return group;
+}
+
+// Each lane's group that comes `count` later.
+TIP_HD void advance(Counter<U>& group, uint32_t count) {
+  group.low += count;
+  group.high -= as_uint(group.low < count);  // a carry: a true lane is -1
+}
+
+TIP_END_NAMESPACE

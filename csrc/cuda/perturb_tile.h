@@ -1,0 +1,110 @@
+// A block's work, from its tile to the last store.
+#pragma once
+
+#include "cuda/any_kernel.h"
+#include "cuda/kernel3x3.h"
+#include "cuda/ticket.h"
+
+TIP_BEGIN_NAMESPACE
+
+// Finds the tile, reads the state and clears the ranks, in three warps at once.
+template <class T>
+TIP_HD void begin(const T& table, int64_t index, Shared& shared, int thread) {
+  const int64_t* state = table.header.state;
+  Source& source = shared.source;
+  if (thread == 0 && index < table.tiles) shared.tile = locate(table, index);
+  if (thread >= 32 && thread < 40) source.stream.key[thread - 32] = key_word(state, thread - 32);
+  if (thread == 40) source.stream.step = step_of(table.header);
+  if (thread == 42 || thread == 43) start_column(state, step_of(table.header), thread - 40, source.column[thread - 42]);
+  if (thread >= 64 && thread < 64 + kRowsPerTile) shared.rank[thread - 64] = 0;
+}
+
+template <int kGenerator, class Block>
+TIP_HD void perturb_3x3(const Block& block, const TableHeader& header, const Entry& entry, const Axis* axes,
+                        const Shared& shared, char* memory) {
+  const Kernel3x3 kernel(header, entry, axes, shared, memory);
+  const bool dense = kernel.is_dense();
+  const int passes = kernel.passes();
+  typename Block::template Local<Lane> lanes;
+  TIP_ROLLED
+  for (int pass = 0; pass < passes; ++pass) {
+    block.each([&](int thread) { kernel.prepare(thread, pass, lanes[thread]); });
+    block.sync_warp();
+    block.each([&](int thread) {
+      Lane& lane = lanes[thread];
+      if (!lane.busy) return;
+      if (dense) kernel.load(thread, pass, lane);
+      if (lane.is_silent()) {
+        kernel.take_nothing(lane);
+      } else {
+        float z[kGroup];
+        const int64_t group = shared.tile.lane + kernel.lane_of(thread, pass);
+        draw<kGenerator>(shared.source, entry.id, group, kernel.amplitude(), z);
+        kernel.take(z, lane);
+      }
+      wait_for_copies();
+    });
+    block.sync_warp();
+    block.each([&](int thread) {
+      if (lanes[thread].busy) kernel.add(thread, pass, lanes[thread]);
+    });
+    block.sync_warp();
+    block.each([&](int thread) {
+      if (dense && lanes[thread].busy) kernel.store(thread, pass, lanes[thread]);
+    });
+    block.sync_warp();
+  }
+}
+
+template <int kGenerator, class Block>
+TIP_HD void perturb_any(const Block& block, const TableHeader& header, const Entry& entry, const Axis* axes,
+                        const Shared& shared, char* memory) {
+  const AnyKernel kernel(header, entry, axes, shared, memory);
+  block.each([&](int thread) { kernel.prepare(thread); });
+  block.sync();
+  block.each([&](int thread) {
+    for (int group = thread; group < entry.tile_lanes * entry.lane_groups; group += kThreads) {
+      if (kernel.is_silent(group)) continue;
+      float z[kGroup];
+      draw<kGenerator>(shared.source, entry.id, shared.tile.lane * entry.lane_groups + group, 1.0f, z);
+      kernel.take(group, z);
+    }
+  });
+  block.sync();
+  if (kernel.replaces()) {
+    block.each([&](int thread) { kernel.replace(thread); });
+    block.sync();
+  }
+  block.each([&](int thread) { kernel.apply(thread); });
+}
+
+// `has_read(step)` is called by one thread when all of the block have read the state.
+template <int kGenerator, class Block, class T, class HasRead>
+TIP_HD void perturb_tile(const Block& block, const T& table, int64_t index, Shared& shared, char* memory,
+                         HasRead has_read) {
+  block.each([&](int thread) { begin(table, index, shared, thread); });
+  block.sync();
+  block.each([&](int thread) {
+    if (thread == 0) has_read(shared.source.stream.step);
+  });
+  if (index >= table.tiles || shared.tile.rows == 0) return;
+  const TableHeader& header = table.header;
+  const Entry& entry = table.entry[shared.tile.entry];
+  const Axis* axes = table.axis + entry.first_axis;
+  if (entry.scores) {
+    block.each([&](int thread) { count_ranks(entry, shared, thread); });
+    block.sync();
+  }
+  if (entry.basis) {
+    const auto is_touched = [&](int row) { return find_noise(entry, header, shared, row); };
+    if (!block.any(is_touched)) return;
+  }
+
+  if (entry.path == Path::any) {
+    perturb_any<kGenerator>(block, header, entry, axes, shared, memory);
+  } else {
+    perturb_3x3<kGenerator>(block, header, entry, axes, shared, memory);
+  }
+}
+
+TIP_END_NAMESPACE

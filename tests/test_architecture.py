@@ -1,0 +1,139 @@
+"""The house is as docs/architecture.md says: what it names exists, files are short, layers point one way."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGE = (ROOT / "docs/architecture.md").read_text()
+PACKAGE = sorted((ROOT / "tip_kernels").rglob("*.py"))
+KERNEL_SUFFIXES = (".h", ".cpp", ".cu")
+LONG_BY_DESIGN = re.compile(r"[Ll]onger than|one file because", re.S)
+
+
+def named_files() -> set[str]:
+    """What the page calls by the name of a file or a folder."""
+    words = re.findall(r"[\w./-]*[\w]\.(?:py|h|cpp|cu|md|toml)\b|[\w.-]+/[\w./-]*", PAGE)
+    return {word.rstrip("/.") for word in words if "*" not in word and not word.startswith(("127", "//"))}
+
+
+@pytest.mark.parametrize("name", sorted(named_files()))
+def test_a_named_file_exists(name):
+    backends = ("tip_kernels/backends", "tip_kernels/backends/triton", "tip_kernels/backends/reference")
+    folders = ("", "tip_kernels", *backends, "csrc", "csrc/core", "csrc/op", "csrc/cpu", "csrc/cuda", "docs")
+    assert any((ROOT / folder / name).exists() for folder in folders), f"docs/architecture.md names {name}"
+
+
+def named_things() -> set[str]:
+    """Names in backquotes that are neither files nor values of the table of words."""
+    quoted = set(re.findall(r"`([A-Za-z_]\w*)`", PAGE.split("## Words")[0]))
+    variables = set(re.findall(r"`([A-Z][A-Z_]+)`", PAGE.split("## Environment variables")[1]))
+    return (quoted | variables) - {"backend", "rfftn"}
+
+
+@pytest.mark.parametrize("name", sorted(named_things()))
+def test_a_named_thing_exists(name):
+    folders = ("tip_kernels", "csrc", "tests", "bench")
+    sources = [ROOT / "setup.py", *(path for folder in folders for path in sources_in(folder))]
+    if name != "TRITON_INTERPRET" and not any(re.search(rf"\b{name}\b", path.read_text()) for path in sources):
+        pytest.fail(f"docs/architecture.md names {name}, which is in no source")
+
+
+def sources_in(folder: str) -> list[pathlib.Path]:
+    return [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", *KERNEL_SUFFIXES) and path != THIS]
+
+
+THIS = pathlib.Path(__file__).resolve()
+
+
+def test_every_environment_variable_is_in_the_page():
+    read = set()
+    for path in [ROOT / "setup.py", *sources_in("tip_kernels"), *sources_in("csrc")]:
+        read |= set(re.findall(r"(?:environ\.get\(|getenv\()\s*\"(\w+)\"", path.read_text()))
+    assert read, "nothing found: the pattern is wrong"
+    assert read <= set(re.findall(r"`([A-Z_]+)`", PAGE.split("## Environment variables")[1]))
+
+
+def test_a_list_has_at_most_eight_steps():
+    numbers = [int(number) for number in re.findall(r"^(\d+)\. ", PAGE, re.M)]
+    assert numbers
+    assert max(numbers) <= 8
+
+
+def test_the_folders_are_told_in_twenty_lines():
+    listing = PAGE.split("## Folders")[1].split("## The way")[0]
+    assert 10 <= sum(line.startswith("    ") for line in listing.splitlines()) <= 20
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_python_file_is_long(path):
+    most = 300 if "kernels" in path.parts[:-1] and "triton" in path.parts else 400
+    assert_short(path, most)
+
+
+def test_no_kernel_file_is_long():
+    for path in sources_in("csrc"):
+        if path.suffix in KERNEL_SUFFIXES:
+            assert_short(path, 300)
+
+
+def assert_short(path: pathlib.Path, most: int) -> None:
+    lines = path.read_text().splitlines()
+    says_why = LONG_BY_DESIGN.search("\n".join(lines[:10]))
+    assert len(lines) <= most or says_why, f"{path.relative_to(ROOT)} has {len(lines)} lines"
+
+
+def imported_by(path: pathlib.Path) -> set[str]:
+    """Absolute names of the modules that a file of the package imports."""
+    folder = path.relative_to(ROOT).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = folder[: len(folder) - node.level + 1] if node.level else ()
+            module = ".".join((*above, *filter(None, [node.module])))
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_the_package_imports_no_integration():
+    for path in PACKAGE:
+        if "integrations" not in path.parts:
+            assert not any("integrations" in name for name in imported_by(path)), path
+
+
+def test_imports_go_up_to_torch_and_numpy_only():
+    allowed = {"torch", "numpy", "triton", "dp_accounting", "tip_kernels", *sys.stdlib_module_names}
+    for path in PACKAGE:
+        if "integrations" not in path.parts:
+            foreign = {name.split(".")[0] for name in imported_by(path)} - allowed - {""}
+            assert not foreign, f"{path} imports {foreign}"
+
+
+HEAVY = (
+    "flwr", "nvflare", "opacus", "lightning", "matplotlib", "triton", "scipy", "sklearn", "pandas", "dp_accounting",
+    "torch._dynamo", "torch._inductor", "tip_kernels.backends.triton.kernels", "tip_kernels.integrations",
+)  # fmt: skip
+
+
+def test_import_is_lean():
+    """In a fresh process: no framework, no plots, no Triton and nothing of torch that takes seconds."""
+    program = f"""
+import sys, time
+import torch
+before = set(sys.modules)
+start = time.perf_counter()
+import tip_kernels
+print(f"import tip_kernels took {{(time.perf_counter() - start) * 1e3:.0f}} ms after torch")
+new = set(sys.modules) - before
+heavy = [name for name in {HEAVY} if any(module == name or module.startswith(name + ".") for module in new)]
+assert not heavy, heavy
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    print(run.stdout, end="")
