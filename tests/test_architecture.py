@@ -24,7 +24,18 @@ def named_files() -> set[str]:
 @pytest.mark.parametrize("name", sorted(named_files()))
 def test_a_named_file_exists(name):
     backends = ("tip_kernels/backends", "tip_kernels/backends/triton", "tip_kernels/backends/reference")
-    folders = ("", "tip_kernels", *backends, "csrc", "csrc/core", "csrc/op", "csrc/cpu", "csrc/cuda", "docs")
+    folders = (
+        "",
+        "tip_kernels",
+        *backends,
+        "csrc",
+        "csrc/core",
+        "csrc/op",
+        "csrc/cpu",
+        "csrc/cuda",
+        "docs",
+        "bench/speed",
+    )
     assert any((ROOT / folder / name).exists() for folder in folders), f"docs/architecture.md names {name}"
 
 
