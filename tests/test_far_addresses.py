@@ -231,7 +231,7 @@ def test_noise_far_out(case, backend):
         call = call_of(case, grad, backend.name, ratio)
         call.run()
         assert_noise(case, grad, ratio)
-        assert int(call.secret.tensor[4]) == case.step + 1
+        assert int(call.arguments.state[4]) == case.step + 1
 
 
 @pytest.mark.parametrize("seed", range(4))
