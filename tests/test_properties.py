@@ -19,6 +19,7 @@ FUZZING = EXAMPLES >= 10_000
 ONE_FIXTURE = [HealthCheck.function_scoped_fixture]  # ``backend`` is the same for every example
 some = settings(max_examples=EXAMPLES if FUZZING else max(EXAMPLES // 4, 1), suppress_health_check=ONE_FIXTURE)
 few = settings(max_examples=EXAMPLES if FUZZING else max(EXAMPLES // 10, 1), suppress_health_check=ONE_FIXTURE)
+interpreted = settings(max_examples=max(EXAMPLES // 10, 1), suppress_health_check=ONE_FIXTURE)  # a third of a second each
 
 
 def bits(tensor: torch.Tensor) -> np.ndarray:
@@ -69,7 +70,7 @@ def test_equals_the_model(call, backend):
     check_against_the_model(call, compiled_or_plain(backend))
 
 
-@few
+@interpreted
 @given(call=calls.calls(most=2, largest=60, exponents=(0, -6)))
 def test_the_interpreted_kernels_equal_the_model(call, backend):
     if not backend.interpreted:
