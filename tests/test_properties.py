@@ -19,7 +19,8 @@ FUZZING = EXAMPLES >= 10_000
 ONE_FIXTURE = [HealthCheck.function_scoped_fixture]  # ``backend`` is the same for every example
 some = settings(max_examples=EXAMPLES if FUZZING else max(EXAMPLES // 4, 1), suppress_health_check=ONE_FIXTURE)
 few = settings(max_examples=EXAMPLES if FUZZING else max(EXAMPLES // 10, 1), suppress_health_check=ONE_FIXTURE)
-interpreted = settings(max_examples=max(EXAMPLES // 10, 1), suppress_health_check=ONE_FIXTURE)  # a third of a second each
+# A call in Triton's interpreter takes a third of a second.
+interpreted = settings(max_examples=max(EXAMPLES // 10, 1), suppress_health_check=ONE_FIXTURE)
 
 
 def bits(tensor: torch.Tensor) -> np.ndarray:
