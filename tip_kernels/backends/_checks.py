@@ -124,16 +124,23 @@ def _check_lengths(given: PerturbArguments) -> None:
 
 def _described(value: Any, name: str) -> Any:
     """An argument as a hashable value: of tensors the fields of their :class:`_Meta`, of lists tuples."""
-    if isinstance(value, list):
-        return tuple([_described(item, name) for item in value])
-    if not isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor):
+        return _described_tensors([value], name)[0]
+    if not isinstance(value, list):
         return value
-    try:
-        if value.layout is torch.strided:
-            return value.shape, value.stride(), value.dtype, value.device, value.storage_offset()
+    return tuple(value) if value and isinstance(value[0], int) else _described_tensors(value, name)
+
+
+def _described_tensors(tensors: list[torch.Tensor | None], name: str) -> tuple[tuple[Any, ...] | None, ...]:
+    try:  # without a call for each tensor, of which a model has hundreds
+        if all(t is None or t.layout is torch.strided for t in tensors):
+            return tuple(
+                [t if t is None else (t.shape, t.stride(), t.dtype, t.device, t.storage_offset()) for t in tensors]
+            )
     except (NotImplementedError, RuntimeError):  # nested tensors and others without a shape, strides or storage
         pass
-    _refuse(f"strided tensors as {name}, got {value.layout}")
+    got = ", ".join(str(None if t is None else t.layout) for t in tensors)
+    _refuse(f"strided tensors as {name}, got {got}")
 
 
 @functools.lru_cache(maxsize=64)
