@@ -15,7 +15,7 @@ from ._numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_numb
 from ._ops import PerturbArguments
 from ._plan import Masks, Tensors
 from ._shard import Shard
-from ._tracing import cached, is_dry_run, refuse_recorders
+from ._tracing import cached, is_capturing, is_dry_run, refuse_recorders
 from .rng import NoiseRNG
 
 
@@ -178,8 +178,7 @@ def _cached_constant(value: float, shape: tuple[int, ...], device: torch.device)
 
 def constant(value: float, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """A float32 tensor filled with ``value``; kept, so that a later call launches nothing to make it."""
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if capturing or torch.compiler.is_compiling():  # memory of a graph's own must not outlive it
+    if is_capturing(device) or torch.compiler.is_compiling():  # memory of a graph's own must not outlive it
         return torch.full(shape, value, dtype=torch.float32, device=device)
     return _cached_constant(value, shape, device)
 

@@ -91,7 +91,7 @@ def check_lists(grads: Tensors, scores: Tensors) -> None:
 
 
 def indices_of_high_bands(grads: Tensors, scores: Tensors, masks: Masks | None) -> Sequence[int]:
-    """Indices of what a call without floor and scale looks at, or all indices if something there is no tensor.
+    """Indices of what a call looks at that changes high bands only, or all if something there is no tensor.
 
     Left out is most of a model: whatever has no scores, and 1x1 kernels unless a mask says otherwise.
     """
@@ -150,10 +150,7 @@ def settings(
 ) -> Fields:
     """The fields of Settings from the user's arguments, hashable."""
     return (
-        # A string is refused later, as no number.
-        specialize(ratio)
-        if isinstance(ratio, str) or not isinstance(ratio, Sequence)
-        else tuple(map(specialize, ratio)),
+        _one_or_many(ratio),
         specialize(cutoff),
         () if masks is None else _hashable_masks(masks),
         None if shards is None else tuple([_as_shard(shard, i, names) for i, shard in enumerate(shards)]),

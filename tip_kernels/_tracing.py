@@ -66,6 +66,11 @@ def is_dry_run() -> bool:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def refuse_recorders() -> None:
     """Raises RuntimeError where the key would become a constant of a graph, and be saved with it.
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .device import is_capturing
+from ..._tracing import is_capturing
 
 
 class _Made(NamedTuple):

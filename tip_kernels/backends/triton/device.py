@@ -24,8 +24,3 @@ def lanes_of_program(device: torch.device) -> int:
 def can_be_interrupted(device: torch.device) -> bool:
     """Whether a launch can end half done, as the interpreter's can: it would not have advanced the step then."""
     return device.type == "cpu"
-
-
-def is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
