@@ -66,6 +66,19 @@ def test_the_noise_is_added_after_clipping(backend):
         torch.testing.assert_close(tensor, expected, rtol=0, atol=2.0**-13)  # a step of the grid
 
 
+def test_parts_are_not_clipped_by_norms_of_their_own(backend):
+    """Each would be as long as the whole may be."""
+    grads, rng = gradients(backend), tip.NoiseRNG.from_seed(0)
+    before = [grad.clone() for grad in grads]
+    options = {"ratio": 0.0, "std": 0.0, "rng": rng, "max_grad_norm": 0.5, "backend": backend.name}
+    with pytest.raises(ValueError, match=r"max_grad_norm to be None with shards.*grad_scale"):
+        tip.perturb_(grads, [None] * 4, shards=[tip.Shard(0, 0, 4), None, None, None], **options)
+    assert all(map(torch.equal, grads, before))
+    assert rng.step == 0
+    tip.perturb_(grads, [None] * 4, shards=[None] * 4, **options)
+    assert norm(grads) <= 0.5
+
+
 def test_nothing_to_clip(backend):
     assert tip.perturb([], [], ratio=0.0, std=0.0, rng=tip.NoiseRNG(), max_grad_norm=1.0, backend=backend.name) == []
     empty = torch.zeros(0, 3, device=backend.device)

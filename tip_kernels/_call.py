@@ -100,6 +100,11 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
         _plan.describe(scores, indices, "scores", names),
         _plan.settings(options.ratio, options.cutoff, options.masks, options.shards, names),
     )
+    if options.max_grad_norm is not None and any(shard is not None for shard in options.shards or ()):
+        raise ValueError(
+            "expected max_grad_norm to be None with shards, since the norm of a part is not the whole's and more than "
+            "it would be sent: give the factor that clips the whole as grad_scale"
+        )
     nonempty: list[torch.Tensor] = [grads[i] for i in plan.tensor_ids]  # type: ignore[misc]
     if not (torch.compiler.is_compiling() or is_dry_run()):
         _memory.check_disjoint(nonempty, plan.extents, lambda i: _plan.label(plan.tensor_ids[i], names))

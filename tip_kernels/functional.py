@@ -57,7 +57,7 @@ def perturb_(
         grad_scale: multiplies every gradient first (AMP unscaling, a clip factor of your own). A finite float, or a
             float32 tensor of shape ``[]`` on the device, whose value is not checked.
         max_grad_norm: clips the L2 norm of all scaled gradients together, as ``torch.nn.utils.clip_grad_norm_`` does,
-            in the same pass; None does not clip.
+            in the same pass; None does not clip. Not with shards: the norm of a part is not the whole's.
         shards: for each gradient its place in the whole, or None if it is the whole. The scores of a shard are
             those of all channels.
         names: names of the tensors, for error messages.
@@ -70,7 +70,8 @@ def perturb_(
         The message names the argument and the layer, and nothing has changed.
     """
     options = Options(
-        ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, max_grad_norm, shards, names, backend
+        ratio=ratio, std=std, rng=rng, cutoff=cutoff, masks=masks, keep=keep, floor_std=floor_std,
+        grad_scale=grad_scale, max_grad_norm=max_grad_norm, shards=shards, names=names, backend=backend,
     )  # fmt: skip
     prepare(grads, scores, options).run()
 
@@ -96,7 +97,8 @@ def perturb(
     check_lists(grads, scores)
     copies = [grad.detach().clone() if isinstance(grad, torch.Tensor) else grad for grad in grads]
     options = Options(
-        ratio, std, rng, cutoff, masks, keep, floor_std, grad_scale, max_grad_norm, shards, names, backend
+        ratio=ratio, std=std, rng=rng, cutoff=cutoff, masks=masks, keep=keep, floor_std=floor_std,
+        grad_scale=grad_scale, max_grad_norm=max_grad_norm, shards=shards, names=names, backend=backend,
     )  # fmt: skip
     prepare(copies, scores, options).run()
     return copies
