@@ -19,7 +19,7 @@ class Device {
  public:
   explicit Device(const Tensor& tensor) : guard_(tensor.get_device_index()) {
     set_device(tensor.get_device_index());
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream_));
+    check_torch(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream_));
   }
   void* stream() const { return stream_; }
 

@@ -32,6 +32,11 @@ template <class... Parts>
   throw std::runtime_error(message.str());
 }
 
+// What a function of torch's stable ABI returned; the macro that torch has for this has another name in each version.
+inline void check_torch(AOTITorchError error) {
+  if (error != AOTI_TORCH_SUCCESS) throw std::runtime_error("torch could not answer a question about a tensor");
+}
+
 constexpr int64_t kMostDims = 64;
 
 struct View : Shape {
@@ -92,8 +97,8 @@ inline int64_t extent_of(const View& view, Name name) {
 // that its dtype can have, as on a buffer of bytes.
 inline void check_storage(const Tensor& tensor, const View& view, Name name) {
   int64_t offset, bytes, end;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &offset));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
+  check_torch(aoti_torch_get_storage_offset(tensor.get(), &offset));
+  check_torch(aoti_torch_get_storage_size(tensor.get(), &bytes));
   if (offset < 0 || __builtin_add_overflow(offset, view.extent, &end) ||
       __builtin_mul_overflow(end, view.element_bytes, &end) || end > bytes || view.data == nullptr)
     refuse("expected ", name, " with storage for all of its elements, got ", bytes, " bytes");
@@ -107,30 +112,30 @@ inline View view_of(const Tensor& tensor, Name name, bool written = false) {
   const AtenTensorHandle handle = tensor.get();
   if (!tensor.defined()) refuse("expected ", name, " to be a tensor, got none");
   int32_t layout;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(handle, &layout));
+  check_torch(aoti_torch_get_layout(handle, &layout));
   if (layout != strided) refuse("expected ", name, " to be strided, got layout ", layout);
   View view = {};
   int64_t *sizes, *strides;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(handle, &view.dims));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(handle, &sizes));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(handle, &view.dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handle, &view.device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(handle, &view.device_index));
+  check_torch(aoti_torch_get_dim(handle, &view.dims));
+  check_torch(aoti_torch_get_sizes(handle, &sizes));
+  check_torch(aoti_torch_get_strides(handle, &strides));
+  check_torch(aoti_torch_get_dtype(handle, &view.dtype));
+  check_torch(aoti_torch_get_device_type(handle, &view.device_type));
+  check_torch(aoti_torch_get_device_index(handle, &view.device_index));
   if (view.dims > kMostDims) refuse("expected ", name, " of at most ", kMostDims, " dimensions, got ", view.dims);
   view.sizes = sizes, view.strides = strides;
   view.element_bytes = is_floating(view) ? bytes_of(dtype_of(view))
                                          : static_cast<int64_t>(aoti_torch_dtype_element_size(view.dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_numel(handle, &view.count));
+  check_torch(aoti_torch_get_numel(handle, &view.count));
   if (view.count == 0) return view;
   view.extent = extent_of(view, name);
   if (written) {
     void* data;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_get_mutable_data_ptr(handle, &data));
+    check_torch(torch_get_mutable_data_ptr(handle, &data));
     view.data = static_cast<char*>(data);
   } else {
     const void* data;
-    STABLE_TORCH_ERROR_CODE_CHECK(torch_get_const_data_ptr(handle, &data));
+    check_torch(torch_get_const_data_ptr(handle, &data));
     view.data = static_cast<char*>(const_cast<void*>(data));
   }
   check_storage(tensor, view, name);
