@@ -103,10 +103,9 @@ class BuildLibraries(build_ext):
         return self.compiler.compile([source], str(output), include_dirs=includes, extra_postargs=flags)[0]
 
     def _link_cuda(self, objects: list[str], target: str) -> None:
-        # What only libtorch_cuda has stays undefined: tip_kernels/backends/native.py loads it first.
         pathlib.Path(target).parent.mkdir(parents=True, exist_ok=True)
         folders = [flag for path in library_paths() for flag in ("-L", path)]
-        run_nvcc(["-shared", "-cudart", "static", *objects, "-o", target, *folders, "-ltorch_cpu"])
+        run_nvcc(["-shared", "-cudart", "static", *objects, "-o", target, *folders, "-ltorch_cpu", "-ldl"])
 
 
 class ReproducibleSdist(sdist):
@@ -151,7 +150,7 @@ def cuda_jobs() -> list[tuple[str, str, list[str]]]:
     """(source, folder for its object, flags) of everything in the CUDA library."""
     targets = cuda_targets()
     jobs = [("csrc/cuda/perturb.cu", f"cuda{n}", [*targets, f"-DTIP_GENERATOR={n}"]) for n in GENERATORS]
-    jobs.append(("csrc/cuda/saliency.cu", "cuda", targets))
+    jobs += [(f"csrc/cuda/{name}.cu", "cuda", targets) for name in ("saliency", "device")]
     return jobs + [(f"csrc/cuda/{name}.cpp", "cuda", []) for name in ("register", "plan", "launch")]
 
 

@@ -34,7 +34,7 @@ struct HostCall {
 // What became of a call.
 struct HostReport {
   int64_t launches, blocks, advances, launches_before_advance;
-  int64_t paths[3];  // tensors on each
+  int64_t paths[4];  // tensors on each
 };
 }
 
@@ -73,7 +73,7 @@ class HostLauncher {
       std::memset(&shared, 0xAB, sizeof shared);
       perturb_tile<kGenerator>(
           HostBlock(), table, table.header.first_tile + block, shared, reinterpret_cast<char*>(memory.data()),
-          [&](uint64_t own) { take_ticket(table.header, &ticket_, static_cast<unsigned int>(blocks), own); });
+          [&](uint64_t own) { take_ticket(table.header, static_cast<unsigned int>(blocks), own); });
     }
     if (table.header.state[4] != step) {
       ++report_.advances;
@@ -86,7 +86,6 @@ class HostLauncher {
  private:
   const int64_t most_blocks_;
   HostReport& report_;
-  unsigned int ticket_ = 0;
 };
 
 // Counts what tiles cover, and touches no memory.
@@ -127,7 +126,7 @@ void perturb_on_host(const HostTensor* tensors, int64_t count, const HostCall* c
   const Inputs inputs = inputs_of(tensors, count, *call);
   const std::vector<PlannedTensor> planned = plan_tensors(inputs, call->passes);
   for (const PlannedTensor& tensor : planned) ++report->paths[static_cast<int>(tensor.entry.path)];
-  const TableHeader header = header_of(inputs, 0);
+  const TableHeader header = header_of(inputs);
   with_generator(call->generator, [&](auto known) {
     HostLauncher<decltype(known)::value> launcher(call->most_blocks, *report);
     tiny_tables ? launch_tables<TinyTable, TinyTable>(header, planned, launcher)
@@ -142,7 +141,7 @@ void cover_on_host(const HostTensor* tensors, int64_t count, const HostCall* cal
                    int64_t* reach, int64_t* tables) {
   const Inputs inputs = inputs_of(tensors, count, *call);
   const std::vector<PlannedTensor> planned = plan_tensors(inputs, call->passes);
-  const TableHeader header = header_of(inputs, 0);
+  const TableHeader header = header_of(inputs);
   CoverLauncher launcher(covered, reach);
   large ? launch_tables<LargeTable, LargeTable>(header, planned, launcher)
         : launch_tables<SmallTable, SmallTable>(header, planned, launcher);

@@ -132,7 +132,7 @@ def valid_perturb(draw: random.Random, buffers: Buffers) -> dict:
     call["std"] = std
     call["floor_std"] = buffers.place(torch.rand(count)) if draw.random() < 0.4 else None
     call["grad_scale"] = buffers.place(torch.tensor(0.7)) if draw.random() < 0.4 else None
-    call["state"] = buffers.place(torch.randint(2**62, (5,)))
+    call["state"] = buffers.place(torch.randint(2**62, (6,)))
     call["keep"] = draw.choice((1.0, 1.0, 0.0, 0.3))
     call["generator"] = draw.choice((8, 10, 12, 20))
     return call
@@ -143,7 +143,7 @@ def valid_words(draw: random.Random, buffers: Buffers) -> dict:
     out = buffers.place(torch.zeros(shape, dtype=torch.int32), draw.choice(("contiguous", "sliced", "transposed")))
     return {
         "out": out,
-        "state": buffers.place(torch.randint(2**62, (5,))),
+        "state": buffers.place(torch.randint(2**62, (6,))),
         "tensor_id": draw.choice((0, 5, 2**23 - 1)),
         "first_position": draw.choice((0, 3, 2**33, 2**42 - 200)),
         "generator": draw.choice((8, 10, 12, 20)),
@@ -318,7 +318,7 @@ def spoil_setting(call: dict, draw: random.Random, buffers: Buffers, spoiled: se
         call[name] = draw.choice((math.nan, math.inf, -math.inf, -0.1, 1.0000001, 1e300))
     elif name == "shards":
         call[name] = [draw.choice(NUMBERS) for _ in range(3 * len(call["grads"]))]
-    elif isinstance(call[name], torch.Tensor) and call[name].shape == (5,):
+    elif isinstance(call[name], torch.Tensor) and call[name].shape == (6,):
         call[name][4] = draw.choice((-1, 2**63 - 1, -(2**63), 2**63 - 2))
         return f"state: step {int(call[name][4])}"
     return f"{name}: {call[name]}"
@@ -343,7 +343,7 @@ def surely_ill_formed(pattern: str, call: dict) -> bool:
     lengths = {len(call[name]) for name in ("grads", "scores", "selected", "tensor_ids", "basis_ids")}
     state = call["state"]
     bad_step = isinstance(state, torch.Tensor) and state.device.type == "cpu" and (
-        tuple(state.shape) != (5,) or state.dtype is not torch.int64
+        tuple(state.shape) != (6,) or state.dtype is not torch.int64
     )  # fmt: skip
     return (
         len(lengths) > 1

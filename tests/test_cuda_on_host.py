@@ -36,7 +36,7 @@ from tip_kernels.rng import GENERATORS
 
 ROOT = pathlib.Path(__file__).parent.parent
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-ANY, DENSE, PAIRS = range(3)  # csrc/cuda/table.h: enum Path
+ANY, DENSE, PAIRS, ELEMENTS = range(4)  # csrc/cuda/table.h: enum Path
 ENTRY_BYTES = 128 + 2 * 24  # csrc/cuda/table.h: Entry and its axes
 MOST_BLOCKS = 2**31 - 1  # of a launch on a GPU
 
@@ -62,7 +62,7 @@ class HostCall(ctypes.Structure):
 class HostReport(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
-        for name in ("launches", "blocks", "advances", "launches_before_advance", "any", "dense", "pairs")
+        for name in ("launches", "blocks", "advances", "launches_before_advance", "any", "dense", "pairs", "elements")
     ]
 
 
@@ -208,7 +208,7 @@ def test_a_mixed_model(library, given, passes, tiny_tables):
         grad is not None and grad.numel() > 0 and (len(given) > 2 or s is not None)
         for grad, s in zip(grads, scores, strict=True)
     )
-    assert report.any + report.dense + report.pairs == nonempty
+    assert report.any + report.dense + report.pairs + report.elements == nonempty
     assert report.launches >= nonempty / 2 if tiny_tables else report.launches == 1
     step = step_of(given.get("floor_std", 0.0))
     for got, expected in zip(grads, want, strict=True):
@@ -242,7 +242,7 @@ def test_paths(library):
 
     def path(grad: torch.Tensor, **given) -> int:
         report = perturb_on_host(library, [grad], [torch.rand(9 if "shards" in given else 4)], **{**flags, **given})
-        return [report.any, report.dense, report.pairs].index(1)
+        return [report.any, report.dense, report.pairs, report.elements].index(1)
 
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert path(x.to(dtype)) == DENSE
@@ -250,7 +250,9 @@ def test_paths(library):
     assert path(x, grad_scale=2.0) == DENSE
     assert path(x, shards=[tip.Shard(3, 1, 9)]) == DENSE
     assert path(torch.randn(4, 7, 3, 3)) == DENSE
-    assert path(x.double()) == path(x, floor_std=0.1) == path(x, keep=0.0) == path(x, cutoff=0.75) == ANY
+    assert path(x, floor_std=0.1) == path(torch.randn(4, 7, 3, 3), floor_std=0.1) == DENSE
+    assert path(last, floor_std=0.1) == PAIRS
+    assert path(x.double()) == path(x, keep=0.0) == path(x, cutoff=0.75) == ANY
     assert path(x[:, :, :, [0, 2, 1]].transpose(2, 3)) == path(x[:, ::2]) == ANY
     assert path(torch.randn(4, 7, 3, 3).contiguous(memory_format=torch.channels_last)) == ANY
     assert path(last, shards=[tip.Shard(3, 1, 9)]) == ANY

@@ -26,8 +26,8 @@ def _rows(name: str) -> list[list[str]]:
 
 
 def _state(key: bytes, nonce: int) -> torch.Tensor:
-    """The state whose step is ``nonce``: int64 [5]."""
-    return torch.tensor(struct.unpack("<5q", key + nonce.to_bytes(8, "little")))
+    """The state whose step is ``nonce``: int64 [6]."""
+    return torch.tensor(struct.unpack("<6q", key + nonce.to_bytes(8, "little") + bytes(8)))
 
 
 def _block(backend, key: bytes, counter: int, nonce: int, rounds: int, size: int) -> bytes:

@@ -59,7 +59,7 @@ def resized(share: float):
 
 def stepped(step: int):
     def change(state: torch.Tensor) -> torch.Tensor:
-        return torch.cat([state[:4], state.new_full((1,), step)])
+        return torch.cat([state[:4], state.new_tensor([step, 0])])
 
     return change
 
@@ -86,7 +86,7 @@ PERTURB = {
     **{f"kernels {n}": ("shards", lambda s, n=n: [*s[:2], n, *s[3:]]) for n in (-1, 3, 2**41, 2**62, 2**63 - 1)},
     "kernels of elements": ("shards", lambda s: [*s[:5], 2**41, *s[6:]]),
     **{f"step {n}": ("state", stepped(n)) for n in (-1, -(2**63), 2**63 - 1)},
-    "state shorter": ("state", lambda state: state[:4]),
+    "state shorter": ("state", lambda state: state[:5]),
     "state longer": ("state", lambda state: torch.cat([state, state])),
     "state of int32": ("state", lambda state: state.int()),
     "state strided": ("state", every_second),
@@ -184,7 +184,7 @@ WORDS = {
     "without storage": {"out": resized(0.0)},
     "with less storage": {"out": resized(0.5)},
     "on meta": {"out": lambda out: out.to("meta")},
-    "state shorter": {"state": lambda state: state[:4]},
+    "state shorter": {"state": lambda state: state[:5]},
     "state strided": {"state": every_second},
     "state of int32": {"state": lambda state: state.int()},
 }  # fmt: skip
@@ -303,5 +303,5 @@ def test_other_ops_refuse_tensors_between_addresses(backend):
         op_of(backend, "channel_saliency{}")(between_addresses(torch.ones(2, 3, 4)))
     with pytest.raises(RuntimeError, match=r"at (a multiple|multiples) of"):
         op_of(backend, "words{}_")(
-            between_addresses(torch.zeros(8, dtype=torch.int32)), torch.zeros(5).long(), 0, 0, 12
+            between_addresses(torch.zeros(8, dtype=torch.int32)), torch.zeros(6).long(), 0, 0, 12
         )

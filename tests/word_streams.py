@@ -32,13 +32,13 @@ _LONGEST = 2**20
 """Blocks that ``neighbors`` draws of a stream before it takes the next key: none meets one that starts later."""
 
 Draw = Callable[[np.ndarray, int, int, int], np.ndarray]
-"""(state [5], tensor, first word, count) to words uint32 [count]."""
+"""(state [6], tensor, first word, count) to words uint32 [count]."""
 
 
 def key_and_step(seed: int, step: int = 0) -> np.ndarray:
-    """The state of the op as uint64 [5], with the key of ``NoiseRNG.from_seed``."""
+    """The state of the op as uint64 [6], with the key of ``NoiseRNG.from_seed``."""
     key = hashlib.sha256(f"tip_kernels seed {seed}".encode()).digest()
-    return np.array(struct.unpack("<5Q", key + step.to_bytes(8, "little")), dtype=np.uint64)
+    return np.array(struct.unpack("<6Q", key + step.to_bytes(8, "little") + bytes(8)), dtype=np.uint64)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch.autograd.graph import increment_version
 
-from . import _dispatch, _memory, _plan
+from . import _dispatch, _lasting, _memory, _plan
 from ._numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
 from ._ops import PerturbArguments
 from ._plan import Masks, Tensors
@@ -60,6 +60,7 @@ class PreparedCall(NamedTuple):
         if is_dry_run():
             self._check_fake()
             return
+        self._keep()
         try:
             self._run()
         except BaseException as error:
@@ -71,6 +72,14 @@ class PreparedCall(NamedTuple):
     def _check_fake(self) -> None:
         if any(type(grad) in (torch.Tensor, torch.nn.Parameter) for grad in self.arguments.grads):
             raise RuntimeError("expected fake gradients under FakeTensorMode, got real ones, which get no noise there")
+
+    def _keep(self) -> None:
+        given = self.arguments
+        device = given.state.device
+        if device.type != "cpu":  # where nothing runs later than it is called
+            read = [given.std, given.floor_std, given.grad_scale, given.state, *given.bases]
+            scores = given.scores if is_capturing(device) else []
+            _lasting.keep([tensor for tensor in (*read, *scores) if tensor is not None], device)
 
     def _run(self) -> None:
         with torch.no_grad():
@@ -178,11 +187,12 @@ def _checked_table(value: torch.Tensor, name: str, shape: tuple[int, ...], devic
 
 @cached(maxsize=256)
 def _cached_constant(value: float, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    return torch.full(shape, value, dtype=torch.float32, device=device)
+    # A copy from the host is complete when it returns, for all streams; a kernel that fills would be for one only.
+    return torch.full(shape, value, dtype=torch.float32, device="cpu").to(device)
 
 
 def constant(value: float, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """A float32 tensor filled with ``value``; kept, so that a later call launches nothing to make it."""
+    """A float32 tensor filled with ``value``; kept, so that a later call copies nothing to make it."""
     if is_capturing(device) or torch.compiler.is_compiling():  # memory of a graph's own must not outlive it
         return torch.full(shape, value, dtype=torch.float32, device=device)
     return _cached_constant(value, shape, device)

@@ -56,7 +56,7 @@ class PerturbArguments(NamedTuple):
     grad_scale: torch.Tensor | None
     """float32 scalar tensor or None"""
     state: torch.Tensor
-    """int64 [5]: 32 bytes of key, then the step, advanced by the op"""
+    """int64 [6]: 32 bytes of key, the step, advanced by the op, and 0, with which blocks on a GPU count themselves"""
     keep: float
     """what is left of the high band before noise: 1 adds noise, 0 replaces"""
     generator: int
@@ -115,6 +115,7 @@ _define("perturb_", _PERTURB, _fake_in_place)
 _define("channel_saliency", _SALIENCY, _fake_channel_saliency)
 _define("words_", _WORDS, _fake_in_place)
 LIBRARY.define("cpu_variant() -> str")  # the instruction set of the compiled CPU kernels
+LIBRARY.define("cuda_problem(int device) -> str")  # why the compiled CUDA kernels cannot run there, empty if they can
 for _backend in PYTHON_BACKENDS:
     _define(f"perturb_{_backend}_", _PERTURB, _fake_in_place)
     _define(f"channel_saliency_{_backend}", _SALIENCY, _fake_channel_saliency)

@@ -250,7 +250,7 @@ def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], sett
         noncontiguous=tuple(noncontiguous),
         selected=[selected for _, selected in choices],
         basis_ids=[basis for basis, _ in choices],
-        bases=[basis.to(device) for basis in bases.tensors],
+        bases=[basis.to(device) for basis in bases.tensors],  # complete when it returns, for all streams
         high_dims=bases.high_dims,
         shards=_flat_shards(grads, nonempty, settings),
         extents=[extent(grads[i].shape, grads[i].strides, grads[i].dtype) for i in nonempty],

@@ -86,7 +86,7 @@ class NoiseRNG:
         return self._secret.tensor.device
 
     def state(self, device: torch.device) -> torch.Tensor:
-        """The int64 [5] tensor (key, step) on ``device``, for the ops; moved there if it was elsewhere.
+        """The int64 [6] tensor (key, step, counter) on ``device``, for the ops; moved there if it was elsewhere.
 
         In a dry run a fake one, that holds no key.
 
@@ -99,7 +99,7 @@ class NoiseRNG:
             raise ValueError("expected a device that holds data, got meta")
         if not torch.compiler.is_compiling():
             if is_dry_run():
-                return torch.empty(5, dtype=torch.int64, device=device)
+                return torch.empty(6, dtype=torch.int64, device=device)
             self._own()
         if self._secret.tensor.device != device:
             if torch.compiler.is_compiling():
@@ -209,7 +209,7 @@ def _problem_of_key(key: object) -> Exception | None:
 def _new_state(key: bytes, step: int) -> torch.Tensor:
     # The modes of a dry run or a tracer would make it a tensor without data.
     with torch.inference_mode(False), torch.utils._python_dispatch._disable_current_modes():
-        return torch.frombuffer(bytearray(key + step.to_bytes(8, "little")), dtype=torch.int64).clone()
+        return torch.frombuffer(bytearray(key + step.to_bytes(8, "little") + bytes(8)), dtype=torch.int64).clone()
 
 
 _LIVE: "weakref.WeakSet[NoiseRNG]" = weakref.WeakSet()

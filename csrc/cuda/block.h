@@ -65,17 +65,16 @@ TIP_HD void add_to_shared(int* sum, int value) {
 #endif
 }
 
-// Orders a thread's reads and writes of device memory before those that follow.
-TIP_HD void fence() {
-#if defined(__CUDA_ARCH__)
-  __threadfence();
-#endif
-}
-
-// The value of a counter of all blocks, which goes from 0 to count - 1 and around.
+// The value of a counter of all blocks, which goes from 0 to count - 1 and around. What the block has done before its
+// last barrier comes before what the block does that counts next.
 TIP_HD unsigned int count_around(unsigned int* counter, unsigned int count) {
 #if defined(__CUDA_ARCH__)
-  return atomicInc(counter, count - 1);
+  unsigned int value;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(value)
+               : "l"(__cvta_generic_to_global(counter)), "r"(count - 1)
+               : "memory");
+  return value;
 #else
   const unsigned int value = *counter;
   *counter = value + 1 < count ? value + 1 : 0;

@@ -7,7 +7,6 @@
 
 namespace tip {
 
-constexpr int32_t kTickets = 65536;  // states in use at the same time, for each device and generator
 constexpr int kMostAxes = 16;
 
 struct ActivationGradByAxes : ActivationGrad {
@@ -23,9 +22,6 @@ struct WordsOut {
   int32_t axes;  // innermost first
   Axis axis[kMostAxes];
 };
-
-// Makes a device the current one for CUDA calls of this thread.
-void set_device(int device);
 
 // Takes the step and perturbs the planned tensors. `stream` is a cudaStream_t of the current device, here and below.
 void launch_perturb(const Inputs& inputs, const std::vector<PlannedTensor>& tensors, void* stream);

@@ -11,8 +11,8 @@
 
 namespace tip {
 
-inline TableHeader header_of(const Inputs& inputs, int32_t ticket) {
-  return {inputs.state, inputs.std, inputs.floor_std, inputs.grad_scale, inputs.keep, ticket, 0};
+inline TableHeader header_of(const Inputs& inputs) {
+  return {inputs.state, inputs.std, inputs.floor_std, inputs.grad_scale, inputs.keep, true, 0};
 }
 
 // Fills a table from tensors [begin, ...); returns the first one that did not fit.
@@ -37,11 +37,10 @@ size_t fill_table(const std::vector<PlannedTensor>& tensors, size_t begin, T& ta
 // Launches all tiles of a table, or one block without any. Only the first launch of a call takes its step.
 template <class T, class Launcher>
 void launch_table(T& table, bool takes_step, int64_t shared_bytes, Launcher& launcher) {
-  const int32_t ticket = table.header.ticket;
   for (int64_t done = 0; done == 0 || done < table.tiles;) {
     const int64_t blocks = std::clamp<int64_t>(table.tiles - done, 1, launcher.most_blocks());
     table.header.first_tile = done;
-    table.header.ticket = takes_step && done == 0 ? ticket : -1;
+    table.header.takes_step = takes_step && done == 0;
     done += blocks;
     launcher(table, blocks, shared_bytes);
   }

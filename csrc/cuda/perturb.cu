@@ -2,6 +2,7 @@
 #include <mutex>
 
 #include "cuda/check.h"
+#include "cuda/device.h"
 #include "cuda/launch_tables.h"
 #include "cuda/per_generator.h"
 #include "cuda/perturb_tile.h"
@@ -10,14 +11,12 @@ namespace tip {
 
 namespace {
 
-__device__ unsigned int tickets[kTickets];
-
 template <class T>
 __global__ void __launch_bounds__(kThreads, 6) perturb_tiles(const __grid_constant__ T table) {
   __shared__ Shared shared;
   extern __shared__ __align__(16) char memory[];
   perturb_tile<TIP_GENERATOR>(DeviceBlock(), table, table.header.first_tile + blockIdx.x, shared, memory,
-                              [&](uint64_t step) { take_ticket(table.header, tickets, gridDim.x, step); });
+                              [&](uint64_t step) { take_ticket(table.header, gridDim.x, step); });
 }
 
 // A thread for each group of words.
@@ -34,6 +33,20 @@ __global__ void __launch_bounds__(kThreads) write_words(const int64_t* state, ui
       out.data[stride_offset(out.axis, out.axes, begin + i)] = static_cast<int32_t>(words[i]);
 }
 
+// What a block can have beside its static shared memory without asking for it.
+constexpr int64_t kPlentyShared = 48 * 1024 - sizeof(Shared);
+
+// Raises before anything is launched, where a later launch would fail.
+void check_shared_memory(const std::vector<PlannedTensor>& tensors) {
+  int64_t most = 0;
+  for (const PlannedTensor& tensor : tensors) most = std::max(most, tensor.shared_bytes);
+  if (most <= kPlentyShared) return;
+  const int64_t room = most_shared_bytes() - static_cast<int64_t>(sizeof(Shared));
+  if (most > room)
+    throw std::runtime_error("expected conv kernels whose noise fits into " + std::to_string(room) +
+                             " bytes of a GPU block's memory, got some that take " + std::to_string(most));
+}
+
 class CudaLauncher {
  public:
   explicit CudaLauncher(void* stream) : stream_(static_cast<cudaStream_t>(stream)) {}
@@ -42,7 +55,6 @@ class CudaLauncher {
 
   template <class T>
   void operator()(const T& table, int64_t blocks, int64_t shared_bytes) const {
-    constexpr int64_t kPlentyShared = 48 * 1024;
     if (shared_bytes > kPlentyShared)
       check(cudaFuncSetAttribute(perturb_tiles<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shared_bytes)));
@@ -62,6 +74,7 @@ void PerGenerator<TIP_GENERATOR>::perturb(const TableHeader& header, const std::
   // The launches of a call follow one another: the later ones count on the step that the first one took.
   static std::mutex launches;
   const std::lock_guard<std::mutex> lock(launches);
+  check_shared_memory(tensors);
   CudaLauncher launcher(stream);
   launch_tables<SmallTable, LargeTable>(header, tensors, launcher);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/any_kernel.h"
+#include "cuda/elements.h"
 #include "cuda/kernel3x3.h"
 #include "cuda/ticket.h"
 
@@ -19,29 +20,21 @@ TIP_HD void begin(const T& table, int64_t index, Shared& shared, int thread) {
   if (thread >= 64 && thread < 64 + kRowsPerTile) shared.rank[thread - 64] = 0;
 }
 
-template <int kGenerator, class Block>
-TIP_HD void perturb_3x3(const Block& block, const TableHeader& header, const Entry& entry, const Axis* axes,
-                        const Shared& shared, char* memory) {
-  const Kernel3x3 kernel(header, entry, axes, shared, memory);
-  const bool dense = kernel.is_dense();
+// Pass by pass: every thread of a warp draws noise while its gradients arrive, adds it, and the warp writes them.
+template <int kGenerator, class Kernel, class Block>
+TIP_HD void perturb_lanes(const Block& block, const TableHeader& header, const Entry& entry, const Axis* axes,
+                          const Shared& shared, char* memory) {
+  const Kernel kernel(header, entry, axes, shared, memory);
   const int passes = kernel.passes();
-  typename Block::template Local<Lane> lanes;
+  typename Block::template Local<typename Kernel::Lane> lanes;
   TIP_ROLLED
   for (int pass = 0; pass < passes; ++pass) {
     block.each([&](int thread) { kernel.prepare(thread, pass, lanes[thread]); });
     block.sync_warp();
     block.each([&](int thread) {
-      Lane& lane = lanes[thread];
-      if (!lane.busy) return;
-      if (dense) kernel.load(thread, pass, lane);
-      if (lane.is_silent()) {
-        kernel.take_nothing(lane);
-      } else {
-        float z[kGroup];
-        const int64_t group = shared.tile.lane + kernel.lane_of(thread, pass);
-        draw<kGenerator>(shared.source, entry.id, group, kernel.amplitude(), z);
-        kernel.take(z, lane);
-      }
+      if (!lanes[thread].busy) return;
+      kernel.load(thread, pass, lanes[thread]);
+      kernel.template draw_noise<kGenerator>(shared.source, thread, pass, lanes[thread]);
       wait_for_copies();
     });
     block.sync_warp();
@@ -50,7 +43,7 @@ TIP_HD void perturb_3x3(const Block& block, const TableHeader& header, const Ent
     });
     block.sync_warp();
     block.each([&](int thread) {
-      if (dense && lanes[thread].busy) kernel.store(thread, pass, lanes[thread]);
+      if (lanes[thread].busy) kernel.store(thread, pass, lanes[thread]);
     });
     block.sync_warp();
   }
@@ -102,8 +95,12 @@ TIP_HD void perturb_tile(const Block& block, const T& table, int64_t index, Shar
 
   if (entry.path == Path::any) {
     perturb_any<kGenerator>(block, header, entry, axes, shared, memory);
+  } else if (entry.path == Path::elements) {
+    perturb_lanes<kGenerator, Elements>(block, header, entry, axes, shared, memory);
+  } else if (header.floor_std) {
+    perturb_lanes<kGenerator, Floor3x3>(block, header, entry, axes, shared, memory);
   } else {
-    perturb_3x3<kGenerator>(block, header, entry, axes, shared, memory);
+    perturb_lanes<kGenerator, Band3x3>(block, header, entry, axes, shared, memory);
   }
 }
 

@@ -4,25 +4,31 @@
 
 #include "core/units.h"
 #include "cuda/any_kernel.h"
+#include "cuda/elements.h"
 #include "cuda/kernel3x3.h"
 
 namespace tip {
 
 namespace {
 
-// A block's start is worth some hundred instructions, but large models only have blocks to spare.
-int passes_that_pay(const std::vector<TensorInput>& tensors) {
-  constexpr int64_t kMost = 8, kEnoughBlocks = 8192, kBlockElements = kThreads * 18;
+// Elements that are worth a block: its start costs some hundred instructions, but only large models have blocks to
+// spare. This many are four for each place that the largest GPUs have for them.
+int64_t elements_of_block(const Inputs& inputs) {
+  constexpr int64_t kEnoughBlocks = 3200;
   int64_t elements = 0;
-  for (const TensorInput& tensor : tensors)
-    if (tensor.basis >= 0) elements += tensor.shape.sizes[0] * tensor.shape.sizes[1] * tensor.shape.taps();
-  return static_cast<int>(std::clamp<int64_t>(elements / kBlockElements / kEnoughBlocks, 1, kMost));
+  for (const TensorInput& tensor : inputs.tensors) {
+    if (!inputs.changes(tensor)) continue;
+    int64_t own = 1;
+    for (int64_t dim = 0; dim < tensor.shape.dims; ++dim) own *= tensor.shape.sizes[dim];
+    elements += own;
+  }
+  return elements / kEnoughBlocks;
 }
 
 class TensorPlan {
  public:
-  TensorPlan(const Inputs& inputs, const TensorInput& tensor, int passes)
-      : inputs_(inputs), tensor_(tensor), shape_(tensor.shape), passes_(passes) {
+  TensorPlan(const Inputs& inputs, const TensorInput& tensor, int64_t wanted, int passes)
+      : inputs_(inputs), tensor_(tensor), shape_(tensor.shape), wanted_(wanted), passes_(passes) {
     entry_.data = tensor.data;
     entry_.dtype = tensor.dtype;
     entry_.id = static_cast<int32_t>(tensor.id);
@@ -62,7 +68,7 @@ class TensorPlan {
   }
 
   Path path() const {
-    const bool additive = !inputs_.has_floor() && !inputs_.replaces() && tensor_.dtype != DType::f64;
+    const bool additive = !inputs_.replaces() && tensor_.dtype != DType::f64;
     const int64_t *size = shape_.sizes, *stride = shape_.strides;
     const bool is_3x3 = shape_.dims == 4 && size[2] == 3 && size[3] == 3;
     if (!additive || !is_3x3 || entry_.high_dim != 8) return Path::any;
@@ -70,27 +76,28 @@ class TensorPlan {
     const bool dense = stride[3] == 1 && stride[2] == 3 && (stride[1] == 9 || size[1] == 1);
     const bool rows_follow = size[0] == 1 || !is_whole || stride[0] == 9 * size[1];
     if (dense && rows_follow) return Path::dense3x3;
+    if (stride[1] != 1 || stride[2] != 3 * stride[3]) return Path::any;
+    if (inputs_.has_floor()) return Path::pairs3x3;  // a kernel a thread
     // Two kernels of a lane are then two neighbors in one row, at an address that is a multiple of two elements.
     const bool even = ((stride[0] | stride[3] | size[1] | entry_.first | tensor_.shard.kernels) & 1) == 0;
-    const bool even_taps = stride[2] == 3 * stride[3];
     const bool aligned = reinterpret_cast<uintptr_t>(tensor_.data) % (2 * bytes_of(tensor_.dtype)) == 0;
-    return stride[1] == 1 && even_taps && even && aligned ? Path::pairs3x3 : Path::any;
+    return even && aligned ? Path::pairs3x3 : Path::any;
   }
 
   void plan_elements() {
     const std::vector<Axis> axes = element_axes(tensor_);
     rows_.assign(axes.begin() + 1, axes.end());
-    entry_.path = Path::any;
     entry_.taps = 1;
     entry_.row_units = axes[0].size;
     entry_.unit_stride = axes[0].stride;
+    entry_.path = entry_.unit_stride == 1 && tensor_.dtype != DType::f64 ? Path::elements : Path::any;
   }
 
   void plan_runs() {
     bool follow = true;
     int64_t units = entry_.row_units;
     for (const Axis& axis : rows_) {
-      follow = follow && (axis.size == 1 || axis.index_stride == units);
+      follow = follow && (axis.size == 1 || axis.index_stride == units) && entry_.path != Path::elements;
       units *= axis.size;
     }
     entry_.run_units = follow ? units : entry_.row_units;
@@ -107,22 +114,34 @@ class TensorPlan {
     const int64_t lanes = (before + entry_.run_units + entry_.lane_units - 1) / entry_.lane_units;
     entry_.tiles_per_run = (lanes + entry_.tile_lanes - 1) / entry_.tile_lanes;
     tiles_ = runs_ * entry_.tiles_per_run;
-    shared_bytes_ = entry_.path == Path::any
-                        ? AnyKernelMemory(entry_, inputs_.has_floor(), inputs_.replaces()).bytes()
-                        : shared_bytes_3x3(entry_.path);
+    shared_bytes_ = shared_bytes();
+  }
+
+  int64_t shared_bytes() const {
+    if (entry_.path == Path::any) return AnyKernelMemory(entry_, inputs_.has_floor(), inputs_.replaces()).bytes();
+    if (entry_.path == Path::elements) return kElementsSharedBytes;
+    return shared_bytes_3x3(entry_.path, inputs_.has_floor());
   }
 
   int32_t tile_lanes() const {
-    const int64_t passes = entry_.path == Path::any ? 1 : passes_;
-    int64_t lanes = std::max<int64_t>(1, passes * kThreads / entry_.lane_groups);
+    int64_t lanes = std::max<int64_t>(1, passes() * kThreads / entry_.lane_groups);
     if (entry_.basis) lanes = std::min(lanes, (kRowsPerTile - 1) * entry_.row_units / entry_.lane_units);
     // Whole 16-byte words of small kernels, so that all tiles of a tensor are aligned alike.
-    return static_cast<int32_t>(lanes >= 4 ? lanes / 4 * 4 : std::max<int64_t>(1, lanes));
+    return static_cast<int32_t>(lanes >= 8 ? lanes / 8 * 8 : std::max<int64_t>(1, lanes));
+  }
+
+  // Lanes of a thread.
+  int64_t passes() const {
+    constexpr int64_t kMost = 8;
+    if (entry_.path == Path::any) return 1;
+    if (passes_ > 0) return passes_;
+    return std::clamp<int64_t>(wanted_ / (kThreads * entry_.lane_units * entry_.taps), 1, kMost);
   }
 
   const Inputs& inputs_;
   const TensorInput& tensor_;
   const Shape& shape_;
+  const int64_t wanted_;  // elements of a block
   const int passes_;
   Entry entry_ = {};
   std::vector<Axis> rows_, taps_;
@@ -132,11 +151,11 @@ class TensorPlan {
 }  // namespace
 
 std::vector<PlannedTensor> plan_tensors(const Inputs& inputs, int passes) {
-  if (passes == 0) passes = passes_that_pay(inputs.tensors);
+  const int64_t wanted = elements_of_block(inputs);
   std::vector<PlannedTensor> planned;
   planned.reserve(inputs.tensors.size());
   for (const TensorInput& tensor : inputs.tensors)
-    if (inputs.changes(tensor)) planned.push_back(TensorPlan(inputs, tensor, passes).result());
+    if (inputs.changes(tensor)) planned.push_back(TensorPlan(inputs, tensor, wanted, passes).result());
   return planned;
 }
 

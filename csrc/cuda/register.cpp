@@ -1,12 +1,13 @@
-// The ops on CUDA tensors, registered with torch. Host code, compiled against any torch: what only a CUDA torch has is
-// found when the library is loaded.
-#define USE_CUDA
+// The ops on CUDA tensors, registered with torch. Host code, compiled and linked against any torch: what only a CUDA
+// torch has is looked for at the first call.
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 
+#include "cuda/device.h"
 #include "cuda/launch.h"
 #include "op/inputs.h"
 
@@ -14,12 +15,23 @@ namespace tip {
 
 namespace {
 
+using CurrentStream = AOTITorchError(int32_t device, void** stream);
+
+// torch's function of this kind, in the library that a CUDA torch has loaded long before.
+CurrentStream* find_current_stream() {
+  void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  void* found = library ? dlsym(library, "aoti_torch_get_current_cuda_stream") : nullptr;
+  if (!found) refuse("expected a torch with CUDA, found no libtorch_cuda that knows its current stream");
+  return reinterpret_cast<CurrentStream*>(found);
+}
+
 // The device of a call's tensors, current while it lasts, and torch's current stream there.
 class Device {
  public:
   explicit Device(const Tensor& tensor) : guard_(tensor.get_device_index()) {
     set_device(tensor.get_device_index());
-    check_torch(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream_));
+    static CurrentStream* const current_stream = find_current_stream();
+    check_torch(current_stream(tensor.get_device_index(), &stream_));
   }
   void* stream() const { return stream_; }
 
@@ -68,12 +80,18 @@ Tensor channel_saliency(Tensor tensor) {
   return scores;
 }
 
+std::string cuda_problem(int64_t device) { return problem_of_device(static_cast<int>(device)); }
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CUDA, m) {
   m.impl("perturb_", TORCH_BOX(&perturb_op<perturb>));
   m.impl("channel_saliency", TORCH_BOX(&channel_saliency));
   m.impl("words_", TORCH_BOX(&words_));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CompositeExplicitAutograd, m) {
+  m.impl("cuda_problem", TORCH_BOX(&cuda_problem));
 }
 
 }  // namespace tip

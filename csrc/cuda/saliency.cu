@@ -177,8 +177,6 @@ void launch_sums(const ActivationGradByAxes& grad, float* alpha, cudaStream_t st
 
 }  // namespace
 
-void set_device(int device) { check(cudaSetDevice(device)); }
-
 void launch_saliency(const ActivationGradByAxes& grad, float* alpha, float* scores, void* stream) {
   if (grad.channels == 0) return;
   const cudaStream_t on = static_cast<cudaStream_t>(stream);

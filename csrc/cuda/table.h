@@ -19,8 +19,9 @@ constexpr int64_t kFusedTaps = 49;    // larger bases stay in device memory
 
 enum class Path : uint8_t {
   any,       // every dtype, stride, kernel size and option
-  dense3x3,  // additive noise on 3x3 kernels without DC: kernels lie one after the other
+  dense3x3,  // noise on 3x3 kernels whose high band is all but DC: kernels lie one after the other
   pairs3x3,  // the same, and each two kernels lie interleaved, their taps evenly spaced (channels_last)
+  elements,  // no high band, elements lie one after the other
 };
 
 // A tensor, as the kernels see it.
@@ -51,7 +52,7 @@ struct TableHeader {
   const float* floor_std;   // null without a floor
   const float* grad_scale;  // null for 1
   double keep;
-  int32_t ticket;  // counts the blocks that have read the state; -1 if an earlier launch has advanced its step
+  bool takes_step;  // or an earlier launch of the call has advanced it
   int64_t first_tile;
 };
 

@@ -7,15 +7,15 @@
 TIP_BEGIN_NAMESPACE
 
 TIP_HD uint64_t step_of(const TableHeader& header) {
-  return static_cast<uint64_t>(header.state[4]) - (header.ticket < 0 ? 1 : 0);
+  return static_cast<uint64_t>(header.state[4]) - (header.takes_step ? 0 : 1);
 }
 
-// Called once by each of a launch's blocks, when all of its threads have read the state. `tickets` count the blocks of
-// each state in use; they are zero between launches, since the last block brings its counter around.
-TIP_HD void take_ticket(const TableHeader& header, unsigned int* tickets, unsigned int blocks, uint64_t step) {
-  if (header.ticket < 0) return;
-  fence();
-  if (count_around(&tickets[header.ticket], blocks) == blocks - 1) header.state[4] = static_cast<int64_t>(step + 1);
+// Called once by each of a launch's blocks, when all of its threads have read the state. The blocks count themselves in
+// the state's last word, which the last of them brings back to 0. Calls that share a state follow one another.
+TIP_HD void take_ticket(const TableHeader& header, unsigned int blocks, uint64_t step) {
+  if (!header.takes_step) return;
+  unsigned int* counter = reinterpret_cast<unsigned int*>(header.state + 5);
+  if (count_around(counter, blocks) == blocks - 1) header.state[4] = static_cast<int64_t>(step + 1);
 }
 
 TIP_END_NAMESPACE

@@ -17,7 +17,7 @@ struct Tile {
   int64_t lane;         // first one
   int64_t row;          // of slot `begin`
   int64_t unit_in_row;  // of slot `begin`
-  int32_t slot_bytes;   // from one slot to the next, in dense 3x3 kernels
+  int32_t slot_bytes;   // from one slot to the next, where slots lie one after the other
   char* data;           // slot 0 there, which may be before the tensor
 };
 
@@ -66,7 +66,7 @@ TIP_HD Tile locate(const T& table, int64_t index) {
   tile.second_row = left_in_row < slots ? tile.begin + static_cast<int32_t>(left_in_row) : INT32_MAX;
   tile.inverse = entry.row_units <= slots ? (1u << 31) / static_cast<uint32_t>(entry.row_units) + 1 : 0;
   const int64_t offset = stride_offset(rows, entry.row_axes, tile.row) + tile.unit_in_row * entry.unit_stride;
-  tile.slot_bytes = 9 * static_cast<int32_t>(bytes_of(entry.dtype));
+  tile.slot_bytes = entry.taps * static_cast<int32_t>(bytes_of(entry.dtype));
   tile.data = entry.data + offset * bytes_of(entry.dtype) - tile.begin * tile.slot_bytes;
   return tile;
 }

@@ -47,8 +47,8 @@ inline View table_of(const Tensor& tensor, Name name, int32_t dtype, int64_t dim
 
 inline View state_of(const Tensor& tensor, bool written) {
   const View view = view_of(tensor, {"state"}, written);
-  if (view.dtype != dtype_numbers().i64 || view.dims != 1 || view.sizes[0] != 5 || view.strides[0] != 1)
-    refuse("expected state to be a contiguous int64 tensor of 5 elements, got dtype ", view.dtype, ", ", view.count,
+  if (view.dtype != dtype_numbers().i64 || view.dims != 1 || view.sizes[0] != 6 || view.strides[0] != 1)
+    refuse("expected state to be a contiguous int64 tensor of 6 elements, got dtype ", view.dtype, ", ", view.count,
            " elements in ", view.dims, " dimensions");
   return view;
 }

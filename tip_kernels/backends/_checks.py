@@ -172,8 +172,8 @@ def _check_generator(generator: int) -> None:
 
 
 def _check_state(state: _Meta) -> None:
-    if state.dtype is not torch.int64 or tuple(state.shape) != (5,) or state.strides != (1,):
-        _refuse(f"state to be a contiguous int64 tensor of 5 elements, got {state.dtype} of shape {tuple(state.shape)}")
+    if state.dtype is not torch.int64 or tuple(state.shape) != (6,) or state.strides != (1,):
+        _refuse(f"state to be a contiguous int64 tensor of 6 elements, got {state.dtype} of shape {tuple(state.shape)}")
 
 
 def _check_step(state: torch.Tensor) -> None:

@@ -1,6 +1,6 @@
 """Loads the compiled libraries, which register their kernels, and keeps the reason when one does not load."""
 
-import ctypes
+import functools
 import pathlib
 
 import torch
@@ -8,7 +8,6 @@ import torch
 from .. import _ops  # noqa: F401  the schemas must exist before a library registers kernels for them
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
-
 
 _OLDEST_GPU = (8, 0)  # compute capability
 
@@ -28,11 +27,6 @@ def _load(name: str, needs: str) -> str | None:
 def _load_cuda() -> str | None:
     if torch.version.cuda is None:
         return f"this torch ({torch.__version__}) has no CUDA"
-    try:
-        # Our library was linked without it, so its functions must be visible to every library loaded later.
-        ctypes.CDLL(str(pathlib.Path(torch.__file__).parent / "lib" / "libtorch_cuda.so"), ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        return f"libtorch_cuda does not load: {error}"
     return _load("_cuda", "no nvcc, or a torch without CUDA")
 
 
@@ -58,4 +52,11 @@ def cuda_unavailable_reason(device: torch.device) -> str | None:
     capability = torch.cuda.get_device_capability(device)
     if capability < _OLDEST_GPU:
         return "it needs compute capability {}.{} or newer, this GPU has {}.{}".format(*_OLDEST_GPU, *capability)
-    return None
+    return _cuda_problem(torch.cuda.current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _cuda_problem(index: int) -> str | None:
+    """Asked once for each device: whether the driver knows the library's CUDA, and the library has code for the GPU."""
+    problem: str = torch.ops.tip_kernels.cuda_problem(index)
+    return problem or None

@@ -23,7 +23,7 @@ _PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 class Stream(NamedTuple):
     """The words of one tensor at one step.
 
-    ``state`` is the int64 [5] tensor of the ops, ``generator`` the number by which they name one.
+    ``state`` is the int64 [6] tensor of the ops, ``generator`` the number by which they name one.
     """
 
     state: torch.Tensor
