@@ -150,7 +150,7 @@ def cuda_jobs() -> list[tuple[str, str, list[str]]]:
     """(source, folder for its object, flags) of everything in the CUDA library."""
     targets = cuda_targets()
     jobs = [("csrc/cuda/perturb.cu", f"cuda{n}", [*targets, f"-DTIP_GENERATOR={n}"]) for n in GENERATORS]
-    jobs += [(f"csrc/cuda/{name}.cu", "cuda", targets) for name in ("saliency", "device")]
+    jobs += [(f"csrc/cuda/{name}.cu", "cuda", targets) for name in ("saliency", "device", "rank")]
     return jobs + [(f"csrc/cuda/{name}.cpp", "cuda", []) for name in ("register", "plan", "launch")]
 
 

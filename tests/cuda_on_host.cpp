@@ -8,6 +8,7 @@
 #include "cuda/launch_tables.h"
 #include "cuda/perturb_tile.h"
 #include "cuda/plan.h"
+#include "cuda/ranking.h"
 
 using namespace tip;
 
@@ -29,6 +30,7 @@ struct HostCall {
   int32_t generator;
   int32_t passes;       // of a thread; 0 for the plan's choice
   int64_t most_blocks;  // of a launch
+  int64_t ranks_before;  // whether channels are ranked by a launch before
 };
 
 // What became of a call.
@@ -88,6 +90,21 @@ class HostLauncher {
   HostReport& report_;
 };
 
+// What the launch does that ranks channels before.
+void rank_on_host(std::vector<PlannedTensor>& planned, std::vector<uint32_t>& memory) {
+  int64_t words = 0;
+  for (const PlannedTensor& tensor : planned) words += tensor.entry.scores ? words_for(tensor.entry) : 0;
+  memory.assign(words, 0xABABABABu);
+  rank_before(planned, memory.data(), [](const RankTable& table) {
+    for (int i = 0; i < table.entries; ++i) {
+      RankShared shared;
+      std::memset(&shared, 0xAB, sizeof shared);
+      const HostBlock block;
+      Ranking<HostBlock>(block, table.entry[i], shared).run();
+    }
+  });
+}
+
 // Counts what tiles cover, and touches no memory.
 class CoverLauncher {
  public:
@@ -124,7 +141,9 @@ void perturb_on_host(const HostTensor* tensors, int64_t count, const HostCall* c
                      HostReport* report) {
   *report = {};
   const Inputs inputs = inputs_of(tensors, count, *call);
-  const std::vector<PlannedTensor> planned = plan_tensors(inputs, call->passes);
+  std::vector<PlannedTensor> planned = plan_tensors(inputs, call->passes);
+  std::vector<uint32_t> ranking;
+  if (call->ranks_before) rank_on_host(planned, ranking);
   for (const PlannedTensor& tensor : planned) ++report->paths[static_cast<int>(tensor.entry.path)];
   const TableHeader header = header_of(inputs);
   with_generator(call->generator, [&](auto known) {

@@ -37,7 +37,7 @@ from tip_kernels.rng import GENERATORS
 ROOT = pathlib.Path(__file__).parent.parent
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 ANY, DENSE, PAIRS, ELEMENTS = range(4)  # csrc/cuda/table.h: enum Path
-ENTRY_BYTES = 128 + 2 * 24  # csrc/cuda/table.h: Entry and its axes
+ENTRY_BYTES = 136 + 2 * 24  # csrc/cuda/table.h: Entry and its axes
 MOST_BLOCKS = 2**31 - 1  # of a launch on a GPU
 
 
@@ -56,6 +56,7 @@ class HostCall(ctypes.Structure):
         ("generator", ctypes.c_int32),
         ("passes", ctypes.c_int32),
         ("most_blocks", ctypes.c_int64),
+        ("ranks_before", ctypes.c_int64),
     ]
 
 
@@ -109,21 +110,21 @@ def host_tensors(given: PerturbArguments, keep_alive: list) -> ctypes.Array:
 
 
 def perturb_on_host(
-    library: ctypes.CDLL, grads, scores, *, tiny_tables=False, passes=0, most_blocks=MOST_BLOCKS, **given
+    library: ctypes.CDLL, grads, scores, *, tiny_tables=False, passes=0, most_blocks=MOST_BLOCKS, ranks=False, **given
 ) -> HostReport:
     """``tip.perturb_`` by the CUDA kernels' code on the host."""
     call = prepare(grads, scores, Options(**{**given, "backend": "reference"}))
-    return call_on_host(library, call, tiny_tables, passes, most_blocks)
+    return call_on_host(library, call, tiny_tables, passes, most_blocks, ranks)
 
 
 def call_on_host(
-    library: ctypes.CDLL, checked: PreparedCall, tiny_tables=False, passes=0, most_blocks=MOST_BLOCKS
+    library: ctypes.CDLL, checked: PreparedCall, tiny_tables=False, passes=0, most_blocks=MOST_BLOCKS, ranks=False
 ) -> HostReport:
     given = checked.arguments
     keep_alive: list = []
     tensors = host_tensors(given, keep_alive)
     tables = (pointer(given.std), pointer(given.floor_std), pointer(given.grad_scale))
-    call = HostCall(pointer(given.state), *tables, given.keep, given.generator, passes, most_blocks)
+    call = HostCall(pointer(given.state), *tables, given.keep, given.generator, passes, most_blocks, ranks)
     report = HostReport()
     library.perturb_on_host(
         tensors, ctypes.c_int64(len(given.grads)), ctypes.byref(call), ctypes.c_int64(tiny_tables), ctypes.byref(report)
@@ -232,6 +233,68 @@ def test_grids_of_few_blocks(library, most_blocks):
     assert report.launches >= whole.blocks / most_blocks > whole.launches
     for got, expected in zip(grads, want, strict=True):
         assert got is None or torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 31, 33, 128, 300, 1000])
+def test_channels_ranked_before(library, channels):
+    """The bits of a launch before choose as every block would for itself: ties, zeros of both signs, NaN, infinities."""
+    draw = torch.Generator().manual_seed(channels)
+    special = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-42, 2.0, 2.0])
+    kinds = {
+        "random": torch.randn(channels, generator=draw),
+        "ties": torch.randint(0, 3, (channels,), generator=draw).float(),
+        "equal": torch.full((channels,), 0.25),
+        "special": special[torch.randint(0, 8, (channels,), generator=draw)],
+    }
+    for scores in kinds.values():
+        for ratio in (0.01, 0.3, 0.5, 0.99):
+            results = []
+            for ranks in (False, True):
+                x = torch.zeros(channels, 2, 3, 3)
+                perturb_on_host(library, [x], [scores], ratio=ratio, std=STD, rng=tip.NoiseRNG(KEY), ranks=ranks)
+                results.append(x)
+            assert torch.equal(*results)
+            assert (results[0].flatten(1).abs().sum(1) > 0).sum() == tip._plan.select_count(ratio, channels)
+
+
+def test_a_mixed_model_ranked_before(library):
+    (grads, scores), (want, _) = mixed_model(), mixed_model()
+    for tensors, ranks in ((grads, True), (want, False)):
+        given = {"ratio": 0.3, "std": STD, "floor_std": 0.2, "rng": tip.NoiseRNG(KEY)}
+        perturb_on_host(library, tensors, scores, ranks=ranks, **given)
+    assert all(got is None or torch.equal(got, expected) for got, expected in zip(grads, want, strict=True))
+
+
+ELEMENTS_CASES = {
+    "contiguous": (lambda x: x, ELEMENTS),
+    "transposed": (lambda x: x.t(), ANY),
+    "long rows apart": (lambda x: x[:, 3:-4], ELEMENTS),
+    "short rows apart": (lambda x: x[:, :40], ANY),
+    "an odd address": (lambda x: x.flatten()[1:], ELEMENTS),
+    "a number": (lambda x: x.flatten()[5], ELEMENTS),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("given", [{"floor_std": 0.2}, {"grad_scale": 0.7}, {"floor_std": 0.2, "grad_scale": 0.7}], ids=str)
+@pytest.mark.parametrize("kind", ELEMENTS_CASES)
+def test_elements(library, kind, given, dtype):
+    """Tensors without a high band, of several blocks, with and without whole warps of aligned vectors."""
+    change, path = ELEMENTS_CASES[kind]
+    memory = torch.randn(9, 1037).to(dtype)
+    x, before = change(memory), memory.clone()
+    want = change(before.clone()).float()
+    given = {"ratio": 0.0, "std": 0.0, **given}
+    report = perturb_on_host(library, [x], [None], rng=tip.NoiseRNG(KEY), **given)
+    with unrounded():
+        tip.perturb_([want], [None], rng=tip.NoiseRNG(KEY), backend="reference", **given)
+    assert [report.any, report.dense, report.pairs, report.elements].index(1) == path
+    step = step_of(given.get("floor_std", 0.0))
+    assert_on_grid(x, step)
+    tolerance = {torch.bfloat16: 2.0**-6, torch.float16: 2.0**-9}.get(dtype, 1e-5) + step / 2
+    torch.testing.assert_close(x.float(), want, rtol=0, atol=tolerance)
+    change(before).copy_(x)
+    assert torch.equal(memory, before), "wrote outside of the gradient"
 
 
 def test_paths(library):
@@ -346,7 +409,7 @@ def cover(
             layout.high_dim, 0, 0, layout.sizes[1] if len(layout.sizes) > 1 else 1,
         )  # fmt: skip
     covered, reach, tables = (ctypes.c_int64 * count)(), (ctypes.c_int64 * count)(), ctypes.c_int64()
-    call = HostCall(None, None, 1 if floor else None, None, 1.0, 12, 0, MOST_BLOCKS)
+    call = HostCall(None, None, 1 if floor else None, None, 1.0, 12, 0, MOST_BLOCKS, 0)
     library.cover_on_host(
         rows, ctypes.c_int64(count), ctypes.byref(call), ctypes.c_int64(large), covered, reach, ctypes.byref(tables)
     )

@@ -82,6 +82,19 @@ TIP_HD unsigned int count_around(unsigned int* counter, unsigned int count) {
 #endif
 }
 
+// Lets the next launch of the stream start its blocks, and has such a launch wait until this one is complete. Only from
+// compute capability 9.0 on; before, launches follow one another anyway.
+TIP_HD void start_next_launch() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+TIP_HD void wait_for_last_launch() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // A pointer to device memory that came out of shared memory, where the compiler loses sight of what it points to.
 template <class T>
 TIP_HD T* global_pointer(T* pointer) {

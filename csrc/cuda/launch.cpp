@@ -6,8 +6,10 @@
 
 namespace tip {
 
-void launch_perturb(const Inputs& inputs, const std::vector<PlannedTensor>& tensors, void* stream) {
-  const TableHeader header = header_of(inputs);
+void launch_perturb(const Inputs& inputs, std::vector<PlannedTensor> tensors, uint32_t* ranking, void* stream) {
+  TableHeader header = header_of(inputs);
+  header.waits = ranking != nullptr;
+  if (ranking) rank_before(tensors, ranking, [=](const RankTable& table) { launch_ranking(table, stream); });
   with_generator(inputs.generator,
                  [&](auto known) { PerGenerator<decltype(known)::value>::perturb(header, tensors, stream); });
 }

@@ -4,6 +4,7 @@
 #include "core/activation_grad.h"
 #include "core/inputs.h"
 #include "cuda/plan.h"
+#include "cuda/ranking.h"
 
 namespace tip {
 
@@ -23,8 +24,12 @@ struct WordsOut {
   Axis axis[kMostAxes];
 };
 
-// Takes the step and perturbs the planned tensors. `stream` is a cudaStream_t of the current device, here and below.
-void launch_perturb(const Inputs& inputs, const std::vector<PlannedTensor>& tensors, void* stream);
+// Takes the step and perturbs the planned tensors. `ranking`: device memory of ranking_words(tensors), null if that is 0.
+// `stream` is a cudaStream_t of the current device, here and below.
+void launch_perturb(const Inputs& inputs, std::vector<PlannedTensor> tensors, uint32_t* ranking, void* stream);
+
+// A part of it.
+void launch_ranking(const RankTable& table, void* stream);
 
 // Words first .. first + out.count - 1 of a tensor's stream.
 void launch_words(int generator, const int64_t* state, uint32_t tensor, int64_t first, const WordsOut& out,

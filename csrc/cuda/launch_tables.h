@@ -12,7 +12,7 @@
 namespace tip {
 
 inline TableHeader header_of(const Inputs& inputs) {
-  return {inputs.state, inputs.std, inputs.floor_std, inputs.grad_scale, inputs.keep, true, 0};
+  return {inputs.state, inputs.std, inputs.floor_std, inputs.grad_scale, inputs.keep, true, false, 0};
 }
 
 // Fills a table from tensors [begin, ...); returns the first one that did not fit.
@@ -37,10 +37,12 @@ size_t fill_table(const std::vector<PlannedTensor>& tensors, size_t begin, T& ta
 // Launches all tiles of a table, or one block without any. Only the first launch of a call takes its step.
 template <class T, class Launcher>
 void launch_table(T& table, bool takes_step, int64_t shared_bytes, Launcher& launcher) {
+  const bool waits = table.header.waits;
   for (int64_t done = 0; done == 0 || done < table.tiles;) {
     const int64_t blocks = std::clamp<int64_t>(table.tiles - done, 1, launcher.most_blocks());
     table.header.first_tile = done;
     table.header.takes_step = takes_step && done == 0;
+    table.header.waits = waits && table.header.takes_step;
     done += blocks;
     launcher(table, blocks, shared_bytes);
   }

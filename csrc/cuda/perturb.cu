@@ -58,11 +58,28 @@ class CudaLauncher {
     if (shared_bytes > kPlentyShared)
       check(cudaFuncSetAttribute(perturb_tiles<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shared_bytes)));
-    perturb_tiles<T><<<static_cast<unsigned int>(blocks), kThreads, shared_bytes, stream_>>>(table);
-    check(cudaGetLastError());
+    cudaLaunchConfig_t launch = {};
+    launch.gridDim = dim3(static_cast<unsigned int>(blocks));
+    launch.blockDim = dim3(kThreads);
+    launch.dynamicSmemBytes = shared_bytes;
+    launch.stream = stream_;
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    launch.attrs = &overlap;
+    launch.numAttrs = table.header.waits && can_wait<T>() ? 1 : 0;
+    check(cudaLaunchKernelEx(&launch, perturb_tiles<T>, table));
   }
 
  private:
+  // Whether the kernel's code knows how to wait for the launch before, which nothing else makes it do then.
+  template <class T>
+  static bool can_wait() {
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, perturb_tiles<T>));
+    return attributes.ptxVersion >= 90;
+  }
+
   cudaStream_t stream_;
 };
 

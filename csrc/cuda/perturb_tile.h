@@ -88,6 +88,7 @@ TIP_HD void perturb_tile(const Block& block, const T& table, int64_t index, Shar
     block.each([&](int thread) { count_ranks(entry, shared, thread); });
     block.sync();
   }
+  if (header.waits) wait_for_last_launch();
   if (entry.basis) {
     const auto is_touched = [&](int row) { return find_noise(entry, header, shared, row); };
     if (!block.any(is_touched)) return;

@@ -90,7 +90,10 @@ class TensorPlan {
     entry_.taps = 1;
     entry_.row_units = axes[0].size;
     entry_.unit_stride = axes[0].stride;
-    entry_.path = entry_.unit_stride == 1 && tensor_.dtype != DType::f64 ? Path::elements : Path::any;
+    // Rows that lie apart have tiles of their own.
+    const bool long_rows = rows_.empty() || entry_.row_units >= kWarp * kGroup;
+    const bool dense = entry_.unit_stride == 1 && long_rows && tensor_.dtype != DType::f64;
+    entry_.path = dense ? Path::elements : Path::any;
   }
 
   void plan_runs() {

@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "cuda/device.h"
 #include "cuda/launch.h"
@@ -50,9 +51,13 @@ int32_t copy_axes(const std::vector<Axis>& axes, Axis* to, const char* whose) {
 
 void perturb(const Arguments& arguments) {
   const Inputs inputs = checked_inputs(arguments);
-  const std::vector<PlannedTensor> tensors = plan_tensors(inputs);
+  std::vector<PlannedTensor> tensors = plan_tensors(inputs);
   const Device device(arguments.state);
-  launch_perturb(inputs, tensors, device.stream());
+  const int64_t words = ranking_words(tensors);
+  if (words == 0) return launch_perturb(inputs, std::move(tensors), nullptr, device.stream());
+  // Given back when the call returns: for what this stream does later.
+  Tensor ranking = torch::stable::new_empty(arguments.state, {words}, torch::headeronly::ScalarType::Int);
+  launch_perturb(inputs, std::move(tensors), static_cast<uint32_t*>(ranking.mutable_data_ptr()), device.stream());
 }
 
 void words_(Tensor out, Tensor state, int64_t tensor_id, int64_t first_position, int64_t generator) {

@@ -5,6 +5,7 @@
 #include "core/rank.h"
 #include "cuda/block.h"
 #include "cuda/draw.h"
+#include "cuda/rank_block.h"
 #include "cuda/tile.h"
 
 TIP_BEGIN_NAMESPACE
@@ -38,7 +39,9 @@ TIP_HD Noise noise_of(const TableHeader& header, bool selected) {
 // Finds the noise of a row of kernels, from the ranks. Whether it is to be touched.
 TIP_HD bool find_noise(const Entry& entry, const TableHeader& header, Shared& shared, int row) {
   if (row >= shared.tile.rows) return false;
-  const bool selected = entry.scores ? shared.rank[row] < entry.selected : entry.selected > 0;
+  const bool selected = entry.scores   ? shared.rank[row] < entry.selected
+                        : entry.chosen ? is_chosen(entry.chosen, entry.first_channel + shared.tile.row + row)
+                                       : entry.selected > 0;
   shared.noise[row] = noise_of(header, selected);
   return shared.noise[row] != Noise::untouched;
 }

@@ -27,7 +27,8 @@ enum class Path : uint8_t {
 // A tensor, as the kernels see it.
 struct Entry {
   char* data;
-  const float* scores;  // [channels], null if all or none are selected
+  const float* scores;  // [channels], null if all or none are selected, or if
+  const uint32_t* chosen;  // tells which, a bit for each channel; else null
   int64_t channels, selected;
   int64_t first_channel;
   const double* basis;  // [taps, taps] row-major, masked columns first; null without a high band
@@ -53,6 +54,7 @@ struct TableHeader {
   const float* grad_scale;  // null for 1
   double keep;
   bool takes_step;  // or an earlier launch of the call has advanced it
+  bool waits;       // for the launch before, which ranks the channels
   int64_t first_tile;
 };
 
