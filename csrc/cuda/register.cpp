@@ -73,15 +73,13 @@ Tensor channel_saliency(Tensor tensor) {
   const View view = check_activation_grad(tensor);
   if (view.sizes[1] > INT32_MAX) refuse("expected at most 2**31 - 1 channels, got ", view.sizes[1]);
   const std::vector<Axis> space = space_axes(view);
-  ActivationGradByAxes grad = {activation_grad_of(view, space), 0, 0, {}};
-  grad.inverse_space = 1.0 / static_cast<double>(grad.space);
+  ActivationGradByAxes grad = {activation_grad_of(view, space), 0, 0, 0, {}};
   grad.axes = copy_axes(space, grad.axis, "space");
+  cut_space(grad);
   const Device device(tensor);
-  constexpr auto kFloat = torch::headeronly::ScalarType::Float;
-  Tensor alpha = torch::stable::new_empty(tensor, {grad.samples, grad.channels}, kFloat);
-  Tensor scores = torch::stable::new_empty(tensor, {grad.channels}, kFloat);
-  launch_saliency(grad, static_cast<float*>(alpha.mutable_data_ptr()), static_cast<float*>(scores.mutable_data_ptr()),
-                  device.stream());
+  Tensor sums = torch::stable::new_empty(tensor, {sums_bytes(grad)}, torch::headeronly::ScalarType::Byte);
+  Tensor scores = torch::stable::new_empty(tensor, {grad.channels}, torch::headeronly::ScalarType::Float);
+  launch_saliency(grad, sums.mutable_data_ptr(), static_cast<float*>(scores.mutable_data_ptr()), device.stream());
   return scores;
 }
 
