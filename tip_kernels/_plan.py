@@ -192,6 +192,7 @@ def _as_shard(value: Sequence[int] | None, index: int, names: tuple[str, ...] | 
 
 
 @constant_when_traced
+@cached(maxsize=64)
 def plan_for(
     count: int,
     indices: Sequence[int],
@@ -211,17 +212,6 @@ def plan_for(
     Raises:
         TypeError, ValueError: see :func:`tip_kernels.perturb_`.
     """
-    return _cached_plan(count, indices, grads, scores, settings)
-
-
-@cached(maxsize=64)
-def _cached_plan(
-    count: int,
-    indices: Sequence[int],
-    grads: Described,
-    scores: Described,
-    settings: Fields,
-) -> Plan:
     return _make_plan(count, _metas(indices, grads), _metas(indices, scores), Settings(*settings))
 
 
