@@ -1,5 +1,5 @@
-// One group of 16 words per lane from any generator. A number names a generator, as in the op: the rounds of ChaCha,
-// or those of Philox.
+// One group of 16 words per lane from any generator. Numbers name generators, as in the ops: those of ChaCha and Philox
+// are their rounds; a new one takes any other.
 #pragma once
 
 #include <type_traits>
@@ -11,6 +11,8 @@ TIP_BEGIN_NAMESPACE
 
 constexpr int kPhilox = 10;
 
+TIP_HD constexpr bool is_chacha(int64_t generator) { return generator == 8 || generator == 12 || generator == 20; }
+
 // `group` holds bits 0..31 of each lane's group in `low` and, in `high`, bits 32..39 below the tensor's 24 bits.
 template <int kGenerator, class U>
 TIP_HD void generate(const Stream& stream, Counter<U> group, U out[kGroup]) {
@@ -19,6 +21,7 @@ TIP_HD void generate(const Stream& stream, Counter<U> group, U out[kGroup]) {
     const U first_high = ((group.high & 0xFFu) << 2 | group.low >> 30) | tensor;
     for (uint32_t i = 0; i < 4; ++i) philox(stream, Counter<U>{(group.low << 2) + i, first_high}, out + 4 * i);
   } else {
+    static_assert(is_chacha(kGenerator), "a new generator has a case of its own here");
     chacha<kGenerator>(stream, group, out);
   }
 }

@@ -1,13 +1,14 @@
 // What every compiled library checks of a call before it reads, writes or takes a step: whatever the arguments, an op
 // touches no memory but that of its tensors. tip_kernels/backends/_checks.py does the same for the other backends.
 //
-// What users get wrong is explained by tip_kernels/_arguments.py; here is what would be unsafe. Values that lie on a
-// GPU cannot be read without a wait, so there only metadata is checked.
+// What users get wrong is explained by tip_kernels/_plan.py and _call.py; here is what would be unsafe. Values that lie
+// on a GPU cannot be read without a wait, so there only metadata is checked.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
+#include "core/generate.h"
 #include "core/inputs.h"
 #include "op/arguments.h"
 #include "op/view.h"
@@ -26,7 +27,7 @@ struct Views {
 };
 
 inline void check_generator(int64_t generator) {
-  if (generator != 8 && generator != 10 && generator != 12 && generator != 20)
+  if (!is_chacha(generator) && generator != kPhilox)
     refuse("expected generator to be 8, 12 or 20 (ChaCha) or 10 (Philox), got ", generator);
 }
 
@@ -225,7 +226,7 @@ inline Views check_perturb(const Arguments& given) {
 }
 
 // Words of a block of a generator.
-inline int64_t block_words(int64_t generator) { return generator == 10 ? 4 : 16; }
+inline int64_t block_words(int64_t generator) { return generator == kPhilox ? 4 : 16; }
 
 // Raises std::runtime_error unless words_ can run. It shows the words of any step, used or not.
 inline View check_words(const Tensor& out, const Tensor& state, int64_t tensor_id, int64_t first_position,
