@@ -141,7 +141,7 @@ def cpu_jobs() -> list[tuple[str, str, list[str]]]:
     jobs += [(f"csrc/cpu/{name}.cpp", "common", EXTRA_FLAGS) for name in ("register", "plan")]
     for variant in WANTED_VARIANTS:
         flags = [*CPU_VARIANTS[variant], f"-DTIP_VARIANT={variant}", *EXTRA_FLAGS]
-        jobs += [(f"csrc/cpu/{source}", variant, flags) for source in ("perturb.cpp", "words.cpp", "saliency.cpp")]
+        jobs += [(f"csrc/cpu/{source}", variant, flags) for source in ("perturb.cpp", "words.cpp", "saliency.cpp", "norm.cpp")]
     return jobs
 
 
@@ -149,7 +149,7 @@ def cuda_jobs() -> list[tuple[str, str, list[str]]]:
     """(source, folder for its object, flags) of everything in the CUDA library."""
     targets = cuda_targets()
     jobs = [("csrc/cuda/perturb.cu", f"cuda{n}", [*targets, f"-DTIP_GENERATOR={n}"]) for n in GENERATORS]
-    jobs += [(f"csrc/cuda/{name}.cu", "cuda", targets) for name in ("saliency", "device", "rank")]
+    jobs += [(f"csrc/cuda/{name}.cu", "cuda", targets) for name in ("saliency", "device", "rank", "norm")]
     return jobs + [(f"csrc/cuda/{name}.cpp", "cuda", []) for name in ("register", "plan", "launch")]
 
 

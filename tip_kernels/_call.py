@@ -4,6 +4,7 @@ What shapes and settings decide is checked and laid out by ``_plan.py``, which k
 this call's memory and values can tell.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -46,11 +47,11 @@ class Options(NamedTuple):
 
 
 class PreparedCall(NamedTuple):
-    """An op, its checked arguments, and the norm to clip to."""
+    """An op, its checked arguments, and what makes of these the scale that clips, if gradients are to be clipped."""
 
     op: Callable[..., None]
     arguments: PerturbArguments
-    max_grad_norm: float | None
+    clip: Callable[..., torch.Tensor] | None
 
     def run(self) -> None:
         """Calls the op, and tells autograd that the gradients have changed, which compiled kernels do not."""
@@ -84,8 +85,8 @@ class PreparedCall(NamedTuple):
     def _run(self) -> None:
         with torch.no_grad():
             arguments = self.arguments
-            if self.max_grad_norm is not None and arguments.grads:
-                scale = _clipped_scale(arguments.grads, arguments.grad_scale, self.max_grad_norm)
+            if self.clip is not None:
+                scale = self.clip(arguments.grads, arguments.grad_scale, arguments.state)
                 arguments = arguments._replace(grad_scale=scale)
             self.op(*arguments)
 
@@ -139,7 +140,14 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
         generator=rng.generator_id,
         shards=plan.shards,
     )
-    return PreparedCall(op, arguments, None if options.max_grad_norm is None else float(options.max_grad_norm))
+    return PreparedCall(op, arguments, _clip(options, device))
+
+
+def _clip(options: Options, device: torch.device) -> Callable[..., torch.Tensor] | None:
+    if options.max_grad_norm is None:
+        return None
+    op = _dispatch.clip_op(options.backend, device)
+    return functools.partial(op, max_norm=float(options.max_grad_norm))
 
 
 def _device_of_nothing(grads: Tensors, rng: NoiseRNG) -> torch.device:
@@ -196,17 +204,3 @@ def constant(value: float, shape: tuple[int, ...], device: torch.device) -> torc
     if is_capturing(device) or torch.compiler.is_compiling():  # memory of a graph's own must not outlive it
         return torch.full(shape, value, dtype=torch.float32, device=device)
     return _cached_constant(value, shape, device)
-
-
-def _clipped_scale(grads: list[torch.Tensor], scale: torch.Tensor | None, max_norm: float) -> torch.Tensor:
-    """``scale * min(1, max_norm / norm)`` for the norm of the scaled gradients, float32 on the device, rounded down.
-
-    As ``torch.nn.utils.clip_grad_norm_`` computes it, but with sums in float64: those of float32 come out per cents too
-    small for tens of millions of elements, and more than ``max_norm`` would be sent.
-    """
-    dtype = torch.float32 if grads[0].device.type == "mps" else torch.float64  # which mps does not have
-    norm = torch.stack(torch._foreach_norm(grads, 2, dtype)).norm()
-    if scale is not None:
-        norm = norm * scale.abs()
-    factor = (max_norm / (norm + 1e-6) * (1 - 2.0**-24)).clamp(max=1.0)
-    return torch.Tensor.float(factor if scale is None else factor * scale)

@@ -33,12 +33,23 @@ struct WordsOut {
   Axis axis[kMostAxes];
 };
 
+// Where the sums of squares of a call go, and the factor that clips.
+struct NormOut {
+  double* memory;  // [sums]
+  int64_t sums;    // one for each tile, at least one
+  double max_norm;
+  float* result;
+};
+
 // Takes the step and perturbs the planned tensors. `ranking`: device memory of ranking_words(tensors), null if that is 0.
 // `stream` is a cudaStream_t of the current device, here and below.
 void launch_perturb(const Inputs& inputs, std::vector<PlannedTensor> tensors, uint32_t* ranking, void* stream);
 
 // A part of it.
 void launch_ranking(const RankTable& table, void* stream);
+
+// The factor that clips, of tensors that are planned as if they were scaled.
+void launch_norm(const Inputs& inputs, const std::vector<PlannedTensor>& tensors, const NormOut& out, void* stream);
 
 // Words first .. first + out.count - 1 of a tensor's stream.
 void launch_words(int generator, const int64_t* state, uint32_t tensor, int64_t first, const WordsOut& out,

@@ -83,6 +83,40 @@ Tensor channel_saliency(Tensor tensor) {
   return scores;
 }
 
+// As a call that scales every element: what it would touch is what there is to sum.
+Inputs inputs_of(const ClipViews& views, const float* scale) {
+  static const float one = 1;  // never read: that it is there makes the plan
+  Inputs inputs = {};
+  for (const View& grad : views.grads) {
+    TensorInput tensor = {};
+    tensor.data = grad.data, tensor.dtype = dtype_of(grad), tensor.shape = grad, tensor.basis = -1;
+    tensor.shard = {0, 0, grad.size(1)};
+    inputs.tensors.push_back(tensor);
+  }
+  inputs.state = data_of<int64_t>(views.state);
+  inputs.grad_scale = scale ? scale : &one;
+  inputs.keep = 1.0;
+  return inputs;
+}
+
+Tensor clip_scale(std::vector<Tensor> grads, std::optional<Tensor> grad_scale, Tensor state, double max_norm) {
+  const ClipViews views = check_clip(grads, grad_scale, state, max_norm);
+  const float* scale = grad_scale ? data_of<const float>(views.grad_scale) : nullptr;
+  Inputs inputs = inputs_of(views, scale);
+  const std::vector<PlannedTensor> tensors = plan_tensors(inputs);
+  inputs.grad_scale = scale;
+  int64_t sums = 0;
+  for (const PlannedTensor& tensor : tensors) sums += tensor.tiles;
+  sums = std::max<int64_t>(sums, 1);
+  const Device device(state);
+  Tensor memory = torch::stable::new_empty(state, {sums}, torch::headeronly::ScalarType::Double);
+  Tensor result = torch::stable::new_empty(state, {}, torch::headeronly::ScalarType::Float);
+  const NormOut out = {static_cast<double*>(memory.mutable_data_ptr()), sums, max_norm,
+                       static_cast<float*>(result.mutable_data_ptr())};
+  launch_norm(inputs, tensors, out, device.stream());
+  return result;
+}
+
 std::string cuda_problem(int64_t device) { return problem_of_device(static_cast<int>(device)); }
 
 }  // namespace
@@ -91,6 +125,7 @@ STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CUDA, m) {
   m.impl("perturb_", TORCH_BOX(&perturb_op<perturb>));
   m.impl("channel_saliency", TORCH_BOX(&channel_saliency));
   m.impl("words_", TORCH_BOX(&words_));
+  m.impl("clip_scale", TORCH_BOX(&clip_scale));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CompositeExplicitAutograd, m) {

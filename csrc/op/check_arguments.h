@@ -258,4 +258,28 @@ inline View check_activation_grad(const Tensor& grad) {
   return view;
 }
 
+// The tensors among the arguments of clip_scale.
+struct ClipViews {
+  std::vector<View> grads;
+  View grad_scale, state;
+};
+
+// Raises std::runtime_error unless clip_scale can run.
+inline ClipViews check_clip(const std::vector<Tensor>& grads, const std::optional<Tensor>& grad_scale,
+                            const Tensor& state, double max_norm) {
+  ClipViews views = {};
+  views.state = state_of(state, true);
+  if (!(max_norm > 0)) refuse("expected max_norm above 0, got ", max_norm);
+  if (grad_scale) views.grad_scale = table_of(*grad_scale, {"grad_scale"}, dtype_numbers().f32, 0, views.state);
+  views.grads.reserve(grads.size());
+  for (size_t i = 0; i < grads.size(); ++i) {
+    const Name name = {"grads", static_cast<int64_t>(i)};
+    const View& grad = views.grads.emplace_back(view_of(grads[i], name));
+    if (!is_floating(grad))
+      refuse("expected ", name, " of dtype float32, float64, bfloat16 or float16, got torch's dtype ", grad.dtype);
+    check_device(grad, views.state, name);
+  }
+  return views;
+}
+
 }  // namespace tip

@@ -95,6 +95,25 @@ def check_activation_grad(grad: torch.Tensor) -> None:
     _check_memory([], [grad], [meta.end])
 
 
+def check_clip(
+    grads: list[torch.Tensor], grad_scale: torch.Tensor | None, state: torch.Tensor, max_norm: float
+) -> None:
+    """Raises RuntimeError unless ``clip_scale`` can run with these arguments."""
+    key = _Meta(*_described(state, "state"))
+    _check_state(key)
+    if not max_norm > 0:
+        _refuse(f"max_norm above 0, got {max_norm}")
+    scale = None if grad_scale is None else _table(_described(grad_scale, "grad_scale"), "grad_scale", torch.float32, 0, key)
+    metas = [_Meta(*values) for values in _described_tensors(grads, "grads")]
+    for i, meta in enumerate(metas):
+        if meta.dtype not in DTYPES:
+            _refuse(f"grads[{i}] of dtype float32, float64, bfloat16 or float16, got {meta.dtype}")
+        _check_device(meta, key, f"grads[{i}]")
+    read = [*grads, state] if grad_scale is None else [*grads, state, grad_scale]
+    ends = [meta.end for meta in (*metas, key)] + ([] if scale is None else [scale.end])
+    _check_memory([], read, ends)
+
+
 def without_repeats(grad: torch.Tensor) -> torch.Tensor:
     """The same without the repetitions of expanded dimensions of space, which change no mean."""
     for dim in range(2, grad.dim()):

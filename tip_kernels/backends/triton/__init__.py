@@ -13,6 +13,7 @@ interpreter, on CPU tensors, if TRITON_INTERPRET=1 is set before Triton is impor
 """
 
 from ... import _ops
+from ..reference.clipping import clip_scale
 from .availability import unavailable_reason
 from .launch import perturb_
 from .saliency import channel_saliency
@@ -20,4 +21,4 @@ from .words import words_
 
 __all__ = ["unavailable_reason"]
 
-_ops.register("triton", perturb_=perturb_, channel_saliency=channel_saliency, words_=words_)
+_ops.register("triton", perturb_=perturb_, channel_saliency=channel_saliency, words_=words_, clip_scale=clip_scale)
