@@ -141,7 +141,10 @@ def cpu_jobs() -> list[tuple[str, str, list[str]]]:
     jobs += [(f"csrc/cpu/{name}.cpp", "common", EXTRA_FLAGS) for name in ("register", "plan")]
     for variant in WANTED_VARIANTS:
         flags = [*CPU_VARIANTS[variant], f"-DTIP_VARIANT={variant}", *EXTRA_FLAGS]
-        jobs += [(f"csrc/cpu/{source}", variant, flags) for source in ("perturb.cpp", "words.cpp", "saliency.cpp", "norm.cpp")]
+        jobs += [
+            (f"csrc/cpu/{source}", variant, flags)
+            for source in ("perturb.cpp", "words.cpp", "saliency.cpp", "norm.cpp")
+        ]
     return jobs
 
 

@@ -276,7 +276,9 @@ ELEMENTS_CASES = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("given", [{"floor_std": 0.2}, {"grad_scale": 0.7}, {"floor_std": 0.2, "grad_scale": 0.7}], ids=str)
+@pytest.mark.parametrize(
+    "given", [{"floor_std": 0.2}, {"grad_scale": 0.7}, {"floor_std": 0.2, "grad_scale": 0.7}], ids=str
+)
 @pytest.mark.parametrize("kind", ELEMENTS_CASES)
 def test_elements(library, kind, given, dtype):
     """Tensors without a high band, of several blocks, with and without whole warps of aligned vectors."""

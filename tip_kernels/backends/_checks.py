@@ -103,7 +103,11 @@ def check_clip(
     _check_state(key)
     if not max_norm > 0:
         _refuse(f"max_norm above 0, got {max_norm}")
-    scale = None if grad_scale is None else _table(_described(grad_scale, "grad_scale"), "grad_scale", torch.float32, 0, key)
+    scale = (
+        None
+        if grad_scale is None
+        else _table(_described(grad_scale, "grad_scale"), "grad_scale", torch.float32, 0, key)
+    )
     metas = [_Meta(*values) for values in _described_tensors(grads, "grads")]
     for i, meta in enumerate(metas):
         if meta.dtype not in DTYPES:
