@@ -237,7 +237,7 @@ def test_grids_of_few_blocks(library, most_blocks):
 
 @pytest.mark.parametrize("channels", [1, 2, 31, 33, 128, 300, 1000])
 def test_channels_ranked_before(library, channels):
-    """The bits of a launch before choose as every block would for itself: ties, zeros of both signs, NaN, infinities."""
+    """The bits of a launch before choose as every block would for itself: ties, zeros of both signs, NaN, infinity."""
     draw = torch.Generator().manual_seed(channels)
     special = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-42, 2.0, 2.0])
     kinds = {

@@ -29,14 +29,19 @@ CurrentStream* find_current_stream() {
 // The device of a call's tensors, current while it lasts, and torch's current stream there.
 class Device {
  public:
-  explicit Device(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+  explicit Device(const Tensor& tensor) : current_stream_(known_current_stream()), guard_(tensor.get_device_index()) {
     set_device(tensor.get_device_index());
-    static CurrentStream* const current_stream = find_current_stream();
-    check_torch(current_stream(tensor.get_device_index(), &stream_));
+    check_torch(current_stream_(tensor.get_device_index(), &stream_));
   }
   void* stream() const { return stream_; }
 
  private:
+  static CurrentStream* known_current_stream() {
+    static CurrentStream* const found = find_current_stream();
+    return found;
+  }
+
+  CurrentStream* current_stream_;
   torch::stable::accelerator::DeviceGuard guard_;
   void* stream_ = nullptr;
 };

@@ -7,6 +7,7 @@ arguments' descriptions is found once, since a training loop makes the same call
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -108,7 +109,7 @@ def check_clip(
         if grad_scale is None
         else _table(_described(grad_scale, "grad_scale"), "grad_scale", torch.float32, 0, key)
     )
-    metas = [_Meta(*values) for values in _described_tensors(grads, "grads")]
+    metas = [_Meta(*values) for values in _described_tensors(grads, "grads") if values is not None]
     for i, meta in enumerate(metas):
         if meta.dtype not in DTYPES:
             _refuse(f"grads[{i}] of dtype float32, float64, bfloat16 or float16, got {meta.dtype}")
@@ -151,7 +152,7 @@ def _described(value: Any, name: str) -> Any:
     return tuple(value) if value and isinstance(value[0], int) else _described_tensors(value, name)
 
 
-def _described_tensors(tensors: list[torch.Tensor | None], name: str) -> tuple[tuple[Any, ...] | None, ...]:
+def _described_tensors(tensors: Sequence[torch.Tensor | None], name: str) -> tuple[tuple[Any, ...] | None, ...]:
     try:  # without a call for each tensor, of which a model has hundreds
         if all(t is None or t.layout is torch.strided for t in tensors):
             return tuple(
@@ -275,7 +276,7 @@ def _check_scores(described: _Description, i: int, channels: int, state: _Meta) 
         _refuse(f"selected[{i}] in [0, {scores.elements}], got {described.selected[i]}")
 
 
-def _check_memory(written: list[torch.Tensor], read: list[torch.Tensor | None], ends: list[int]) -> None:
+def _check_memory(written: list[torch.Tensor], read: Sequence[torch.Tensor | None], ends: list[int]) -> None:
     """Refuses tensors that reach out of their storage, and written ones that lie in one place or in what is read."""
     ranges = []
     for i, (tensor, end) in enumerate(zip((*written, *read), ends, strict=True)):
