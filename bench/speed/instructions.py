@@ -38,9 +38,11 @@ def find_cuobjdump() -> str | None:
     return shutil.which("cuobjdump") or (folder and shutil.which("cuobjdump", path=folder))
 
 
-def compile_cubin(arch: str, source: str, generator: str, target: pathlib.Path) -> str:
-    """Compiles a file of csrc/cuda for one architecture; returns what ptxas reports of its kernels."""
-    flags = ["-std=c++17", "-O3", "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", "-Werror=all-warnings", "-Icsrc"]
+def compile_cubin(arch: str, source: str, generator: str, target: pathlib.Path, to: str = "cubin") -> str:
+    """Compiles a file of csrc/cuda for one architecture; returns what ptxas reports of its kernels, if not to PTX."""
+    flags = ["-std=c++17", "-O3", f"-{to}", f"-arch=sm_{arch}", "-Werror=all-warnings", "-Icsrc"]
+    if to == "cubin":
+        flags.append("-Xptxas=-v")
     if generator:
         flags.append(f"-DTIP_GENERATOR={GENERATORS[generator]}")
     command = [str(find_nvcc()), *flags, f"csrc/cuda/{source}", "-o", str(target)]
