@@ -29,12 +29,14 @@ from collections.abc import Callable
 
 import torch
 
+from tip_kernels import _dispatch, rng
 from tip_kernels._ops import PerturbArguments
 
 NUMBERS = (0, 1, -1, -2, 3, 9, 2**23 - 1, 2**23, 2**31, 2**32 + 1, 2**40, 2**41, 2**62, 2**63 - 1, -(2**63))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OTHER_DTYPES = (*DTYPES, torch.int8, torch.int32, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn)
-SUFFIXES = {"cpu": "", "cuda": "", "reference": "_reference", "triton": "_triton"}
+GENERATORS = sorted(rng.GENERATORS.values())
+SUFFIXES = {backend.name: backend.suffix for backend in _dispatch.BACKENDS}
 PERTURB = PerturbArguments._fields
 LISTS = ("grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards")
 SHAPES = (
@@ -134,7 +136,7 @@ def valid_perturb(draw: random.Random, buffers: Buffers) -> dict:
     call["grad_scale"] = buffers.place(torch.tensor(0.7)) if draw.random() < 0.4 else None
     call["state"] = buffers.place(torch.randint(2**62, (5,)))
     call["keep"] = draw.choice((1.0, 1.0, 0.0, 0.3))
-    call["generator"] = draw.choice((8, 10, 12, 20))
+    call["generator"] = draw.choice(GENERATORS)
     return call
 
 
@@ -146,7 +148,7 @@ def valid_words(draw: random.Random, buffers: Buffers) -> dict:
         "state": buffers.place(torch.randint(2**62, (5,))),
         "tensor_id": draw.choice((0, 5, 2**23 - 1)),
         "first_position": draw.choice((0, 3, 2**33, 2**42 - 200)),
-        "generator": draw.choice((8, 10, 12, 20)),
+        "generator": draw.choice(GENERATORS),
     }
 
 
@@ -336,7 +338,7 @@ OPS = {
 
 def surely_ill_formed(pattern: str, call: dict) -> bool:
     """Whether a call must raise, by rules that are easy to see."""
-    if call.get("generator", 8) not in (8, 10, 12, 20):
+    if call.get("generator", GENERATORS[0]) not in GENERATORS:
         return True
     if not pattern.startswith("perturb"):
         return False

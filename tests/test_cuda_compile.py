@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.speed.instructions import GENERATORS, compile_cubin, find_cuobjdump, find_nvcc, kernels_of
+from bench.speed.instructions import compile_cubin, find_cuobjdump, find_nvcc, kernels_of
+from tip_kernels.rng import GENERATORS
 
 ARCHS = ("80", "86", "89", "90", "100", "120")  # those of setup.py
 

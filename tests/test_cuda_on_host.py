@@ -13,7 +13,7 @@ from released import TINY_FLOOR, assert_on_grid, step_of, unrounded
 from test_far_addresses import CASES as FAR_CASES
 from test_far_addresses import KINDS, assert_noise, call_of, gradient_of, ratios
 from test_far_addresses import case_id as far_case_id
-from test_generators import _assert_normals as assert_normals
+from test_generators import assert_normals
 from test_keep import KEEPS, kept
 from test_perturb import (
     CASES,

@@ -18,8 +18,8 @@ import tempfile
 from collections.abc import Sequence
 
 from bench import paths
+from tip_kernels.rng import GENERATORS
 
-GENERATORS = {"chacha8": 8, "chacha12": 12, "chacha20": 20, "philox": 10}
 NORMALS = 16  # of a thread at a time
 FMA = ("FFMA", "FMUL", "FADD", "IMAD")
 INTEGER = ("LOP3", "SHF", "PRMT", "IADD3", "VIADD", "LEA", "I2FP")
