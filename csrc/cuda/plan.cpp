@@ -12,7 +12,7 @@ namespace {
 
 // A block's start is worth some hundred instructions, but large models only have blocks to spare.
 int passes_that_pay(const std::vector<TensorInput>& tensors) {
-  constexpr int64_t kMost = 8, kEnoughBlocks = 8192, kBlockElements = kThreads * 18;
+  constexpr int64_t kMost = 8, kEnoughBlocks = 8192, kBlockElements = kThreads * kLaneElements;
   int64_t elements = 0;
   for (const TensorInput& tensor : tensors)
     if (tensor.basis >= 0) elements += tensor.shape.sizes[0] * tensor.shape.sizes[1] * tensor.shape.taps();
