@@ -1,9 +1,4 @@
-"""One row per backend: can it run here, and if not, why.
-
-To add a backend: write ``backends/<name>/`` with ``unavailable_reason(device)``, register its kernels there (a compiled
-library registers ``perturb_``, ``channel_saliency`` and ``words_`` for its dispatch key; a Python backend calls
-``_ops.register`` and has its name in ``_ops.PYTHON_BACKENDS``), and add its row to ``BACKENDS``, fastest first.
-"""
+"""One row per backend: can it run here, and if not, why. docs/architecture.md says what else a new one needs."""
 
 import functools
 import logging

@@ -10,7 +10,7 @@ with no compiled library present. Backends only register kernels:
 * ``perturb_<name>_``, ``channel_saliency_<name>`` and ``words_<name>_`` name one of the ``PYTHON_BACKENDS``, for an
   explicit ``backend=`` argument; :func:`register` gives them their kernels.
 
-What users get wrong is explained in ``_static_arguments.py`` and ``_call.py``. The ops themselves refuse, with a
+What users get wrong is explained in ``_plan.py`` and ``_call.py``. The ops themselves refuse, with a
 RuntimeError and before anything has changed, what would be unsafe (``csrc/op/check_arguments.h``,
 ``backends/_checks.py``); they trust the values of ``bases`` and of what lies on a GPU. ``docs/design.md`` defines the
 result.
