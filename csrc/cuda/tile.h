@@ -49,7 +49,7 @@ TIP_HD Tile locate(const T& table, int64_t index) {
   const int64_t own = index - (tile.entry > 0 ? table.entry[tile.entry - 1].tile_end : 0);
   const int64_t run = divide(own, entry.tiles_per_run);
   const bool by_row = entry.run_units == entry.row_units;
-  const int64_t first = entry.first + (by_row ? index_offset(rows, entry.row_axes, run) : 0);
+  const int64_t first = entry.first + (by_row ? index_steps(rows, entry.row_axes, run) : 0);
   tile.lane = divide(first, entry.lane_units) + (own - run * entry.tiles_per_run) * entry.tile_lanes;
   const int64_t slots = static_cast<int64_t>(entry.tile_lanes) * entry.lane_units;
   const int64_t origin = tile.lane * entry.lane_units - first;  // of slot 0, counted in the run
