@@ -8,6 +8,7 @@ import numpy as np
 from .arithmetic import dtype_of
 from .execute import PARAM_WINDOW, SHARED_WINDOW, WINDOW, At, Reader, Scope, Step, builds, expect, step
 from .memory import check_alignment
+from .taint import WHOLE
 from .parse import Address, Immediate, Instruction, Operand, PtxError, Register, Vector, width_of
 
 if TYPE_CHECKING:
@@ -60,11 +61,11 @@ def _kind(words: tuple[str, ...]) -> Kind:
 def _address_reader(operand: Operand, scope: Scope) -> Reader:
     if not isinstance(operand, Address):
         raise PtxError(f"expected an address, got {operand}")
-    offset = np.uint64(operand.offset % (1 << 64))
     if isinstance(operand.base, Register):
         width = scope.width(operand.base)
         read = scope.reader(operand.base, f"u{width}")
-        return lambda m, at: read(m, at).astype(np.uint64) + offset
+        own = np.array([operand.offset % (1 << width)], f"u{width // 8}")
+        return lambda m, at: (read(m, at) + own).astype(np.uint64)
     start = 0 if operand.base is None else scope.address(operand.base)
     fixed = np.array([(start + operand.offset) % (1 << 64)], np.uint64)
     return lambda m, at: np.broadcast_to(fixed, m.threads[at].shape)
@@ -82,14 +83,19 @@ def _load(instruction: Instruction, scope: Scope) -> Step:
     target, source = expect(instruction, 2)
     kind = _kind(instruction.words)
     read_address = _address_reader(source, scope)
-    writers = [scope.writer(element, kind.type) for element in _elements(target, kind.count)]
+    elements = _elements(target, kind.count)
+    writers = [scope.writer(element, kind.type) for element in elements]
+    names = [element.name if isinstance(element, Register) else "" for element in elements]
     size, dtype = width_of(kind.type) // 8, dtype_of(kind.type)
     line = instruction.line
 
     def run(m: "Machine", at: At) -> None:
-        values = load(m, line, m.threads[at], read_address(m, at), size * kind.count, kind)
+        values, undefined = load(m, line, m.threads[at], read_address(m, at), size * kind.count, kind)
         for i, write in enumerate(writers):
-            write(m, at, np.ascontiguousarray(values[:, i * size : (i + 1) * size]).view(dtype)[:, 0])
+            own = slice(i * size, (i + 1) * size)
+            write(m, at, np.ascontiguousarray(values[:, own]).view(dtype)[:, 0])
+            if undefined is not None:
+                m.taint.mark(names[i], at, _halves(undefined[:, own]))
 
     return step(instruction, scope, run)
 
@@ -99,7 +105,8 @@ def _store(instruction: Instruction, scope: Scope) -> Step:
     target, source = expect(instruction, 2)
     kind = _kind(instruction.words)
     read_address = _address_reader(target, scope)
-    readers = [scope.reader(element, kind.type, exact=False) for element in _elements(source, kind.count)]
+    elements = _elements(source, kind.count)
+    readers = [scope.reader(element, kind.type, exact=False) for element in elements]
     size, line = width_of(kind.type) // 8, instruction.line
 
     def run(m: "Machine", at: At) -> None:
@@ -108,19 +115,36 @@ def _store(instruction: Instruction, scope: Scope) -> Step:
         for i, read in enumerate(readers):
             value = np.ascontiguousarray(np.broadcast_to(read(m, at), threads.shape))
             values[:, i] = value.view(np.uint8).reshape(-1, size)
-        store(m, line, threads, read_address(m, at), values.reshape(len(threads), -1), kind)
+        defined = None
+        if m.taint:
+            defined = ~np.concatenate([m.taint.bytes_of(e, at, len(threads), size) for e in elements], axis=1)
+        store(m, line, threads, read_address(m, at), values.reshape(len(threads), -1), kind, defined)
 
     return step(instruction, scope, run)
 
 
-def load(m: "Machine", line: int, threads: Array, addresses: Array, size: int, kind: Kind) -> Array:
-    """Bytes [threads, size]."""
+def _halves(undefined: Array) -> Array:
+    """A mark for ``Taint`` of bytes [threads, size]."""
+    halves = undefined if undefined.shape[1] == 1 else undefined.reshape(len(undefined), -1, 2).any(2)
+    if halves.shape[1] == 1:  # which the register may be wider than
+        return halves[:, 0] * WHOLE
+    return (halves << np.arange(halves.shape[1], dtype=np.uint8)).sum(1, dtype=np.uint8)
+
+
+def load(
+    m: "Machine", line: int, threads: Array, addresses: Array, size: int, kind: Kind
+) -> tuple[Array, Array | None]:
+    """Bytes [threads, size], and which of them are undefined, if any."""
     check_alignment(addresses, size)
     result = np.empty((len(threads), size), np.uint8)
+    undefined = None
     for space, chosen, places in _by_space(addresses, kind.space):
         own = threads[chosen]
         if space == "shared":
-            result[chosen] = m.shared.load(own, places, size)
+            result[chosen], written = m.shared.load(own, places, size)
+            if not written.all():
+                undefined = np.zeros(result.shape, bool)
+                undefined[chosen] = ~written
         elif space == "param":
             result[chosen] = m.load_params(places, size)
         else:
@@ -129,16 +153,20 @@ def load(m: "Machine", line: int, threads: Array, addresses: Array, size: int, k
                 for thread, place in zip(own.tolist(), places.tolist(), strict=True):
                     m.races.atomic(thread, place, True, False, kind.acquire, False)
             m.races.access(line, own, places, size, False, kind.strong, kind.constant)
-    return result
+    return result, undefined
 
 
-def store(m: "Machine", line: int, threads: Array, addresses: Array, values: Array, kind: Kind) -> None:
+def store(
+    m: "Machine", line: int, threads: Array, addresses: Array, values: Array, kind: Kind, defined: Array | None = None
+) -> None:
     size = values.shape[1]
     check_alignment(addresses, size)
     for space, chosen, places in _by_space(addresses, kind.space):
         own = threads[chosen]
         if space == "shared":
-            m.shared.store(own, places, values[chosen])
+            m.shared.store(own, places, values[chosen], defined=True if defined is None else defined[chosen])
+        elif defined is not None and not defined[chosen].all():
+            raise PtxError("stores what comes of shared memory that nothing has written")
         elif space == "param":
             raise PtxError("writes to a parameter")
         else:
@@ -268,6 +296,7 @@ def _asynchronous_copy(instruction: Instruction, scope: Scope) -> Step:
     def run(m: "Machine", at: At) -> None:
         threads, to = m.threads[at], read_to(m, at)
         check_alignment(to, size)
-        m.shared.start_copy(threads, to, load(m, line, threads, read_from(m, at), size, kind))
+        values, _ = load(m, line, threads, read_from(m, at), size, kind)
+        m.shared.start_copy(threads, to, values)
 
     return step(instruction, scope, run)

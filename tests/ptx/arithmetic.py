@@ -1,5 +1,6 @@
 """What instructions compute that touch nothing but registers. Operands come as arrays of their types."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ class Words:
             raise PtxError(f"unknown .{'.'.join(self._left)}")
 
 
+@functools.cache
 def dtype_of(type_name: str) -> np.dtype:
     """The array type of a register that is used as this type; f16 and bf16 are bits."""
     if type_name == "pred":
@@ -76,6 +78,7 @@ def _builds(*opcodes: str) -> Callable:
     return register
 
 
+@functools.cache
 def operation(opcode: str, words: tuple[str, ...]) -> Operation | None:
     """None for an opcode that does more than to compute."""
     if opcode not in _BUILDERS:

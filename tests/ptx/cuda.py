@@ -2,6 +2,8 @@
 
 import ctypes
 import functools
+import pathlib
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,8 +66,15 @@ def _library() -> ctypes.CDLL:
 
 
 @functools.cache
-def _parsed(arch: str) -> list[Any]:
-    return [parse(path.read_text()) for path in build().ptx[arch]]
+def _files(arch: str) -> dict[str, pathlib.Path]:
+    """Where each kernel is."""
+    paths = build().ptx[arch]
+    return {name: path for path in paths for name in re.findall(r"^(?:\.visible )?\.entry ([\w$]+)", path.read_text(), re.M)}
+
+
+@functools.cache
+def _loaded(path: pathlib.Path) -> LoadedModule:
+    return LoadedModule(parse(path.read_text()))
 
 
 class CudaOnCpu:
@@ -78,21 +87,28 @@ class CudaOnCpu:
         self.calls: list[str] = []
         self.fail_at: int | None = None  # index of the call of the runtime that fails
         self.replaced: dict[str, LoadedKernel] = {}
-        self._own = GlobalMemory()
-        modules = [LoadedModule(module, self._own) for module in _parsed(arch)]
-        self.kernels = {name: kernel for module in modules for name, kernel in module.kernels.items()}
+        self._modules: set[pathlib.Path] = set()
         self._memory = GlobalMemory()
         self._earlier: list[Access] = []
         self._error: BaseException | None = None
         self._library = _library()
         self._callbacks = (_RUN(self._run), _NOTE_CALL(self._called), _NOTE_MEMORY(self._allocated))
 
+    def kernel(self, name: str) -> LoadedKernel:
+        path = _files(self.arch)[name]
+        module = _loaded(path)
+        if path not in self._modules:
+            module.reset()
+            self._modules.add(path)
+        self._memory = GlobalMemory(self._memory, module.memory)
+        return self.replaced.get(name) or module.kernels[name]
+
     def op(self, name: str) -> Callable[..., Any]:
         """One of ``perturb_``, ``channel_saliency`` and ``words_``."""
         return functools.partial(self._call, name)
 
     def _call(self, name: str, *args: Any) -> Any:
-        self._memory = GlobalMemory(self._own)
+        self._memory = GlobalMemory()
         for right, group in _tensors_of(name, args):
             for i, tensor in enumerate(group):
                 self._memory.allow_tensor(f"tensor {i}", tensor, right)
@@ -124,8 +140,7 @@ class CudaOnCpu:
             return FAILURE
 
     def _execute(self, given: _CLaunch) -> int:
-        kernel = self.kernels[given.name.decode()]
-        kernel = self.replaced.get(kernel.kernel.name, kernel)
+        kernel = self.kernel(given.name.decode())
         params = bytearray(kernel.param_bytes)
         for i, (start, size) in enumerate(kernel.kernel.params.values()):
             params[start : start + size] = ctypes.string_at(given.arguments[i], size)

@@ -116,14 +116,14 @@ class GlobalRaces:
             self._check_group(group)
 
     def _check_group(self, group: list[tuple[Access, int]]) -> None:
-        group.sort(key=lambda one: one[0].time)
-        for i, (first, a) in enumerate(group):
-            for second, b in group[i + 1 :]:
-                if (first.writes or second.writes) and not self._is_fine(first, a, second, b):
-                    what = "writes" if second.writes else "reads"
+        for write in [one for one in group if one[0].writes]:
+            for other in group:
+                first, second = sorted((write, other), key=lambda one: one[0].time)
+                if other is not write and not self._is_fine(*first, *second):
+                    what = "writes" if second[0].writes else "reads"
                     raise PtxError(
-                        f"race in global memory: line {second.line} {what} (thread {second.threads[b]} of the launch) "
-                        f"what line {first.line} accesses (thread {first.threads[a]}), in no order"
+                        f"race in global memory: line {second[0].line} {what} (thread {second[0].threads[second[1]]} of "
+                        f"the launch) what line {first[0].line} accesses (thread {first[0].threads[first[1]]}), in no order"
                     )
 
     def _is_fine(self, first: Access, a: int, second: Access, b: int) -> bool:
@@ -175,11 +175,14 @@ def _shared_bytes(accesses: list[Access]) -> list[list[tuple[Access, int]]]:
     several = (lowest != highest) | np.logical_or.reduceat(constant[order], starts)
     suspect = several & np.logical_or.reduceat(writes[order], starts)
     ends = np.append(starts[1:], len(order))
-    groups = {}
+    groups, last = [], None
     for start, end in zip(starts[suspect], ends[suspect], strict=True):
-        key = tuple((int(indices[at]), int(positions[at])) for at in order[start:end])
-        groups[key] = [(accesses[index], position) for index, position in key]
-    return list(groups.values())
+        own = order[start:end]
+        same = last is not None and np.array_equal(indices[own], indices[last])
+        if not (same and np.array_equal(positions[own], positions[last])):
+            groups.append([(accesses[indices[at]], int(positions[at])) for at in own])
+        last = own
+    return groups
 
 
 def _check_overlap(accesses: list[Access], earlier: list[Access]) -> None:

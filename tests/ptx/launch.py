@@ -9,10 +9,11 @@ from .execute import At, Reader, Scope, Step, build
 from .floats import Approximation
 from .global_races import Access, GlobalRaces
 from .memory import GlobalMemory, Misplaced, check_alignment
-from .parse import Kernel, Module, PtxError, Variable
+from .parse import Kernel, Module, Negated, Operand, PtxError, Variable
 from .races import WARP, Order, Race
 from .shared import SharedMemory
 from .synchronize import Together
+from .taint import Taint
 
 Array = np.ndarray
 Size = tuple[int, int, int]
@@ -45,15 +46,19 @@ class LoadedKernel:
 
 
 class LoadedModule:
-    """Its global variables live as long as it does."""
+    """A module with its global variables."""
 
-    def __init__(self, module: Module, memory: GlobalMemory) -> None:
-        self.addresses = {
-            name: memory.allocate(name, variable.initial, variable.align)
-            for name, variable in module.variables.items()
-            if variable.space == "global"
-        }
-        self.kernels = {name: LoadedKernel(kernel, module, self.addresses) for name, kernel in module.kernels.items()}
+    def __init__(self, module: Module) -> None:
+        self.memory = GlobalMemory()
+        self._variables = {name: v for name, v in module.variables.items() if v.space == "global"}
+        addresses = {name: self.memory.allocate(name, v.initial, v.align) for name, v in self._variables.items()}
+        self.addresses = addresses
+        self.kernels = {name: LoadedKernel(kernel, module, addresses) for name, kernel in module.kernels.items()}
+
+    def reset(self) -> None:
+        """Gives the variables their first values."""
+        for name, variable in self._variables.items():
+            self.memory.store(np.array([self.addresses[name]], np.uint64), np.frombuffer(variable.initial, np.uint8)[None])
 
 
 def _place_shared(variables: dict[str, Variable]) -> tuple[dict[str, int], int, int]:
@@ -87,11 +92,13 @@ class Machine:
         self.special = _special_registers(grid, block)
         self.order = Order(blocks, size)
         self.memory = memory
-        self.shared = SharedMemory(self.order, blocks, loaded.static_shared + shared_bytes)
+        self.shared = SharedMemory(self.order, blocks, loaded.static_shared + shared_bytes, schedule.seed or 0)
         self.races = GlobalRaces(self.order, memory)
         self.races.has_waited[:] = not early
         self.approximation = Approximation(schedule.seed or 0)
         self._draw = None if schedule.seed is None else np.random.default_rng(schedule.seed)
+        self.taint = Taint(count)
+        self._numbers = {name: i for i, name in enumerate(loaded.kernel.registers)}
         self._registers: list[Array | None] = [None] * len(loaded.kernel.registers)
         self._pc = np.zeros(count, np.int64)
         self._state = np.zeros(count, np.int8)
@@ -109,11 +116,18 @@ class Machine:
     def assign(self, number: int, at: At, value: Array) -> None:
         old = self._registers[number]
         if at is ALL:
-            self._registers[number] = np.broadcast_to(value, self.threads.shape)
+            is_whole = value.shape == self.threads.shape
+            self._registers[number] = value if is_whole else np.broadcast_to(value, self.threads.shape)
             return
         new = np.zeros(len(self.threads), value.dtype) if old is None else old.copy()
         new[at] = value
         self._registers[number] = new
+
+    def predicate(self, operand: Operand, at: At) -> Array:
+        """The value of a predicate or its negation."""
+        if isinstance(operand, Negated):
+            return ~self.predicate(operand.register, at)
+        return self.value(self._numbers[operand.name])[at]
 
     def load_params(self, addresses: Array, size: int) -> Array:
         outside = addresses + np.uint64(size) > np.uint64(len(self._params))
@@ -257,23 +271,31 @@ class Machine:
         return here - first
 
     def _do(self, step: Step, at: At) -> None:
+        if self.taint:
+            self.taint.check_guard(step, at)
         if step.guard is not None:
-            chosen = np.broadcast_to(step.guard(self, at), self.threads[at].shape)
+            chosen = step.guard(self, at)
             if not chosen.all():
                 at = self.threads[at][chosen]
                 if len(at) == 0:
                     return
+        if self.taint:
+            self.taint.spread(self, step, at)
         step.run(self, at)
 
     def _take(self, step: Step, at: At) -> None:
         """A jump or barrier; who is not meant goes on behind it."""
+        if self.taint:
+            self.taint.check_guard(step, at)
+            self.taint.spread(self, step, at)
         if step.guard is not None:
-            chosen = np.broadcast_to(step.guard(self, at), self.threads[at].shape)
-            others = self.threads[at][~chosen]
-            self._pc[others] += 1
-            at = self.threads[at][chosen]
-            if len(at) == 0:
-                return
+            chosen = step.guard(self, at)
+            if not chosen.all():
+                threads = self.threads[at]
+                self._pc[threads[~chosen]] += 1
+                at = threads[chosen]
+                if len(at) == 0:
+                    return
         step.run(self, at)
 
     def _who(self, thread: int) -> str:
@@ -283,7 +305,7 @@ class Machine:
         position = error.position if isinstance(error, Misplaced | Race) else 0
         threads = self.threads[at]
         if step.guard is not None:
-            threads = threads[np.broadcast_to(step.guard(self, at), threads.shape)]
+            threads = threads[step.guard(self, at)]
         who = self._who(int(threads[min(position, len(threads) - 1)]))
         return PtxError(f"line {step.instruction.line}, {who}: {error}: {step.instruction.text}")
 

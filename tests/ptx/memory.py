@@ -34,10 +34,10 @@ class Misplaced(PtxError):
 
 
 class GlobalMemory:
-    """Regions that do not overlap, which all launches share; with those of ``other``, which may be longer-lived."""
+    """Regions that do not overlap, which all launches share; with those of ``others``, which may be longer-lived."""
 
-    def __init__(self, other: "GlobalMemory | None" = None) -> None:
-        self._regions: list[Region] = list(other._regions) if other else []
+    def __init__(self, *others: "GlobalMemory") -> None:
+        self._regions = list({region.start: region for other in others for region in other._regions}.values())
         self._index()
 
     def allow(self, name: str, start: int, size: int, right: int, keep: object = None) -> None:

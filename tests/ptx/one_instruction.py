@@ -53,7 +53,7 @@ def run_text(
     seed: int | None = None,
 ) -> None:  # fmt: skip
     """Runs the one kernel of a module to its end, and looks for races."""
-    loaded = LoadedModule(parse(text), memory)
+    loaded = LoadedModule(parse(text))
     (kernel,) = loaded.kernels.values()
     grid, block = (blocks, 1, 1), (threads, 1, 1)
     machine = Machine(kernel, memory, grid, block, shared_bytes, params, Schedule(seed))

@@ -1,5 +1,6 @@
 """PTX text to instructions. The syntax that compilers emit, and nothing else."""
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -104,6 +105,7 @@ def _blank(text: str, at: int) -> int:
     return _BLANK.match(text, at).end()  # type: ignore[union-attr]
 
 
+@functools.cache
 def width_of(type_name: str) -> int:
     """Bits of a type such as s32, pred or bf16x2."""
     if type_name == "pred":

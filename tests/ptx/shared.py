@@ -1,4 +1,4 @@
-"""The shared memory of all blocks of a launch. Bytes that nothing has written are poison, as are those in flight."""
+"""The shared memory of all blocks of a launch. Bytes that nothing has written are undefined, those in flight forbidden."""
 
 import numpy as np
 
@@ -11,21 +11,20 @@ Array = np.ndarray
 class SharedMemory:
     """``size`` bytes a block."""
 
-    def __init__(self, order: Order, blocks: int, size: int) -> None:
+    def __init__(self, order: Order, blocks: int, size: int, seed: int) -> None:
         self._order = order
         self._size = size
-        self._data = np.zeros(blocks * size, np.uint8)
+        self._data = np.random.default_rng(seed).integers(0, 256, blocks * size, np.uint8)
         self._written = np.zeros(blocks * size, bool)
         self._in_flight = np.zeros(blocks * size, bool)
         self._races = SharedRaces(order, blocks * size)
         self._copies: list[Copy] = []
 
-    def load(self, threads: Array, addresses: Array, size: int) -> Array:
-        """Bytes [threads, size]."""
+    def load(self, threads: Array, addresses: Array, size: int) -> tuple[Array, Array]:
+        """Bytes [threads, size], random ones where nothing was written, and whether it was."""
         places = self._places(threads, addresses, size)
-        self._refuse(~self._written[places], "reads shared memory that nothing has written", addresses)
         self._races.read(threads, places)
-        return self._data[places]
+        return self._data[places], self._written[places]
 
     def load_atomic(self, threads: Array, addresses: Array, size: int) -> Array:
         """What an atomic finds; its store afterwards is what can race."""
@@ -33,9 +32,13 @@ class SharedMemory:
         self._refuse(~self._written[places], "reads shared memory that nothing has written", addresses)
         return self._data[places]
 
-    def store(self, threads: Array, addresses: Array, values: Array, atomic: bool = False) -> None:
+    def store(
+        self, threads: Array, addresses: Array, values: Array, atomic: bool = False, defined: Array | bool = True
+    ) -> None:
+        """``defined``: which bytes do not come of undefined ones."""
         places = self._places(threads, addresses, values.shape[1])
         self._write(threads, places, values, atomic)
+        self._written[places] = defined
 
     def start_copy(self, threads: Array, addresses: Array, values: Array) -> None:
         """These bytes are there after a wait of the same threads."""
