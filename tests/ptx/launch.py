@@ -304,8 +304,8 @@ class Machine:
     def _located(self, error: Exception, step: Step, at: At) -> PtxError:
         position = error.position if isinstance(error, Misplaced | Race) else 0
         threads = self.threads[at]
-        if step.guard is not None:
-            threads = threads[step.guard(self, at)]
+        if step.guard is not None and (chosen := step.guard(self, at)).any():
+            threads = threads[chosen]
         who = self._who(int(threads[min(position, len(threads) - 1)]))
         return PtxError(f"line {step.instruction.line}, {who}: {error}: {step.instruction.text}")
 
