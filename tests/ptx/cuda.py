@@ -83,6 +83,8 @@ class CudaOnCpu:
     def __init__(self, arch: str = ARCHS[0]) -> None:
         self.arch = arch
         self.schedule = Schedule()
+        self.most_rows: int | None = None  # of a grid, for kernels that go on with what is left
+        self.passes = 0  # lanes of a thread, where it can take several; 0 for the host code's choice
         self.launches: list[Launch] = []
         self.calls: list[str] = []
         self.fail_at: int | None = None  # index of the call of the runtime that fails
@@ -93,6 +95,19 @@ class CudaOnCpu:
         self._error: BaseException | None = None
         self._library = _library()
         self._callbacks = (_RUN(self._run), _NOTE_CALL(self._called), _NOTE_MEMORY(self._allocated))
+
+    def names(self) -> list[str]:
+        """All kernels that there are."""
+        return list(_files(self.arch))
+
+    def generator_of(self, name: str) -> int | None:
+        """The number of the generator that a kernel is compiled for, if it is for one."""
+        found = re.fullmatch(r"generator(\d+)", _files(self.arch)[name].parent.name)
+        return int(found[1]) if found else None
+
+    def reset(self) -> None:
+        """Gives all variables their first values at the next launch."""
+        self._modules.clear()
 
     def kernel(self, name: str) -> LoadedKernel:
         path = _files(self.arch)[name]
@@ -113,6 +128,7 @@ class CudaOnCpu:
             for i, tensor in enumerate(group):
                 self._memory.allow_tensor(f"tensor {i}", tensor, right)
         self._error = None
+        self._library.set_passes(self.passes)
         self._library.forget_attributes()
         self._library.set_callbacks(*self._callbacks[:2])
         self._library.set_note_memory(self._callbacks[2])
@@ -151,6 +167,8 @@ class CudaOnCpu:
         )  # fmt: skip
         self.launches.append(launch)
         self._check_shared(launch, kernel)
+        if self.most_rows is not None:
+            launch = launch._replace(grid=(launch.grid[0], min(launch.grid[1], self.most_rows), launch.grid[2]))
         machine = Machine(kernel, self._memory, launch.grid, launch.block, launch.shared_bytes, launch.params,
                           self.schedule, launch.early)  # fmt: skip
         machine.run()

@@ -43,6 +43,13 @@ inline Tensor noted_new_empty(const Tensor& like, torch::headeronly::IntHeaderOn
 
 }  // namespace torch::stable
 
+// Lanes of a thread, where a test wants another number than pays; 0 for what pays.
+namespace {
+int passes = 0;
+}
+EXPORTED void set_passes(int count) { passes = count; }
+
+#define plan_tensors(inputs) plan_tensors(inputs, passes)
 #define new_empty noted_new_empty
 #define CUDA CPU
 #define tip_kernels tip_ptx

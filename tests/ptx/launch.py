@@ -1,5 +1,6 @@
 """Runs a launch: all threads of all its blocks, each with its own registers and place in the program."""
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -40,9 +41,15 @@ class LoadedKernel:
             {name: variable for name, variable in shared.items() if name in used}
         )
         params = {name: offset for name, (offset, _) in kernel.params.items()}
-        scope = Scope(kernel, {**addresses, **params, **places})
-        self.steps = [build(instruction, scope) for instruction in kernel.instructions]
+        self.scope = Scope(kernel, {**addresses, **params, **places})
+        self.steps = [build(instruction, self.scope) for instruction in kernel.instructions]
         self.param_bytes = max([0, *(offset + size for offset, size in kernel.params.values())])
+
+    def with_steps(self, steps: list[Step]) -> "LoadedKernel":
+        """The same kernel with other steps."""
+        other = copy.copy(self)
+        other.steps = steps
+        return other
 
 
 class LoadedModule:

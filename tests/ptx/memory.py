@@ -49,6 +49,9 @@ class GlobalMemory:
         """A tensor's elements, and not what lies between them."""
         if tensor.numel() == 0:
             return
+        if tensor.is_contiguous():
+            self.allow(name, tensor.data_ptr(), tensor.numel() * tensor.element_size(), right, tensor)
+            return
         offsets = np.zeros(1, np.int64)
         for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
             if stride:
