@@ -166,7 +166,7 @@ class CudaOnCpu:
             bytes(params), bool(given.early),
         )  # fmt: skip
         self.launches.append(launch)
-        self._check_shared(launch, kernel)
+        self.check_shared(launch, kernel)
         if self.most_rows is not None:
             launch = launch._replace(grid=(launch.grid[0], min(launch.grid[1], self.most_rows), launch.grid[2]))
         machine = Machine(kernel, self._memory, launch.grid, launch.block, launch.shared_bytes, launch.params,
@@ -177,7 +177,7 @@ class CudaOnCpu:
         self._earlier = earlier + machine.races.accesses
         return 0
 
-    def _check_shared(self, launch: Launch, kernel: LoadedKernel) -> None:
+    def check_shared(self, launch: Launch, kernel: LoadedKernel) -> None:
         """What a GPU would refuse."""
         total = kernel.static_shared + launch.shared_bytes
         if total > PLENTY_SHARED and launch.shared_bytes > (launch.shared_limit or 0):

@@ -24,9 +24,13 @@ ALL = slice(None)
 
 
 class Schedule(NamedTuple):
-    """In which order threads run. Without a seed all that can run do, those that are behind first."""
+    """In which order threads run. Without a seed all that can run do, those that are behind first.
+
+    ``errors``: which approximations differ from the exact results, and how.
+    """
 
     seed: int | None = None
+    errors: int = 0
 
 
 class LoadedKernel:
@@ -102,7 +106,7 @@ class Machine:
         self.shared = SharedMemory(self.order, blocks, loaded.static_shared + shared_bytes, schedule.seed or 0)
         self.races = GlobalRaces(self.order, memory)
         self.races.has_waited[:] = not early
-        self.approximation = Approximation(schedule.seed or 0)
+        self.approximation = Approximation(schedule.errors)
         self._draw = None if schedule.seed is None else np.random.default_rng(schedule.seed)
         self.taint = Taint(count)
         self._numbers = {name: i for i, name in enumerate(loaded.kernel.registers)}
