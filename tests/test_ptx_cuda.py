@@ -16,8 +16,8 @@ from ptx.build import ARCHS
 from ptx.cuda import PLENTY_SHARED, CudaOnCpu, Launch
 from ptx.launch import Schedule
 from ptx.parse import PtxError
-from ptx.rows import KEY, ROWS
-from released import unrounded
+from ptx.rows import KEY, PERTURB, ROWS, SALIENCY
+from released import TINY_FLOOR, unrounded
 
 import tip_kernels as tip
 from bench.speed.instructions import find_nvcc
@@ -57,8 +57,8 @@ def test_equals_the_reference(case, backend):
     assert (memory == 5.0).all(), "wrote outside of the gradient"
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", [*PERTURB, *(f"{name}, torch.float32" for name in SALIENCY)])
 def test_no_schedule_changes_the_result(name, seed, device, backend):
     """Threads, warps and blocks in random order, from one barrier to the next."""
     run, row = ROWS[name]
@@ -89,7 +89,7 @@ def long_list(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
 
 def test_no_noise_is_used_twice_wherever_a_call_fails(device, backend):
     """Fails at each call of the runtime in turn; what a second call adds, the first one has not added."""
-    options = {"ratio": 0, "std": 0.0, "floor_std": 1.0}
+    options = {"ratio": 0, "std": 0.0, "floor_std": TINY_FLOOR}
     rng = tip.NoiseRNG(KEY)
     backend.perturb_(long_list(), [None] * 200, rng=rng, **options)
     calls = len(device.calls)
@@ -105,10 +105,10 @@ def test_no_noise_is_used_twice_wherever_a_call_fails(device, backend):
         backend.perturb_(second, [None] * 200, rng=rng, **options)
         used, fresh = torch.cat(first), torch.cat(second)
         assert fresh.all()
-        assert not torch.isin(fresh, used[used != 0]).any()
+        assert not ((fresh == used) & (used != 0)).any()
         third = long_list()  # and what has failed does not make later calls repeat themselves
         backend.perturb_(third, [None] * 200, rng=rng, **options)
-        assert not torch.isin(torch.cat(third), fresh).any()
+        assert not (torch.cat(third) == fresh).any()
 
 
 def test_saliency_and_words_say_that_they_failed(device, backend):
@@ -125,10 +125,9 @@ def test_saliency_and_words_say_that_they_failed(device, backend):
 
 def test_shared_memory_beyond_what_is_allowed_is_refused(device):
     """The check that every launch here passes."""
-    name = next(name for name in device.names() if "perturb" in name)
+    name = next(name for name in device.names() if device.kernel(name).static_shared > 0)
     launch = Launch(name, (1, 1, 1), (128, 1, 1), PLENTY_SHARED, None, None, b"", False)
     kernel = device.kernel(name)
-    assert kernel.static_shared > 0
     with pytest.raises(PtxError, match="cudaFuncSetAttribute"):
         device.check_shared(launch, kernel)
     device.check_shared(launch._replace(shared_limit=PLENTY_SHARED), kernel)
