@@ -31,11 +31,15 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc", path=f"{home}/bin" if home else None) or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
-def find_cuobjdump() -> str | None:
-    """The CUDA toolkit's, or the one that Triton's wheel brings."""
+def find_tool(name: str) -> str | None:
+    """A program of the CUDA toolkit, or the one that Triton's wheel brings."""
     triton = importlib.util.find_spec("triton")
     folder = pathlib.Path(triton.origin).parent / "backends/nvidia/bin" if triton and triton.origin else None
-    return shutil.which("cuobjdump") or (folder and shutil.which("cuobjdump", path=folder))
+    return shutil.which(name) or (folder and shutil.which(name, path=folder))
+
+
+def find_cuobjdump() -> str | None:
+    return find_tool("cuobjdump")
 
 
 def compile_cubin(arch: str, source: str, generator: str, target: pathlib.Path, to: str = "cubin") -> str:

@@ -48,22 +48,25 @@ class Kernels3x3 {
     const int first_row = inside ? row_unit_of(entry_, tile, first).row : 0;
     const int last_row = inside ? row_unit_of(entry_, tile, last).row : 0;
     bool all = inside;
-    lane.busy = !inside && last >= tile.begin && first < tile.end;
-    TIP_ROLLED
-    for (int row = first_row; inside && row <= last_row; ++row) {
-      const bool touched = shared_.noise[row] != Noise::untouched;
-      all &= touched;
-      lane.busy |= touched;
+    if (inside && first_row == last_row) {
+      lane.noise[0] = lane.noise[1] = shared_.noise[first_row];
+      lane.busy = all = lane.noise[0] != Noise::untouched;
+    } else {
+      lane.busy = !inside && last >= tile.begin && first < tile.end;
+      TIP_ROLLED
+      for (int row = first_row; inside && row <= last_row; ++row) {
+        const bool touched = shared_.noise[row] != Noise::untouched;
+        all &= touched;
+        lane.busy |= touched;
+      }
+      TIP_UNROLL
+      for (int i = 0; i < kThreadKernels; ++i)
+        lane.noise[i] = noise_of_slot(entry_, header_, shared_, slot(thread, pass) + i);
     }
     lane.whole = all && is_dense() && reinterpret_cast<uintptr_t>(gradient_of(first)) % 16 == 0;
+    if (lane.whole || !is_dense()) return;
     TIP_UNROLL
-    for (int i = 0; i < kThreadKernels; ++i)
-      lane.noise[i] = first_row == last_row && inside ? shared_.noise[first_row]
-                                                      : noise_of_slot(entry_, header_, shared_, slot(thread, pass) + i);
-    if (is_dense() && !lane.whole) {
-      TIP_UNROLL
-      for (int i = 0; i < kThreadKernels; ++i) noises()[kThreadKernels * thread + i] = lane.noise[i];
-    }
+    for (int i = 0; i < kThreadKernels; ++i) noises()[kThreadKernels * thread + i] = lane.noise[i];
   }
 
   // Starts to read dense gradients. The noises of the warp are there.

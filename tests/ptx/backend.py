@@ -3,32 +3,28 @@
 import inspect
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from conftest import BackendUnderTest
 
-from tip_kernels import _dispatch
-
-Op = Callable[..., Any]
+from .dispatch import Op, use
 
 
 def backend_on_ptx(name: str, op: Callable[[str], Op], patch: pytest.MonkeyPatch) -> BackendUnderTest:
     """The backend of this name, whose ops come from ``op``; tests trim their sizes for it."""
-    plain = _dispatch._op
-
-    def find(pattern: str, wanted: str | None, device: object) -> Op:
-        return op(pattern.format("")) if wanted == name else plain(pattern, wanted, device)
-
-    patch.setattr(_dispatch, "_op", find)
+    use(name, op, patch)
     under_test = BackendUnderTest(name)
     under_test.interpreted = True
     return under_test
 
 
 def backend_tests(*modules: types.ModuleType) -> Iterator[tuple[str, Callable[..., None]]]:
-    """(name, function) of the tests in these modules that take a backend."""
+    """(name, function) of the tests in these modules that take a backend and compile nothing.
+
+    torch.compile would trace what makes the launches.
+    """
     for module in modules:
         for name, function in vars(module).items():
-            if name.startswith("test_") and "backend" in inspect.signature(function).parameters:
+            is_test = name.startswith("test_") and not name.startswith("test_compiled")
+            if is_test and "backend" in inspect.signature(function).parameters:
                 yield name, function

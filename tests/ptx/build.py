@@ -44,7 +44,7 @@ def build() -> Built:
 def _compile(folder: pathlib.Path) -> None:
     jobs = [(f"generator{number}", "cuda/perturb.cu", [f"-DTIP_GENERATOR={number}"]) for number in GENERATORS.values()]
     host = [f"csrc/cuda/{name}.cpp" for name in ("plan", "launch")]
-    jobs += [("saliency", "cuda/saliency.cu", [])]
+    jobs += [(name, f"cuda/{name}.cu", []) for name in ("saliency", "rank", "norm", "device")]
     with ThreadPoolExecutor(max_workers=2) as pool:
         objects = list(pool.map(lambda job: _compile_device(folder, *job), jobs))
         sources = [*(paths.ROOT / source for source in host), HERE / "cuda_ops.cpp", HERE / "runtime.cpp"]

@@ -1,5 +1,6 @@
 """The ops of csrc/cuda on CPU tensors: their host code runs as it is, and their kernels' PTX is executed."""
 
+import collections
 import ctypes
 import functools
 import pathlib
@@ -57,7 +58,8 @@ _NOTE_MEMORY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
 def _library() -> ctypes.CDLL:
     path = build().library
     ops = torch.library.Library("tip_ptx", "DEF")
-    for name, schema in (("perturb_", _ops._PERTURB), ("channel_saliency", _ops._SALIENCY), ("words_", _ops._WORDS)):
+    schemas = {"perturb_": _ops._PERTURB, "channel_saliency": _ops._SALIENCY, "words_": _ops._WORDS}
+    for name, schema in {**schemas, "clip_scale": _ops._CLIP, "cuda_problem": "(int device) -> str"}.items():
         ops.define(name + schema)
     torch.ops.load_library(path)
     library = ctypes.CDLL(str(path))
@@ -88,6 +90,8 @@ class CudaOnCpu:
         self.launches: list[Launch] = []
         self.calls: list[str] = []
         self.fail_at: int | None = None  # index of the call of the runtime that fails
+        self.count_issued = False
+        self.issued: list[tuple[Launch, collections.Counter[int]]] = []  # by launch: line of PTX to warps
         self.replaced: dict[str, LoadedKernel] = {}
         self._modules: set[pathlib.Path] = set()
         self._memory = GlobalMemory()
@@ -118,11 +122,15 @@ class CudaOnCpu:
         self._memory = GlobalMemory(self._memory, module.memory)
         return self.replaced.get(name) or module.kernels[name]
 
+    def ptx_of(self, name: str) -> pathlib.Path:
+        """The file that has a kernel."""
+        return _files(self.arch)[name]
+
     def op(self, name: str) -> Callable[..., Any]:
-        """One of ``perturb_``, ``channel_saliency`` and ``words_``."""
+        """One of ``perturb_``, ``channel_saliency``, ``words_`` and ``clip_scale``."""
         return functools.partial(self._call, name)
 
-    def _call(self, name: str, *args: Any) -> Any:
+    def _call(self, name: str, *args: Any, **numbers: float) -> Any:
         self._memory = GlobalMemory()
         for right, group in _tensors_of(name, args):
             for i, tensor in enumerate(group):
@@ -130,10 +138,11 @@ class CudaOnCpu:
         self._error = None
         self._library.set_passes(self.passes)
         self._library.forget_attributes()
+        self._library.set_device_limits(int(self.arch), MOST_SHARED[self.arch])
         self._library.set_callbacks(*self._callbacks[:2])
         self._library.set_note_memory(self._callbacks[2])
         try:
-            return getattr(torch.ops.tip_ptx, name)(*args)
+            return getattr(torch.ops.tip_ptx, name)(*args, **numbers)
         finally:
             if self._error is not None:
                 raise self._error
@@ -171,6 +180,9 @@ class CudaOnCpu:
             launch = launch._replace(grid=(launch.grid[0], min(launch.grid[1], self.most_rows), launch.grid[2]))
         machine = Machine(kernel, self._memory, launch.grid, launch.block, launch.shared_bytes, launch.params,
                           self.schedule, launch.early)  # fmt: skip
+        if self.count_issued:
+            machine.issued = collections.Counter()
+            self.issued.append((launch, machine.issued))
         machine.run()
         earlier = self._earlier if launch.early else []
         machine.races.check(earlier)
@@ -192,6 +204,9 @@ def _tensors_of(name: str, args: tuple[Any, ...]) -> list[tuple[int, list[torch.
         return [(READ, [args[0]])]
     if name == "words_":
         return [(WRITE, [args[0]]), (READ, [args[1]])]
+    if name == "clip_scale":
+        grads, scale, state = args[:3]
+        return [(WRITE, [state]), (READ, [*grads, *([] if scale is None else [scale])])]
     given = _ops.PerturbArguments(*args)
     written = [*given.grads, given.state]
     flat = [item for arg in args for item in (arg if isinstance(arg, list) else [arg])]

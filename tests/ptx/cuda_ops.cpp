@@ -1,6 +1,6 @@
 // csrc/cuda/register.cpp as it is, but for CPU tensors: its ops are torch.ops.tip_ptx.*, which tests/ptx/cuda.py
 // declares, and what it asks a CUDA torch for is here.
-#define USE_CUDA
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -25,10 +25,13 @@ EXPORTED AOTITorchError aoti_torch_create_device_guard(int32_t, DeviceGuardHandl
   return AOTI_TORCH_SUCCESS;
 }
 EXPORTED AOTITorchError aoti_torch_delete_device_guard(DeviceGuardHandle) { return AOTI_TORCH_SUCCESS; }
-EXPORTED AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
+
+namespace {
+AOTITorchError get_current_stream(int32_t, void** stream) {
   *stream = current_stream;
   return AOTI_TORCH_SUCCESS;
 }
+}  // namespace
 
 namespace torch::stable {
 
@@ -51,6 +54,8 @@ EXPORTED void set_passes(int count) { passes = count; }
 
 #define plan_tensors(inputs) plan_tensors(inputs, passes)
 #define new_empty noted_new_empty
+#define dlopen(name, flags) (&current_stream)
+#define dlsym(library, name) reinterpret_cast<void*>(&get_current_stream)
 #define CUDA CPU
 #define tip_kernels tip_ptx
 #include "cuda/register.cpp"

@@ -1,5 +1,6 @@
 """Runs a launch: all threads of all its blocks, each with its own registers and place in the program."""
 
+import collections
 import copy
 from typing import NamedTuple
 
@@ -114,6 +115,7 @@ class Machine:
         self._pc = np.zeros(count, np.int64)
         self._state = np.zeros(count, np.int8)
         self._block_size = size
+        self.issued: collections.Counter[int] | None = None  # warps by line, if somebody counts
         self._here = 0
 
     # What steps do with registers and parameters.
@@ -267,6 +269,8 @@ class Machine:
         while here < end:
             step = self._steps[here]
             self._here = here
+            if self.issued is not None:
+                self.issued[step.instruction.line] += len(np.unique(self.order.warp[self.threads[at]]))
             try:
                 if step.kind != "plain":
                     self._pc[at] = here

@@ -1,10 +1,10 @@
-"""Kernels without one of their barriers, fences or waits: a test must notice each."""
+"""Kernels without one of their barriers, fences or waits, or with an atomic that orders less: a test must notice each."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from .execute import At, Scope, Step
+from .execute import At, Scope, Step, build
 from .launch import LoadedKernel, Machine
 from .parse import Instruction
 
@@ -16,14 +16,25 @@ def is_synchronizing(instruction: Instruction) -> bool:
 
 
 def mutants_of(kernel: LoadedKernel) -> Iterator[tuple[str, LoadedKernel]]:
-    """(which instruction is gone, the kernel without it)."""
+    """(which instruction is gone or weaker, the kernel then)."""
     number = 0
     for index, step in enumerate(kernel.steps):
-        if is_synchronizing(step.instruction):
+        for change in _changes(step, kernel.scope):
             number += 1
             steps = list(kernel.steps)
-            steps[index] = _without(step, kernel.scope)
+            steps[index] = change
             yield f"{number}: {step.instruction.text}, line {step.instruction.line}", kernel.with_steps(steps)
+
+
+def _changes(step: Step, scope: Scope) -> list[Step]:
+    if is_synchronizing(step.instruction):
+        return [_without(step, scope)]
+    words = step.instruction.words
+    if step.instruction.opcode not in ("atom", "red") or "acq_rel" not in words:
+        return []
+    weaker = ("relaxed", "acquire", "release")
+    changed = [tuple(less if word == "acq_rel" else word for word in words) for less in weaker]
+    return [build(step.instruction._replace(words=words), scope) for words in changed]
 
 
 def _without(step: Step, scope: Scope) -> Step:

@@ -27,6 +27,7 @@ namespace {
 RunLaunch run_launch = nullptr;
 NoteCall note_call = nullptr;
 thread_local cudaError_t last_error = cudaSuccess;
+int compute_capability = 0, most_shared_bytes = 0;  // of the device that this stands for
 
 struct Known {
   std::mutex mutex;
@@ -71,6 +72,9 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments
 }  // namespace
 
 EXPORTED void set_callbacks(RunLaunch run, NoteCall note) { run_launch = run, note_call = note; }
+EXPORTED void set_device_limits(int capability, int shared_bytes) {
+  compute_capability = capability, most_shared_bytes = shared_bytes;
+}
 EXPORTED void forget_attributes() { known().limits.clear(); }
 
 EXPORTED void** __cudaRegisterFatBinary(void* binary) { return new void*(binary); }
@@ -117,6 +121,28 @@ EXPORTED cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribut
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaErrorInvalidValue;
   const std::lock_guard<std::mutex> lock(known().mutex);
   known().limits[function] = value;
+  return cudaSuccess;
+}
+EXPORTED cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  *attributes = {};
+  attributes->ptxVersion = compute_capability;
+  return called("cudaFuncGetAttributes");
+}
+EXPORTED cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  if (attribute != cudaDevAttrMaxSharedMemoryPerBlockOptin) return cudaErrorInvalidValue;
+  *value = most_shared_bytes;
+  return called("cudaDeviceGetAttribute");
+}
+EXPORTED cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return called("cudaGetDevice");
+}
+EXPORTED cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 12080;
+  return cudaSuccess;
+}
+EXPORTED cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
   return cudaSuccess;
 }
 EXPORTED cudaError_t cudaSetDevice(int) { return called("cudaSetDevice"); }
