@@ -64,7 +64,7 @@ def kernels_of(cubin: pathlib.Path) -> list[str]:
 
 
 def longest_run(listing: str) -> list[str]:
-    """Names of the instructions of the longest run that nothing leaves or enters."""
+    """Names in the longest run that nothing leaves or enters and that has a root for each pair of normals."""
     code = [(int(address, 16), name, rest) for address, name, rest in INSTRUCTION.findall(listing)]
     jumps = ("BRA", "BSSY", "CALL", "BRX", "EXIT", "RET")
     targets = {int(t, 16) for _, name, rest in code if name in jumps for t in re.findall(r"0x([0-9a-f]+)", rest)}
@@ -75,7 +75,7 @@ def longest_run(listing: str) -> list[str]:
         runs[-1].append(name)
         if name in jumps and name != "BSSY":
             runs.append([])
-    return max(runs, key=len)
+    return max((run for run in runs if run.count("MUFU") == NORMALS // 2), key=len)
 
 
 def count(names: Sequence[str], kinds: Sequence[str]) -> int:
