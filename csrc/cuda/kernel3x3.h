@@ -24,6 +24,8 @@ TIP_HD int64_t shared_bytes_3x3(Path path) {
 // What both ways have in common.
 class Kernels3x3 {
  public:
+  static constexpr bool kPreparesShared = true;  // for other threads of the warp
+
   // What a thread keeps of a pass.
   struct Lane {
     bool busy;                    // some kernel of the warp is worked on

@@ -67,6 +67,7 @@ PERTURB = {
     "clipped": Row(((6, 20, 3, 3), (2000,), (7, 5)), {"max_grad_norm": 0.5}),
     "long list, clipped": Row(((6, 20, 3, 3), (2000,)) + ((7, 5),) * 200, {"max_grad_norm": 0.5}),
     "ranked before": Row(((3000, 8, 3, 3), (6, 20, 3, 3))),
+    "long list, ranked before": Row(((3000, 8, 3, 3),) + ((2, 1, 3, 3),) * 30),
     "long list, dense": Row(((3, 70, 3, 3),) + ((2, 1, 3, 3),) * 30),
     "long list, several passes": Row(((1, 600, 3, 3),) + ((2, 1, 3, 3),) * 30, {"ratio": 1.0}, passes=2),
     "two kernels a group": Row(((5, 7, 3, 3),), {"keep": 0.5}),
