@@ -50,7 +50,9 @@ def test_what_is_read_must_not_be_written_without_a_barrier(seed):
     overwrite = "st.shared.u32 [%r0], 7;"
     with pytest.raises(PtxError, match="race: writes"):
         run_body(exchange("bar.sync 0;", 33, overwrite), words(), threads=64, shared_bytes=256, seed=seed)
-    got = run_body(exchange("bar.sync 0;", 33, f"bar.sync 0; {overwrite}"), words(), threads=64, shared_bytes=256, seed=seed)
+    got = run_body(
+        exchange("bar.sync 0;", 33, f"bar.sync 0; {overwrite}"), words(), threads=64, shared_bytes=256, seed=seed
+    )
     assert got.tolist() == [i ^ 33 for i in range(64)]
 
 
@@ -59,12 +61,15 @@ def test_a_barrier_of_half_a_warp_orders_that_half(seed):
     half = "setp.lt.u32 %p0, %t, 16; @%p0 bar.warp.sync 0xffff; @!%p0 bar.warp.sync 0xffff0000;"
     got = run_body(exchange(half, 15), words(32), shared_bytes=128, seed=seed)
     assert got.tolist() == [i ^ 15 for i in range(32)]
-    with pytest.raises(PtxError, match="race|nothing has written"):
+    with pytest.raises(PtxError, match=r"race|nothing has written"):
         run_body(exchange(half, 16), words(32), shared_bytes=128, seed=seed)
 
 
 def test_two_threads_write_one_byte():
-    for code in ("st.shared.u8 [memory], 1;", "and.b32 %r0, %t, 3; mov.u32 %r8, memory; add.u32 %r0, %r0, %r8; st.shared.u8 [%r0], 1;"):
+    for code in (
+        "st.shared.u8 [memory], 1;",
+        "and.b32 %r0, %t, 3; mov.u32 %r8, memory; add.u32 %r0, %r0, %r8; st.shared.u8 [%r0], 1;",
+    ):
         with pytest.raises(PtxError, match="race"):
             run_body(code, words(), shared_bytes=4)
 
@@ -102,16 +107,20 @@ def test_undefined_values_may_be_there():
     code = f"""{OWN} {AT} st.shared.u16 [%r0+2], %h0; ld.shared.u32 %r2, [%r0]; setp.eq.u32 %p0, %r2, 0;
     setp.ge.u32 %p1, %t, 0; or.pred %p2, %p0, %p1; @!%p2 bra end;
     selp.u32 %r3, %t, %r2, %p1; add.u32 %r2, %r2, 5; st.global.u32 [%d0], %r3;
-    mov.b32 {{%h1, %h2}}, %r2; mov.u32 %r2, 0;\nend:""".replace("%h0;", "%h8;").replace("ld.shared.u32 %r2", "ld.shared.u32 %r2")
+    mov.b32 {{%h1, %h2}}, %r2; mov.u32 %r2, 0;\nend:""".replace("%h0;", "%h8;").replace(
+        "ld.shared.u32 %r2", "ld.shared.u32 %r2"
+    )
     code = "cvt.u16.u32 %h8, %t; " + code
     assert run_body(code, words(32), shared_bytes=256).tolist() == list(range(32))
-    half = f"cvt.u16.u32 %h8, %t; {OWN} {AT} st.shared.u16 [%r0+2], %h8; ld.shared.u32 %r2, [%r0]; mov.b32 {{%h0, %h1}}, %r2;"
+    half = f"""cvt.u16.u32 %h8, %t; {OWN} {AT} st.shared.u16 [%r0+2], %h8; ld.shared.u32 %r2, [%r0];
+    mov.b32 {{%h0, %h1}}, %r2;"""
     assert run_body(half + "st.global.u16 [%d0], %h1;", words(32), shared_bytes=256).tolist() == list(range(32))
 
 
+GONE = "have gone|waits forever"
 BAD = {
     "reads out of bounds": ("ld.global.u32 %r0, [%out+256];", "not registered"),
-    "writes out of bounds": ("add.u64 %d0, %out, 252; mad.wide.u32 %d0, %t, 4, %d0; st.global.u32 [%d0], 0;", "thread 1: .*not registered"),
+    "writes out of bounds": (f"{AT} st.global.u32 [%d0+252], 0;", "thread 1: .*not registered"),
     "before the first": ("ld.global.u32 %r0, [%out+-4];", "not registered"),
     "unaligned": ("ld.global.u32 %r0, [%out+2];", "not aligned"),
     "unaligned vector": ("ld.global.v4.u32 {%r0, %r1, %r2, %r3}, [%out+8];", "not aligned"),
@@ -121,13 +130,15 @@ BAD = {
     "no address": ("mov.u64 %d0, 0xf000000000000000; st.u32 [%d0], 0;", "in no space"),
     "another space": ("cvta.to.shared.u64 %d0, %out;", "not an address in .shared"),
     "a register that is not set": ("add.u32 %r0, %r1, 1;", "register that nothing has written"),
-    "a barrier for some": ("setp.eq.u32 %p0, %t, 3; @%p0 bra end; bar.sync 0;\nend:", "threads have gone|waits forever"),
+    "a barrier for some": ("setp.eq.u32 %p0, %t, 3; @%p0 bra end; bar.sync 0;\nend:", GONE),
     "two barriers": (
         "setp.eq.u32 %p0, %t, 3; @%p0 bra other; bar.sync 0; bra end;\nother: bar.sync 0;\nend:", "different barriers"
     ),
-    "a warp barrier for some": ("setp.eq.u32 %p0, %t, 3; @%p0 bra end; bar.warp.sync 0xffffffff;\nend:", "have gone|waits forever"),
+    "a warp barrier for some": ("setp.eq.u32 %p0, %t, 3; @%p0 bra end; bar.warp.sync 0xffffffff;\nend:", GONE),
     "left out of its mask": ("bar.warp.sync 0xfffffffe;", "own mask leaves out"),
-    "a shuffle from elsewhere": ("setp.lt.u32 %p0, %t, 16; @%p0 shfl.sync.bfly.b32 %r0, %t, 16, 31, 0xffff;", "takes no part"),
+    "a shuffle from elsewhere": (
+        "setp.lt.u32 %p0, %t, 16; @%p0 shfl.sync.bfly.b32 %r0, %t, 16, 31, 0xffff;", "takes no part"
+    ),
     "waits forever": (
         "setp.lt.u32 %p0, %t, 16; @%p0 bra other; bar.warp.sync 0xffffffff; bra end;\n"
         "other: shfl.sync.bfly.b32 %r0, %t, 1, 31, 0xffffffff;\nend:", "waits forever"
@@ -172,10 +183,15 @@ def test_asynchronous_copies_are_there_after_a_wait(seed):
     want = [4 if i % 2 == 0 else -4 for i in range(32)]
     assert run("cp.async.wait_all;") == want
     assert run("cp.async.commit_group; cp.async.wait_group 0;") == want
-    for wait in ("", "cp.async.commit_group;", "cp.async.commit_group; cp.async.wait_group 1;", "cp.async.wait_group 0;"):
+    for wait in (
+        "",
+        "cp.async.commit_group;",
+        "cp.async.commit_group; cp.async.wait_group 1;",
+        "cp.async.wait_group 0;",
+    ):
         with pytest.raises(PtxError, match="in flight"):
             run(wait)
-    with pytest.raises(PtxError, match="in flight|race"):
+    with pytest.raises(PtxError, match=r"in flight|race"):
         run("cp.async.wait_all;", sync="")
 
 
@@ -185,12 +201,12 @@ def test_a_copy_must_not_be_left_behind():
 
 
 # A block's threads write their parts; the last block to come adds them up.
-LAST_BLOCK = f"""mad.lo.u32 %r0, %b, 32, %t; mad.wide.u32 %d0, %r0, 4, %out; st.global.u32 [%d0+8], %r0;
-{{sync}}
+LAST_BLOCK = """mad.lo.u32 %r0, %b, 32, %t; mad.wide.u32 %d0, %r0, 4, %out; st.global.u32 [%d0+8], %r0;
+{sync}
 setp.ne.u32 %p0, %t, 0; @%p0 bra end;
-{{release}}
-atom.global.{{order}}inc.u32 %r1, [%out], 3;
-{{acquire}}
+{release}
+atom.global.{order}inc.u32 %r1, [%out], 3;
+{acquire}
 setp.ne.u32 %p0, %r1, 3; @%p0 bra end;
 mov.u32 %r2, 0; mov.u32 %r3, 0; mov.u64 %d1, %out;
 next: ld.global.u32 %r4, [%d1+8]; add.u32 %r2, %r2, %r4; add.u64 %d1, %d1, 4; add.u32 %r3, %r3, 1;
@@ -201,7 +217,9 @@ end:"""
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_blocks_tell_one_another_by_fences_and_atomics(seed):
-    def run(sync: str = "bar.sync 0;", release: str = "membar.gl;", order: str = "", acquire: str = "membar.gl;") -> None:
+    def run(
+        sync: str = "bar.sync 0;", release: str = "membar.gl;", order: str = "", acquire: str = "membar.gl;"
+    ) -> None:
         code = LAST_BLOCK.format(sync=sync, release=release, order=order, acquire=acquire)
         out = run_body(code, words(130), blocks=4, seed=seed)
         assert out[:2].tolist() == [0, sum(range(128))]
@@ -247,7 +265,8 @@ def test_reductions_and_votes(seed):
     shfl.sync.down.b32 %r3, %t, 4, 31, 0xffffffff; shfl.sync.idx.b32 %r4, %t, 3, 0x1c1f, 0xffffffff;
     and.b32 %r5, %t, 3; setp.eq.u32 %p2, %r5, 0; @%p2 st.global.u32 [%d0], %r0; setp.eq.u32 %p2, %r5, 1;
     @%p2 st.global.u32 [%d0], %r1; selp.u32 %r6, 100, 0, %p1; add.u32 %r6, %r6, %r2; setp.eq.u32 %p2, %r5, 2;
-    @%p2 st.global.u32 [%d0], %r6; mad.lo.u32 %r7, %r3, 1000, %r4; setp.eq.u32 %p2, %r5, 3; @%p2 st.global.u32 [%d0], %r7;"""
+    @%p2 st.global.u32 [%d0], %r6; mad.lo.u32 %r7, %r3, 1000, %r4; setp.eq.u32 %p2, %r5, 3;
+    @%p2 st.global.u32 [%d0], %r7;"""
     got = run_body(code, words(), threads=64, seed=seed).long() & 0xFFFFFFFF
     assert got[0::4].tolist() == [496] * 8 + [496 + 1024] * 8
     assert got[1::4].tolist() == [0] * 8 + [0xFFFFFE00] * 8
@@ -255,3 +274,16 @@ def test_reductions_and_votes(seed):
     down = [t + 4 if t % 32 < 28 else t for t in range(3, 64, 4)]
     segment = [t // 4 * 4 + 3 for t in range(3, 64, 4)]
     assert got[3::4].tolist() == [1000 * a + b for a, b in zip(down, segment, strict=True)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_matrices_are_loaded_by_whole_warps(seed):
+    """Row i of matrix j is where thread 8 j + i says; thread t gets two elements of row t div 4."""
+    code = f"""{OWN} {AT} mul.lo.u32 %r1, %t, 16; add.u32 %r1, %r1, %r8; mul.lo.u32 %r2, %t, 4;
+    add.u32 %r3, %r2, 1; add.u32 %r4, %r2, 2; add.u32 %r5, %r2, 3; st.shared.v4.b32 [%r1], {{{{%r2, %r3, %r4, %r5}}}};
+    {{sync}} ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{{{%r2, %r3, %r4, %r5}}}}, [%r1];
+    mad.lo.u32 %r6, %r5, 1000, %r2; st.global.u32 [%d0], %r6;"""
+    got = run_body(code.format(sync="bar.warp.sync 0xffffffff;"), words(32), shared_bytes=512, seed=seed)
+    assert got.tolist() == [(96 + t) * 1000 + t for t in range(32)]
+    with pytest.raises(PtxError, match=r"race|nothing has written"):
+        run_body(code.format(sync=""), words(32), shared_bytes=512, seed=seed)

@@ -12,6 +12,7 @@ from bench.speed.instructions import find_nvcc
 
 pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed")
 
+
 @pytest.fixture(scope="module")
 def device():
     device = CudaOnCpu()

@@ -8,8 +8,10 @@ import numpy as np
 from .arithmetic import dtype_of
 from .execute import PARAM_WINDOW, SHARED_WINDOW, WINDOW, At, Reader, Scope, Step, builds, expect, step
 from .memory import check_alignment
-from .taint import WHOLE
 from .parse import Address, Immediate, Instruction, Operand, PtxError, Register, Vector, width_of
+from .races import WARP
+from .synchronize import warp_step
+from .taint import WHOLE
 
 if TYPE_CHECKING:
     from .launch import Machine
@@ -300,3 +302,33 @@ def _asynchronous_copy(instruction: Instruction, scope: Scope) -> Step:
         m.shared.start_copy(threads, to, values)
 
     return step(instruction, scope, run)
+
+
+@builds("ldmatrix")
+def _load_matrices(instruction: Instruction, scope: Scope) -> Step:
+    """8x8 matrices of 16 bits, whose rows lie where the threads say, eight for each matrix."""
+    target, source = expect(instruction, 2)
+    *words, count, space, type_name = instruction.words
+    if (
+        words != ["sync", "aligned", "m8n8"]
+        or (space, type_name) != ("shared", "b16")
+        or count not in ("x1", "x2", "x4")
+    ):
+        raise PtxError("unknown matrices")
+    read_address = _address_reader(source, scope)
+    writers = [scope.writer(element, "b32") for element in _elements(target, int(count[1:]))]
+    kind = Kind("shared", False, False, False, False, 1, "b32")
+
+    def together(m: "Machine", threads: Array, masks: Array) -> None:
+        lanes = np.arange(WARP)
+        rows = read_address(m, threads).reshape(-1, WARP)
+        for i, write in enumerate(writers):
+            own = rows[:, 8 * i + lanes // 4]
+            check_alignment(own.ravel(), 16)
+            places = (own + (lanes % 4 * 4).astype(np.uint64)).ravel()
+            values, undefined = load(m, instruction.line, threads, places, 4, kind)
+            if undefined is not None:
+                raise PtxError("loads matrices from shared memory that nothing has written")
+            write(m, threads, values.view(np.uint32)[:, 0])
+
+    return warp_step(instruction, scope, scope.reader(Immediate(0xFFFFFFFF, None), "b32"), together)

@@ -71,7 +71,9 @@ def _library() -> ctypes.CDLL:
 def _files(arch: str) -> dict[str, pathlib.Path]:
     """Where each kernel is."""
     paths = build().ptx[arch]
-    return {name: path for path in paths for name in re.findall(r"^(?:\.visible )?\.entry ([\w$]+)", path.read_text(), re.M)}
+    return {
+        name: path for path in paths for name in re.findall(r"^(?:\.visible )?\.entry ([\w$]+)", path.read_text(), re.M)
+    }
 
 
 @functools.cache

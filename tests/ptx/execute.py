@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from . import bits  # noqa: F401 it registers its instructions
 from .arithmetic import Operation, dtype_of, operation
 from .parse import Immediate, Instruction, Kernel, Negated, Operand, Pair, PtxError, Register, Symbol, Vector, width_of
 
@@ -137,9 +138,7 @@ def build(instruction: Instruction, scope: Scope) -> Step:
         raise PtxError(f"line {instruction.line}: {error}: {instruction.text}") from None
 
 
-def step(
-    instruction: Instruction, scope: Scope, run: Callable[["Machine", At], None], kind: str = "plain"
-) -> Step:
+def step(instruction: Instruction, scope: Scope, run: Callable[["Machine", At], None], kind: str = "plain") -> Step:
     guard = instruction.guard
     return Step(instruction, run, None if guard is None else scope.reader(guard, "pred"), kind)
 

@@ -120,11 +120,7 @@ class GlobalRaces:
             for other in group:
                 first, second = sorted((write, other), key=lambda one: one[0].time)
                 if other is not write and not self._is_fine(*first, *second):
-                    what = "writes" if second[0].writes else "reads"
-                    raise PtxError(
-                        f"race in global memory: line {second[0].line} {what} (thread {second[0].threads[second[1]]} of "
-                        f"the launch) what line {first[0].line} accesses (thread {first[0].threads[first[1]]}), in no order"
-                    )
+                    raise PtxError(f"race in global memory: {_told(*second)}, and {_told(*first)}, in no order")
 
     def _is_fine(self, first: Access, a: int, second: Access, b: int) -> bool:
         order, one, two = self._order, int(first.threads[a]), int(second.threads[b])
@@ -144,6 +140,11 @@ class GlobalRaces:
             and (known.blocks.get(block, 0) > first.epoch[a] or known.threads.get(one, 0) >= first.time)
             for known in sources
         )
+
+
+def _told(access: Access, position: int) -> str:
+    what = "writes" if access.writes else "reads"
+    return f"line {access.line} {what} (thread {access.threads[position]} of the launch)"
 
 
 def _of(known: dict[int, Knowledge], threads: Array) -> list[Knowledge | None]:

@@ -10,9 +10,9 @@ from . import access, synchronize  # noqa: F401 they register their instructions
 from .execute import At, Reader, Scope, Step, build
 from .floats import Approximation
 from .global_races import Access, GlobalRaces
-from .memory import GlobalMemory, Misplaced, check_alignment
+from .memory import AccessError, GlobalMemory, check_alignment
 from .parse import Kernel, Module, Negated, Operand, PtxError, Variable
-from .races import WARP, Order, Race
+from .races import WARP, Order, RaceError
 from .shared import SharedMemory
 from .synchronize import Together
 from .taint import Taint
@@ -32,6 +32,9 @@ class Schedule(NamedTuple):
 
     seed: int | None = None
     errors: int = 0
+
+
+LOCKSTEP = Schedule()
 
 
 class LoadedKernel:
@@ -70,7 +73,9 @@ class LoadedModule:
     def reset(self) -> None:
         """Gives the variables their first values."""
         for name, variable in self._variables.items():
-            self.memory.store(np.array([self.addresses[name]], np.uint64), np.frombuffer(variable.initial, np.uint8)[None])
+            self.memory.store(
+                np.array([self.addresses[name]], np.uint64), np.frombuffer(variable.initial, np.uint8)[None]
+            )
 
 
 def _place_shared(variables: dict[str, Variable]) -> tuple[dict[str, int], int, int]:
@@ -92,7 +97,7 @@ class Machine:
 
     def __init__(
         self, loaded: LoadedKernel, memory: GlobalMemory, grid: Size, block: Size, shared_bytes: int, params: bytes,
-        schedule: Schedule = Schedule(), early: bool = False,
+        schedule: Schedule = LOCKSTEP, early: bool = False,
     ) -> None:  # fmt: skip
         if len(params) != loaded.param_bytes:
             raise PtxError(f"{loaded.kernel.name} takes {loaded.param_bytes} bytes of parameters, got {len(params)}")
@@ -145,7 +150,7 @@ class Machine:
     def load_params(self, addresses: Array, size: int) -> Array:
         outside = addresses + np.uint64(size) > np.uint64(len(self._params))
         if outside.any():
-            raise Misplaced("outside of the parameters", addresses, outside)
+            raise AccessError("outside of the parameters", addresses, outside)
         check_alignment(addresses, size)
         if len(addresses) and (addresses == addresses[0]).all():
             start = int(addresses[0])
@@ -317,7 +322,7 @@ class Machine:
         return f"block {self.order.block[thread]}, thread {thread % self._block_size}"
 
     def _located(self, error: Exception, step: Step, at: At) -> PtxError:
-        position = error.position if isinstance(error, Misplaced | Race) else 0
+        position = error.position if isinstance(error, AccessError | RaceError) else 0
         threads = self.threads[at]
         if step.guard is not None and (chosen := step.guard(self, at)).any():
             threads = threads[chosen]

@@ -25,7 +25,7 @@ class Region(NamedTuple):
         return self.start + len(self.data)
 
 
-class Misplaced(PtxError):
+class AccessError(PtxError):
     """An access that is not allowed, by the first of the threads that are ``wrong``."""
 
     def __init__(self, what: str, addresses: Array, wrong: Array) -> None:
@@ -97,7 +97,7 @@ class GlobalMemory:
             if not ((rights == READ) | (rights == WRITE)).all():
                 what = "reads what nothing has written" if (rights == UNWRITTEN).any() else "reads between elements"
                 wrong = _of_those(chosen, ~((rights == READ) | (rights == WRITE)).all(1), len(addresses))
-                raise Misplaced(f"{what} of {region.name}", addresses, wrong)
+                raise AccessError(f"{what} of {region.name}", addresses, wrong)
             result[chosen] = region.data[places]
         return result
 
@@ -106,7 +106,9 @@ class GlobalMemory:
         for region, chosen, places in self._find(addresses, values.shape[1]):
             wrong = region.rights[places] < WRITE
             if wrong.any():
-                raise Misplaced(f"may not write to {region.name}", addresses, _of_those(chosen, wrong.any(1), len(addresses)))
+                raise AccessError(
+                    f"may not write to {region.name}", addresses, _of_those(chosen, wrong.any(1), len(addresses))
+                )
             region.rights[places] = WRITE
             region.data[places] = values[chosen]
 
@@ -123,13 +125,13 @@ class GlobalMemory:
         for index in np.unique(found):
             chosen = np.flatnonzero(found == index)
             if index < 0:
-                raise Misplaced("touches memory that is not registered", addresses, found == index)
+                raise AccessError("touches memory that is not registered", addresses, found == index)
             region = self._regions[index]
             places = (addresses[chosen] - np.uint64(region.start)).astype(np.int64)
             outside = places + size > len(region.data)
             if outside.any():
                 wrong = _of_those(chosen, outside, len(addresses))
-                raise Misplaced(f"touches memory that is not registered, beyond {region.name}", addresses, wrong)
+                raise AccessError(f"touches memory that is not registered, beyond {region.name}", addresses, wrong)
             yield region, chosen, places[:, None] + reach
 
 
@@ -143,4 +145,4 @@ def check_alignment(addresses: Array, size: int) -> None:
     """Every access is at a multiple of its size."""
     wrong = addresses % np.uint64(size) != 0
     if wrong.any():
-        raise Misplaced(f"{size} bytes, not aligned", addresses, wrong)
+        raise AccessError(f"{size} bytes, not aligned", addresses, wrong)

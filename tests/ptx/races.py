@@ -49,7 +49,7 @@ class Order:
         return (first == second) | (epoch < self.epoch[second]) | in_warp
 
 
-class Race(PtxError):
+class RaceError(PtxError):
     """``position`` is that of the second thread among those of the instruction."""
 
     def __init__(self, what: str, first: int, wrong: Array) -> None:
@@ -93,11 +93,11 @@ class SharedRaces:
         read_now = (warps != NOBODY) & (self._reader_epoch[places] == self._order.epoch[owners])
         wrong = read_now & ~self._knows_readers(owners, places)
         if wrong.any():
-            raise Race("writes", MANY, wrong)
+            raise RaceError("writes", MANY, wrong)
         self._forget_readers(places)
         self._writer[places] = owners
         if not atomic and (self._writer[places] != owners).any():
-            raise Race("writes", MANY, self._writer[places] != owners)
+            raise RaceError("writes", MANY, self._writer[places] != owners)
         self._writer_clock[places] = self._order.clock(threads)[:, None]
         self._writer_epoch[places] = self._order.epoch[owners]
         self._writer_atomic[places] = atomic
@@ -109,7 +109,7 @@ class SharedRaces:
         if atomic:
             wrong &= ~self._writer_atomic[places]
         if wrong.any():
-            raise Race(what, int(writer[wrong][0]), wrong)
+            raise RaceError(what, int(writer[wrong][0]), wrong)
 
     def _knows_readers(self, owners: Array, places: Array) -> Array:
         """Whether the owners have waited for all lanes that have read."""

@@ -1,7 +1,8 @@
 """Calls that together take every kernel of the CUDA backend, and every barrier in them."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ class Row(NamedTuple):
     """A call of perturb_ on gradients of these shapes, or of channel_saliency."""
 
     shapes: tuple[tuple[int, ...], ...]
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
     dtype: torch.dtype = torch.float32
     last: bool = False
     passes: int = 0

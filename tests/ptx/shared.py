@@ -1,8 +1,11 @@
-"""The shared memory of all blocks of a launch. Bytes that nothing has written are undefined, those in flight forbidden."""
+"""The shared memory of all blocks of a launch.
+
+Bytes that nothing has written are undefined, and those that a copy is in flight to must not be touched.
+"""
 
 import numpy as np
 
-from .memory import Misplaced
+from .memory import AccessError
 from .races import Order, SharedRaces
 
 Array = np.ndarray
@@ -74,7 +77,7 @@ class SharedMemory:
     def _places(self, threads: Array, addresses: Array, size: int) -> Array:
         outside = addresses + np.uint64(size) > np.uint64(self._size)
         if outside.any():
-            raise Misplaced(f"outside of {self._size} bytes of shared memory", addresses, outside)
+            raise AccessError(f"outside of {self._size} bytes of shared memory", addresses, outside)
         first = self._order.block[threads] * self._size + addresses.astype(np.int64)
         places = first[:, None] + np.arange(size)
         self._refuse(self._in_flight[places], "touches shared memory that a copy is in flight to", addresses)
@@ -83,7 +86,7 @@ class SharedMemory:
     @staticmethod
     def _refuse(wrong: Array, what: str, addresses: Array) -> None:
         if wrong.any():
-            raise Misplaced(what, addresses, wrong.any(1))
+            raise AccessError(what, addresses, wrong.any(1))
 
 
 class Copy:

@@ -20,7 +20,7 @@ def _barrier(instruction: Instruction, scope: Scope) -> Step:
     words = [word for word in instruction.words if word not in ("cta", "aligned")]
     if words == ["warp", "sync"]:
         (mask,) = expect(instruction, 1)
-        return _warp_step(instruction, scope, scope.reader(mask, "b32"), _pass_warp_barrier)
+        return warp_step(instruction, scope, scope.reader(mask, "b32"), _pass_warp_barrier)
     if words == ["sync"]:
         (number,) = expect(instruction, 1)
         _check_number(number)
@@ -55,7 +55,7 @@ Together = Callable[["Machine", Array, Array], None]
 """What the threads of whole groups do together, given their masks: one group or none of each warp."""
 
 
-def _warp_step(instruction: Instruction, scope: Scope, mask: Reader, together: Together) -> Step:
+def warp_step(instruction: Instruction, scope: Scope, mask: Reader, together: Together) -> Step:
     def run(m: "Machine", at: At) -> None:
         m.wait_for_warp(at, mask, together)
 
@@ -88,7 +88,7 @@ def _reduce(instruction: Instruction, scope: Scope) -> Step:
             values[group] = reduce(values[group])
         write(m, threads, values)
 
-    return _warp_step(instruction, scope, scope.reader(mask, "b32"), together)
+    return warp_step(instruction, scope, scope.reader(mask, "b32"), together)
 
 
 @builds("vote")
@@ -110,7 +110,7 @@ def _vote(instruction: Instruction, scope: Scope) -> Step:
                 result[group] = votes[group].any() if name == "any" else votes[group].all()
         write(m, threads, result)
 
-    return _warp_step(instruction, scope, scope.reader(mask, "b32"), together)
+    return warp_step(instruction, scope, scope.reader(mask, "b32"), together)
 
 
 @builds("shfl")
@@ -136,7 +136,7 @@ def _shuffle(instruction: Instruction, scope: Scope) -> Step:
         write(m, threads, values[order])
         write_inside(m, threads, inside)
 
-    return _warp_step(instruction, scope, scope.reader(mask, "b32"), together)
+    return warp_step(instruction, scope, scope.reader(mask, "b32"), together)
 
 
 def shuffle_source(mode: str, lane: Array, steps: Array, limits: Array) -> tuple[Array, Array]:

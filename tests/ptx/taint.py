@@ -108,7 +108,9 @@ class Taint:
                 return [whole >> np.uint8(i * part) & np.uint8(2**part - 1) for i, e in enumerate(target.elements) if e]
             elements = sources[0].elements if isinstance(sources[0], Vector) else sources
             part = width // len(elements)
-            marks = [(self._of(_names(e), at) & np.uint8(2**part - 1)) << np.uint8(i * part) for i, e in enumerate(elements)]
+            marks = [
+                (self._of(_names(e), at) & np.uint8(2**part - 1)) << np.uint8(i * part) for i, e in enumerate(elements)
+            ]
             return [np.bitwise_or.reduce(np.broadcast_arrays(*marks))]
         if instruction.opcode == "cvt" and "x2" in instruction.words[-2]:
             upper, lower = (self._of(_names(source), at) > 0 for source in sources)
