@@ -3,7 +3,7 @@
     python -m bench.speed.bounds [--page docs/performance.md]
 
 Executes the kernels' PTX on the CPU (tests/ptx), counts how often each line of it is issued, and weighs with that the
-machine instructions that ptxas has made of each line. What a thread issues for an element, and the bytes that an element
+machine instructions that ptxas has made of the line. What a thread issues for an element, and the bytes that an element
 takes through memory, bound the bandwidth that a GPU can reach. These are bounds, not measurements.
 """
 

@@ -1,4 +1,4 @@
-"""Kernels without one of their barriers, fences or waits, or with an atomic that releases nothing: tests notice each."""
+"""Kernels without one of their barriers, fences or waits, or whose atomics release nothing: tests notice each."""
 
 from collections.abc import Iterator
 
