@@ -1,4 +1,4 @@
-"""The ops of the Triton backend on CPU tensors: their host code runs as on a GPU, and their kernels' PTX is executed."""
+"""The ops of the Triton backend on CPU tensors: their host code runs as on a GPU, and PTX is executed."""
 
 import functools
 import json
