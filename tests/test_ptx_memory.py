@@ -4,6 +4,7 @@ import pytest
 import torch
 from ptx.one_instruction import run_body
 from ptx.parse import PtxError
+from ptx.shared import SharedMemory
 
 SEEDS = [None, 0, 1, 2]
 AT = "mad.wide.u32 %d0, %t, 4, %out;"  # the thread's own element of `out`
@@ -65,13 +66,16 @@ def test_a_barrier_of_half_a_warp_orders_that_half(seed):
         run_body(exchange(half, 16), words(32), shared_bytes=128, seed=seed)
 
 
-def test_two_threads_write_one_byte():
-    for code in (
-        "st.shared.u8 [memory], 1;",
-        "and.b32 %r0, %t, 3; mov.u32 %r8, memory; add.u32 %r0, %r0, %r8; st.shared.u8 [%r0], 1;",
-    ):
-        with pytest.raises(PtxError, match="race"):
-            run_body(code, words(), shared_bytes=4)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_two_threads_write_one_byte(seed, monkeypatch):
+    """Which they may do where that is allowed, and if they agree."""
+    some = "and.b32 %r0, %t, 3; mov.u32 %r8, memory; add.u32 %r0, %r0, %r8; st.shared.u8 [%r0], {0};"
+    for code in ("st.shared.u8 [memory], {0};", some):
+        for value, allowed in (("1", False), ("%t", False), ("%t", True)):
+            monkeypatch.setattr(SharedMemory, "agreed_writes", allowed)
+            with pytest.raises(PtxError, match="race"):
+                run_body(code.format(value), words(), shared_bytes=4, threads=64, seed=seed)
+        run_body(code.format("1"), words(), shared_bytes=4, threads=64, seed=seed)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

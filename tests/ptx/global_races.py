@@ -50,6 +50,7 @@ class Access(NamedTuple):
     known: Array  # of other lanes
     learned: list[Knowledge | None]
     told: list[Knowledge | None]
+    reads_known: list[Knowledge | None]
     early: Array  # before the thread has waited for the launches before
 
 
@@ -62,6 +63,10 @@ class GlobalRaces:
         self._told: dict[int, Knowledge] = {}  # by atomics, before a fence
         self._fenced: dict[int, Knowledge] = {}
         self._published: dict[int, Knowledge] = {}  # by address
+        self.reads_precede_atomics = False
+        """Whether an atomic without a fence waits for its warp's reads: true where its operand depends on them."""
+        self._reads_told: dict[int, Knowledge] = {}  # by address: what has been read
+        self._reads_known: dict[int, Knowledge] = {}
         self.has_waited = np.zeros(len(order.block), bool)
 
     def access(
@@ -75,7 +80,7 @@ class GlobalRaces:
         self.accesses.append(Access(
             self._time, line, threads, addresses, size, writes, strong, constant, order.epoch[threads],
             order.clock(threads), order.known[threads], _of(self._learned, threads), _of(self._told, threads),
-            ~self.has_waited[threads],
+            _of(self._reads_known, threads), ~self.has_waited[threads],
         ))  # fmt: skip
 
     def fence(self, threads: Array) -> None:
@@ -87,11 +92,19 @@ class GlobalRaces:
         """One thread's atomic or other strong access, in the order in which they happen."""
         if reads and address in self._published:
             self._told[thread] = self._told.get(thread, NOTHING).and_that(self._published[address])
+        if self.reads_precede_atomics:
+            self._tell_reads(thread, address)
         if acquire:
             self._learn(thread)
         tells = self._all_of(thread) if release else self._fenced.get(thread)
         if writes and tells is not None:
             self._published[address] = self._published.get(address, NOTHING).and_that(tells)
+
+    def _tell_reads(self, thread: int, address: int) -> None:
+        told = self._reads_told.get(address, NOTHING)
+        self._reads_known[thread] = self._reads_known.get(thread, NOTHING).and_that(told)
+        warp = np.flatnonzero(self._order.warp == self._order.warp[thread])
+        self._reads_told[address] = told.and_that(Knowledge({}, dict.fromkeys(warp.tolist(), self._time)))
 
     def pass_block_barrier(self, threads: Array) -> None:
         known = [self._learned[thread] for thread in threads.tolist() if thread in self._learned]
@@ -133,7 +146,7 @@ class GlobalRaces:
             return bool(in_warp or first.epoch[a] < second.epoch[b])
         sources = [second.learned[b]]
         if second.writes and not first.writes:
-            sources.append(second.told[b])
+            sources += [second.told[b], second.reads_known[b]]
         block = int(order.block[one])
         return any(
             known is not None

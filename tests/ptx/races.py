@@ -74,7 +74,7 @@ class SharedRaces:
 
     def read(self, threads: Array, places: Array) -> None:
         owners = np.broadcast_to(threads[:, None], places.shape)
-        self._check_writer(owners, places, "reads", False)
+        self._check_writer(owners, places, "reads")
         order = self._order
         outdated = (self._reader_epoch[places] != order.epoch[owners]) | self._knows_readers(owners, places)
         self._forget_readers(places[outdated])
@@ -86,9 +86,12 @@ class SharedRaces:
         several = self._reader_warp[places] != order.warp[owners]
         self._reader_warp[places[several]] = MANY
 
-    def write(self, threads: Array, places: Array, atomic: bool) -> None:
+    def write(
+        self, threads: Array, places: Array, atomic: bool, agrees: Array | bool = False, together: Array | bool = False
+    ) -> None:
+        """``agrees``: where the last write wrote the same; ``together``: where the threads of this one all do."""
         owners = np.broadcast_to(threads[:, None], places.shape)
-        self._check_writer(owners, places, "writes", atomic)
+        self._check_writer(owners, places, "writes", atomic, agrees)
         warps = self._reader_warp[places]
         read_now = (warps != NOBODY) & (self._reader_epoch[places] == self._order.epoch[owners])
         wrong = read_now & ~self._knows_readers(owners, places)
@@ -96,16 +99,19 @@ class SharedRaces:
             raise RaceError("writes", MANY, wrong)
         self._forget_readers(places)
         self._writer[places] = owners
-        if not atomic and (self._writer[places] != owners).any():
-            raise RaceError("writes", MANY, self._writer[places] != owners)
+        clash = (self._writer[places] != owners) & np.logical_not(together)
+        if not atomic and clash.any():
+            raise RaceError("writes", MANY, clash)
         self._writer_clock[places] = self._order.clock(threads)[:, None]
         self._writer_epoch[places] = self._order.epoch[owners]
         self._writer_atomic[places] = atomic
 
-    def _check_writer(self, owners: Array, places: Array, what: str, atomic: bool) -> None:
+    def _check_writer(
+        self, owners: Array, places: Array, what: str, atomic: bool = False, agrees: Array | bool = False
+    ) -> None:
         writer = self._writer[places]
         clock, epoch = self._writer_clock[places], self._writer_epoch[places]
-        wrong = (writer != NOBODY) & ~self._order.is_before(writer, clock, epoch, owners)
+        wrong = (writer != NOBODY) & ~self._order.is_before(writer, clock, epoch, owners) & np.logical_not(agrees)
         if atomic:
             wrong &= ~self._writer_atomic[places]
         if wrong.any():

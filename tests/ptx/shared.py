@@ -14,6 +14,9 @@ Array = np.ndarray
 class SharedMemory:
     """``size`` bytes a block."""
 
+    agreed_writes = False
+    """Whether several threads may write the same to a byte, as in Triton's kernels all that hold a value do."""
+
     def __init__(self, order: Order, blocks: int, size: int, seed: int) -> None:
         self._order = order
         self._size = size
@@ -70,8 +73,10 @@ class SharedMemory:
         return any(np.isin(threads, copy.threads).any() for copy in self._copies)
 
     def _write(self, threads: Array, places: Array, values: Array, atomic: bool) -> None:
-        self._races.write(threads, places, atomic)
+        before = self.agreed_writes & self._written[places] & (self._data[places] == values)
         self._data[places] = values
+        together = self.agreed_writes & (self._data[places] == values)
+        self._races.write(threads, places, atomic, before, together)
         self._written[places] = True
 
     def _places(self, threads: Array, addresses: Array, size: int) -> Array:
