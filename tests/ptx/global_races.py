@@ -64,7 +64,8 @@ class GlobalRaces:
         self._fenced: dict[int, Knowledge] = {}
         self._published: dict[int, Knowledge] = {}  # by address
         self.reads_precede_atomics = False
-        """Whether an atomic without a fence waits for its warp's reads: true where its operand depends on them."""
+        """Whether warps stay together and an atomic without a fence waits for its warp's reads, on which its operand
+        depends: what Triton's kernels count on."""
         self._reads_told: dict[int, Knowledge] = {}  # by address: what has been read
         self._reads_known: dict[int, Knowledge] = {}
         self.has_waited = np.zeros(len(order.block), bool)
@@ -132,7 +133,8 @@ class GlobalRaces:
         for write in [one for one in group if one[0].writes]:
             for other in group:
                 first, second = sorted((write, other), key=lambda one: one[0].time)
-                if other is not write and not self._is_fine(*first, *second):
+                fine = other is write or self._is_fine(*first, *second) or _has_seen(group, first, second)
+                if not fine:
                     raise PtxError(f"race in global memory: {_told(*second)}, and {_told(*first)}, in no order")
 
     def _is_fine(self, first: Access, a: int, second: Access, b: int) -> bool:
@@ -142,8 +144,11 @@ class GlobalRaces:
         if one == two or (first.strong and second.strong):
             return True
         if order.block[one] == order.block[two]:
-            in_warp = order.warp[one] == order.warp[two] and second.known[b, order.lane[one]] >= first.clock[a]
-            return bool(in_warp or first.epoch[a] < second.epoch[b])
+            in_warp = order.warp[one] == order.warp[two]
+            if in_warp and self.reads_precede_atomics and not first.writes:
+                return True
+            has_waited = in_warp and second.known[b, order.lane[one]] >= first.clock[a]
+            return bool(has_waited or first.epoch[a] < second.epoch[b])
         sources = [second.learned[b]]
         if second.writes and not first.writes:
             sources += [second.told[b], second.reads_known[b]]
@@ -153,6 +158,15 @@ class GlobalRaces:
             and (known.blocks.get(block, 0) > first.epoch[a] or known.threads.get(one, 0) >= first.time)
             for known in sources
         )
+
+
+def _has_seen(group: list[tuple[Access, int]], first: tuple[Access, int], second: tuple[Access, int]) -> bool:
+    """Whether the second thread has itself done an atomic on the byte after the first one's: coherence orders them."""
+    thread = second[0].threads[second[1]]
+    return first[0].strong and any(
+        access.strong and access.threads[at] == thread and first[0].time < access.time < second[0].time
+        for access, at in group
+    )
 
 
 def _told(access: Access, position: int) -> str:
