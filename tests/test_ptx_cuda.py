@@ -28,7 +28,6 @@ FEATURES = (
     test_saliency_op, test_saliency_strides,
 )  # fmt: skip
 globals().update(backend_tests(*FEATURES))  # every test of a backend's results, here with the fixture below
-del test_compiled  # noqa: F821 which torch.compile would have to trace through ctypes
 
 
 @pytest.fixture
@@ -57,6 +56,7 @@ def test_equals_the_reference(case, backend):
     assert (memory == 5.0).all(), "wrote outside of the gradient"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", [*PERTURB, *(f"{name}, torch.float32" for name in SALIENCY)])
 def test_no_schedule_changes_the_result(name, seed, device, backend):

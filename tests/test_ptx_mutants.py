@@ -10,7 +10,7 @@ from ptx.rows import ROWS
 
 from bench.speed.instructions import find_nvcc
 
-pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed")
+pytestmark = [pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed"), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
