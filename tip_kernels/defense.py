@@ -18,7 +18,7 @@ from ._numbers import check_max_grad_norm, check_range
 from ._plan import Masks, Tensors
 from ._selection import Choice, Selection
 from ._ties import check_ties, copy_to_ties
-from ._tracing import is_dry_run, untraced
+from ._tracing import is_dry_run
 from .rng import NoiseRNG
 from .saliency import GradCAM
 
@@ -290,7 +290,6 @@ class TIP:
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self.model, self._settings)
 
-    @untraced
     def _check_gradients(self) -> None:
         self._layout.check_gradients()
 

@@ -57,7 +57,7 @@ class GradCAM:
         self._traced = False
         for buffer in self._buffers:
             if buffer.traced and not self._measured:
-                self._add(buffer.kernels, buffer.sums.clone())
+                self._add(buffer.kernels, buffer.sums.detach().clone())
             buffer.traced = False
             buffer.sums.data.zero_()  # of .data: a graph between forward and backward must not see a new version
 
@@ -152,8 +152,12 @@ class _Buffer:
         self.traced = False
 
 
-def _add_in_graph(op: Callable[..., torch.Tensor], sums: torch.Tensor, lacks_batch: bool, grad: torch.Tensor) -> None:
+def _add_in_graph(
+    op: Callable[..., torch.Tensor], sums: torch.Tensor, lacks_batch: bool, grad: torch.Tensor
+) -> torch.Tensor:
+    """A hook that leaves the gradient as it is. It returns it, since compiled autograd takes None for no gradient."""
     sums.add_(_finite(op(grad.unsqueeze(0) if lacks_batch else grad)))
+    return grad
 
 
 def _finite(score: torch.Tensor) -> torch.Tensor:
