@@ -103,7 +103,7 @@ def test_optimizer_steps():
     training = Training(attached=True)
     training.optimizer.step = torch.compile(training.optimizer.step, backend="aot_eager")
     got = trained(training, training.step)
-    assert graph_breaks() == 0
+    assert graph_breaks() == 1  # torch's own, in front of the optimizer's arithmetic
     assert torch.equal(got, eager())
 
 
