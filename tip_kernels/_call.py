@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 from torch.autograd.graph import increment_version
 
-from . import _dispatch, _graph_op, _lasting, _memory, _plan
+from . import _dispatch, _dtensor, _graph_op, _lasting, _memory, _plan
 from ._numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
 from ._ops import PerturbArguments
 from ._plan import Masks, Tensors
+from ._ranks import Ranks
 from ._shard import Shard
 from ._tracing import cached, is_capturing, is_dry_run, refuse_recorders
 from .rng import NoiseRNG
@@ -35,6 +36,7 @@ class Options(NamedTuple):
     shards: Sequence[Shard | None] | None = None
     names: Sequence[str] | None = None
     backend: str | None = None
+    ranks: Ranks | None = None  # that have one key and the same scores already
 
 
 # Not as properties of Options, which torch.compile before 2.12 does not know.
@@ -53,6 +55,8 @@ class PreparedCall(NamedTuple):
     op: Callable[..., None]
     arguments: PerturbArguments
     clip: Callable[..., torch.Tensor] | None
+    agree: Callable[[PerturbArguments], PerturbArguments] | None = None
+    """exchanges with other ranks what a call on parts of gradients needs"""
 
     def run(self) -> None:
         """Calls the op, and tells autograd that the gradients have changed, which compiled kernels do not."""
@@ -86,6 +90,8 @@ class PreparedCall(NamedTuple):
     def _run(self) -> None:
         with torch.no_grad():
             arguments = self.arguments
+            if self.agree is not None:
+                arguments = self.agree(arguments)
             if self.clip is not None:
                 scale = self.clip(arguments.grads, arguments.grad_scale, arguments.state)
                 arguments = arguments._replace(grad_scale=scale)
@@ -100,6 +106,8 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
         raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
     check_max_grad_norm(options.max_grad_norm)
     _plan.check_lists(grads, scores)
+    if not torch.compiler.is_compiling() and _dtensor.any_in(grads):
+        return _prepare_parts(grads, scores, options)
     indices: Sequence[int] = range(len(grads))
     if not _touches_all(options):
         indices = _plan.indices_of_high_bands(grads, scores, options.masks)
@@ -149,6 +157,26 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
         return PreparedCall(op, arguments, _clip(options, device))
     numbers = _graph_op.numbers_of(arguments.keep, options.max_grad_norm, later_ratio)
     return PreparedCall(functools.partial(op, numbers=numbers), arguments._replace(keep=1.0), None)
+
+
+def _prepare_parts(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
+    """The call on this rank's parts of DTensors; all ranks of their mesh make it."""
+    if options.shards is not None:
+        raise ValueError("expected no shards with DTensors, whose placements say where their parts lie")
+    _dtensor.check_scores(grads, scores, options.names)
+    parts = _dtensor.split(grads, options.names)
+    scale = 1.0 if options.grad_scale is None and options.max_grad_norm is not None else options.grad_scale
+    own = options._replace(shards=parts.shards, max_grad_norm=None, grad_scale=scale)
+    call = prepare(parts.tensors, scores, own)
+    agreed = options.ranks is not None and options.ranks.covers(parts.ranks)
+    return call._replace(
+        agree=_dtensor.Agreement(
+            parts,
+            scores=None if agreed else scores,
+            max_grad_norm=options.max_grad_norm,
+            rng=None if agreed else options.rng,
+        )
+    )
 
 
 def _clip(options: Options, device: torch.device) -> Callable[..., torch.Tensor] | None:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
+from ._dtensor import local, version
 from ._mechanism import Mechanism
 from ._plan import Tensors, label, select_count
 
 logger = logging.getLogger("tip_kernels")
 
-_MARK = "_tip_kernels_version"  # an attribute of a tensor: its version when a TIP had perturbed it
+_MARK = "_tip_kernels_version"  # an attribute of a tensor: its ``version`` when a TIP had perturbed it
 _LARGEST_NORMAL = 6.77
 
 
@@ -64,8 +65,9 @@ class CallChecks:
         for index, tensor in enumerate(tensors):
             if tensor is None or tensor.is_inference():
                 continue
-            setattr(tensor, _MARK, tensor._version)
-            if tensor.dtype is torch.float16 and tensor.device.type == "cpu" and not tensor.isfinite().all():
+            setattr(tensor, _MARK, version(tensor))
+            part = local(tensor)
+            if part.dtype is torch.float16 and part.device.type == "cpu" and not part.isfinite().all():
                 warnings.warn(
                     f"float16 numbers with noise are not finite {label(index, names)}: scale the loss less, clip, or "
                     "perturb in float32",
@@ -80,7 +82,7 @@ class CallChecks:
 
     def _refuse_perturbed(self, tensors: Tensors, names: Sequence[str]) -> None:
         for index, tensor in enumerate(tensors):
-            if tensor is None or tensor.is_inference() or getattr(tensor, _MARK, None) != tensor._version:
+            if tensor is None or tensor.is_inference() or getattr(tensor, _MARK, None) != version(tensor):
                 continue
             message = (
                 "expected new gradients or a new update, got one that a TIP has perturbed already"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ._dtensor import is_dtensor
 from ._ties import Tie
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -173,7 +174,9 @@ class Layout:
                 continue
             slot = self.all.slots[index]
             own = slot.holder.get(slot.key)
-            if own is None or (own.device, own.dtype) != (tensor.device, tensor.dtype) or not torch.equal(own, tensor):
+            if own is None or is_dtensor(own) != is_dtensor(tensor):
+                return
+            if (own.device, own.dtype) != (tensor.device, tensor.dtype) or not torch.equal(own, tensor):
                 return
         raise ValueError(
             "expected an update, new weights minus received ones, got the model's weights: subtract those that were "
@@ -185,7 +188,9 @@ class Layout:
         for index, version in versions.items():
             slot = self.all.slots[index]
             parameter = slot.holder.get(slot.key)
-            if parameter is not None and not parameter.is_inference() and parameter._version != version:
+            if parameter is None or parameter.is_inference() or is_dtensor(parameter):  # that one is another in a pass
+                continue
+            if parameter._version != version:
                 yield self.names[index]
 
     def _remember_structure(self) -> None:

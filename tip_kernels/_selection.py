@@ -9,8 +9,8 @@ import torch
 from ._bands import HighBands
 from ._layout import Layout
 from ._plan import Tensors, select_count
+from ._sharing import Sharing
 from ._tracing import is_dry_run
-from .saliency import GradCAM
 
 
 class Choice(NamedTuple):
@@ -22,19 +22,19 @@ class Choice(NamedTuple):
 
 
 class Selection:
-    """Chooses by the scores that ``cam`` has; a kernel without scores has all of its channels selected.
+    """Chooses by the scores that ``sharing`` has; a kernel without scores has all of its channels selected.
 
     Args:
         layout: the model's.
-        cam: has the scores.
+        sharing: has the scores.
         bands: kernels without a high band have no channel selected.
         ratio: share of channels to select.
         only_measured: whether scores come from ``measure`` only, which must then come before the first call.
     """
 
-    def __init__(self, layout: Layout, cam: GradCAM, bands: HighBands, ratio: float, only_measured: bool) -> None:
+    def __init__(self, layout: Layout, sharing: Sharing, bands: HighBands, ratio: float, only_measured: bool) -> None:
         self._layout = layout
-        self._cam = cam
+        self._sharing = sharing
         self._bands = bands
         self._ratio = ratio
         self._only_measured = only_measured
@@ -44,8 +44,9 @@ class Selection:
         """For a call for ``tensors``, by index, the conv kernels among which are at ``convs``.
 
         Raises:
-            RuntimeError: measured scores are wanted, and none have been.
+            RuntimeError: measured scores are wanted, and none have been; or see :class:`Sharing`.
         """
+        known = self._sharing.scores(tensors, convs)
         scores: list[torch.Tensor | None] = [None] * len(tensors)
         present, unknown = [], []
         for index in convs:
@@ -53,7 +54,7 @@ class Selection:
             if tensor is None:
                 continue
             present.append(index)
-            score = None if is_dry_run() else self._cam.scores.get(index)
+            score = None if is_dry_run() else known.get(index)
             if score is None:
                 unknown.append(index)
                 score = torch.zeros(self._layout.channels[index], dtype=torch.float32, device=tensor.device)
@@ -62,7 +63,7 @@ class Selection:
             scores[index] = score
         if not unknown or self._ratio in (0, 1) or is_dry_run():
             return Choice(present, scores, self._ratio)
-        if self._only_measured and not self._cam.scores:
+        if self._only_measured and not known:
             raise RuntimeError(
                 "expected measure(images, labels) with public images before the first perturb call, because TIP was "
                 "built with scores='public'; got no scores"

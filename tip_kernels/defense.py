@@ -18,6 +18,7 @@ from ._numbers import check_max_grad_norm, check_range
 from ._plan import Masks
 from ._selection import Choice, Selection
 from ._settings import DEFAULT_STD, check_choice, copied_amount, copied_masks, warn_of_default_std
+from ._sharing import Sharing, unwrapped
 from ._ties import check_ties, copy_to_ties
 from ._tracing import is_dry_run, is_unheard
 from ._weights import check_weights, difference, put_back
@@ -97,29 +98,14 @@ class TIP(RebuiltWithModel):
         rng = NoiseRNG() if rng is None else rng
         self.model = model
         self._settings: dict[str, object] = {
-            "ratio": ratio,
-            "std": std,
-            "floor_std": floor_std,
-            "scores": scores,
-            "buffers": buffers,
-            "max_grad_norm": max_grad_norm,
-            "cutoff": cutoff,
-            "masks": masks,
-            "keep": keep,
-            "rng": rng,
+            "ratio": ratio, "std": std, "floor_std": floor_std, "scores": scores, "buffers": buffers,
+            "max_grad_norm": max_grad_norm, "cutoff": cutoff, "masks": masks, "keep": keep, "rng": rng,
             "backend": backend,
-        }
+        }  # fmt: skip
         options = Options(
-            ratio=ratio,
-            std=0.0,  # these two by the device of a call
-            floor_std=0.0,
-            rng=rng,
-            cutoff=cutoff,
-            masks=masks,
-            keep=keep,
-            max_grad_norm=max_grad_norm,
-            backend=backend,
-        )
+            ratio=ratio, std=0.0, floor_std=0.0,  # the two amounts by the device of a call
+            rng=rng, cutoff=cutoff, masks=masks, keep=keep, max_grad_norm=max_grad_norm, backend=backend,
+        )  # fmt: skip
         is_public = scores == "public"
         self._sends_buffers = buffers == "send"
         self._layout = layout = Layout(model)
@@ -128,7 +114,8 @@ class TIP(RebuiltWithModel):
         )
         self._checks = CallChecks(self._mechanism)
         self._cam = GradCAM(backend, only_measured=is_public)
-        self._selection = Selection(layout, self._cam, self._mechanism.bands, ratio, only_measured=is_public)
+        self._sharing = Sharing(layout, self._cam, self._mechanism)
+        self._selection = Selection(layout, self._sharing, self._mechanism.bands, ratio, only_measured=is_public)
         self._last = Choice([], [], ratio)
         handles = [self._cam.watch(module, slots) for module, slots in layout.layers]
         self._remove_hooks = weakref.finalize(self, _remove, handles)
@@ -248,7 +235,7 @@ class TIP(RebuiltWithModel):
             RuntimeError: the model ran no conv layer, or the TIP is closed.
         """
         self._check_open()
-        self._cam.measure(self.model, images, labels)
+        self._cam.measure(unwrapped(self.model), images, labels)
 
     def attach(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> Attachment:
         """Perturbs the gradients of this optimizer's parameters in each of its steps, before it uses them.
@@ -353,6 +340,7 @@ class TIP(RebuiltWithModel):
             grads[slot.index] = slot.holder[slot.key].grad
         if all(grad is None for grad in grads):  # a step that uses none takes no step of the noise either
             return
+        self._sharing.check_gradients()
         self._perturb(grads, owned.convs, self._layout.parameter_names)
 
     def _perturb(self, tensors: list[torch.Tensor | None], convs: list[int], names: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -158,6 +159,27 @@ class NoiseRNG:
             RuntimeWarning,
             stacklevel=6,
         )
+
+    def fingerprint(self) -> int:
+        """Tells this key and generator from others, in 62 bits that tell nothing of the key. Waits for the device."""
+        self._own()
+        key = self._secret.tensor[:4].cpu().numpy().tobytes()
+        digest = hashlib.sha256(b"tip_kernels ranks" + self.generator.encode() + key).digest()
+        return int.from_bytes(digest[:8], "little") >> 2
+
+    def exchange(self, broadcast: Callable[[torch.Tensor], object], device: torch.device) -> None:
+        """Has ``broadcast`` overwrite a copy of the state, on ``device``, with another rank's, and goes on from that.
+
+        For the ranks that hold one message. What the copy passes through carries the key.
+        """
+        self._own()
+        secret = Secret(self._secret.tensor.detach().clone().to(device))
+        try:
+            broadcast(secret.tensor)
+        except BaseException as error:  # the frames below hold the key
+            raise error.with_traceback(None) from None
+        self._secret.tensor.copy_(secret.tensor)  # in place: a compiled graph may hold this very tensor
+        self._secret.fingerprint = None
 
     def __repr__(self) -> str:
         return f"NoiseRNG(generator={self.generator!r}, key=<hidden>)"

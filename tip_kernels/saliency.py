@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from . import _dispatch
 from ._copies import build_waiting
+from ._dtensor import is_dtensor
 from ._layout import Slot
 from ._tracing import is_dry_run
 from .functional import channel_saliency
@@ -37,6 +39,7 @@ class GradCAM:
     def __init__(self, backend: str | None = None, only_measured: bool = False) -> None:
         self.scores: dict[int, torch.Tensor] = {}
         self.versions: dict[int, int] = {}  # of the kernels in their last eager forward pass, since the last call
+        self.wrapper: weakref.ref[nn.parallel.DistributedDataParallel] | None = None  # around the last forward pass
         self._backend = backend
         self._only_measured = only_measured
         self._measured = False
@@ -125,8 +128,15 @@ class GradCAM:
         measuring = self._edges is not None
         if not measuring:
             self.versions.update(layer.versions())
+            if (wrapper := nn.parallel.DistributedDataParallel._active_ddp_module) is not None:
+                self.wrapper = weakref.ref(wrapper)
         if not (measuring or (output.requires_grad and layer.learns() and not self._only_measured)):
             return None
+        if is_dtensor(output):
+            raise RuntimeError(
+                "expected conv layers that give plain tensors, got a DTensor: tensor parallelism of conv layers is not "
+                "supported, use FSDP2 (fully_shard) or DistributedDataParallel"
+            )
         if output._is_view():  # an activation in place would cut a view's node out of the graph, and its hook with it
             output = output.clone()
         if not measuring:

@@ -1,0 +1,556 @@
+"""DDP and FSDP2 by gloo: shards draw the noise of the whole, ranks stay equal, and what would diverge raises."""
+
+import hashlib
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import Ranks
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from tip_kernels import TIP, NoiseRNG, perturb_
+from tip_kernels.integrations import distributed
+
+SIZE = 4
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        found = Ranks(SIZE, str(tmp_path_factory.mktemp("store")))
+        yield found
+        found.close()
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    """Odd sizes: four ranks have 2, 2, 1 and 0 of five channels, or 1, 1, 1 and 0 of three."""
+    torch.manual_seed(seed)
+    layers = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.ConvTranspose2d(5, 3, 3), nn.Conv2d(3, 7, (1, 3))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(7 * 48, 4))
+    torch.manual_seed(seed + 1000 * dist.get_rank())
+    return model
+
+
+def backward(model: nn.Module) -> None:
+    images, labels = torch.randn(3, 3, 8, 8), torch.tensor([0, 3, 1])
+    nn.functional.cross_entropy(model(images), labels).backward()
+
+
+def raised(function, *args) -> str:
+    """The error of a call that must fail."""
+    try:
+        function(*args)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    raise AssertionError("nothing was raised")
+
+
+def assert_equal_everywhere(tensors) -> None:
+    digest = hashlib.sha256(b"".join(t.detach().numpy().tobytes() for t in tensors)).hexdigest()
+    digests = [None] * dist.get_world_size()
+    dist.all_gather_object(digests, digest)
+    assert len(set(digests)) == 1
+
+
+def gathered(value):
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+# --- perturb_ on DTensors
+
+SHAPES = [(5, 3, 3, 3), (5,), (3, 7), (9, 2, 1, 1), (3, 6, 5), ()]
+PLACEMENTS = {
+    "channels": ((4,), (Shard(0),)),
+    "kernels": ((4,), (Shard(1),)),
+    "copies": ((4,), (Replicate(),)),
+    "copies of channels": ((2, 2), (Replicate(), Shard(0))),
+    "channels and kernels": ((2, 2), (Shard(0), Shard(1))),
+    "channels twice": ((2, 2), (Shard(0), Shard(0))),
+}
+KEY = bytes(range(32))
+
+
+def grads_and_scores() -> tuple[list[torch.Tensor], list[torch.Tensor | None]]:
+    generator = torch.Generator().manual_seed(1)
+    grads = [torch.randn(shape, generator=generator) for shape in SHAPES]
+    return grads, [torch.rand(g.shape[0], generator=generator) if g.dim() > 2 else None for g in grads]
+
+
+def fitting(placements, tensor):
+    """The placements that this tensor can have: copies where it has no such dimension."""
+    return [Replicate() if p.is_shard() and p.dim >= tensor.dim() else p for p in placements]
+
+
+def compare_with_whole(shape, placements, settings):
+    mesh = init_device_mesh("cpu", shape)
+    whole, scores = grads_and_scores()
+    parts = [distribute_tensor(grad.clone(), mesh, fitting(placements, grad)) for grad in whole]
+    own_rng, rng = NoiseRNG(KEY, step=5), NoiseRNG(KEY, step=5)
+    for _ in range(2):
+        perturb_(whole, scores, ratio=0.5, std=0.5, rng=rng, **settings)
+        perturb_(parts, scores, ratio=0.5, std=0.5, rng=own_rng, **settings)
+    assert own_rng.step == rng.step == 7
+    for grad, part in zip(whole, parts, strict=True):
+        assert torch.equal(grad, part.full_tensor())
+
+
+SETTINGS = {
+    "high bands": {},
+    "all": {"floor_std": 0.1, "max_grad_norm": 1.5, "keep": 0.5, "grad_scale": 2.0},
+    "clipped": {"max_grad_norm": 1.5},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("placed", PLACEMENTS)
+def test_shards_have_the_noise_of_the_whole(ranks, placed, settings):
+    ranks.run(compare_with_whole, *PLACEMENTS[placed], SETTINGS[settings])
+
+
+def take_the_mean_of_scores():
+    mesh = init_device_mesh("cpu", (SIZE,))
+    whole, scores = grads_and_scores()
+    parts = [distribute_tensor(grad.clone(), mesh, [Shard(0)]) if grad.dim() else None for grad in whole]
+    own = [None if s is None else s + (dist.get_rank() - 1.5) * s.flip(0) for s in scores]
+    perturb_(parts, own, ratio=0.5, std=0.5, rng=NoiseRNG(KEY))
+    mean = [None if s is None else torch.stack(gathered(s)).double().mean(0).float() for s in own]
+    perturb_(whole, mean, ratio=0.5, std=0.5, rng=NoiseRNG(KEY))
+    assert all(torch.equal(a, b.full_tensor()) for a, b in zip(whole, parts, strict=True) if b is not None)
+
+
+def test_scores_of_ranks_are_averaged(ranks):
+    ranks.run(take_the_mean_of_scores)
+
+
+def refuse_other_keys():
+    mesh = init_device_mesh("cpu", (SIZE,))
+    part = distribute_tensor(torch.ones(5, 3, 3, 3), mesh, [Shard(0)])
+    rng = NoiseRNG()
+    assert "expected one key on all ranks" in raised(call, part, rng)
+    rng = NoiseRNG(KEY, step=dist.get_rank() // 3)
+    assert "expected one step on all ranks that hold one message, got 0 to 1" in raised(call, part, rng)
+    assert part.full_tensor().eq(1).all()
+
+
+def call(part, rng, **settings):
+    perturb_([part], [torch.arange(float(part.shape[0]))], ratio=0.5, std=0.5, rng=rng, **settings)
+
+
+def test_other_keys_and_steps_raise_on_every_rank(ranks):
+    ranks.run(refuse_other_keys)
+
+
+def refuse_placements():
+    mesh, other = init_device_mesh("cpu", (SIZE,)), init_device_mesh("cpu", (2, 2))
+    rng = NoiseRNG(KEY)
+    scores = torch.ones(8)
+    whole = torch.ones(8, 4, 4, 4)
+    taps = distribute_tensor(whole, mesh, [Shard(2)])
+    message = "ValueError: expected grads[0] to be split into channels or kernels"
+    assert message in raised(call, taps, rng)
+    assert message in raised(call, DTensor.from_local(whole, mesh, [Partial()]), rng)
+    part = distribute_tensor(whole, mesh, [Shard(0)])
+    elsewhere = distribute_tensor(whole, other, [Replicate(), Shard(0)])
+    for mixed in (torch.ones(3), elsewhere):
+        text = raised(lambda grads: perturb_(grads, [scores, None], ratio=1, std=0.1, rng=rng), [part, mixed])
+        assert "expected all gradients to be DTensors on one mesh" in text
+        assert "grads[1]" in text
+    for wrong, kind in ((scores[:7], ValueError), (scores.double(), TypeError), (part, TypeError)):
+        text = raised(lambda s: perturb_([part], [s], ratio=1, std=0.1, rng=rng), wrong)
+        assert text.startswith(f"{kind.__name__}: expected scores[0]")
+    cut = DTensor.from_local(torch.ones(5, 4), mesh, [Shard(0)], shape=torch.Size([10, 4]), stride=(4, 1))
+    assert "to be cut by placements" in raised(
+        lambda: perturb_([cut], [None], ratio=1, std=0.1, floor_std=0.1, rng=rng)
+    )
+    assert rng.step == 0
+    assert part.full_tensor().eq(1).all()
+
+
+def test_placements_that_cannot_be_addressed_are_refused(ranks):
+    ranks.run(refuse_placements)
+
+
+# --- FSDP2
+
+
+def sharded_net(defense_first: bool) -> tuple[nn.Module, TIP]:
+    model = net()
+    settings = {"ratio": 0.5, "std": 0.3, "floor_std": 0.1, "max_grad_norm": 1.0, "buffers": "withhold"}
+    defense = TIP(model, **settings) if defense_first else None
+    for layer in (model[0], model[3]):
+        fully_shard(layer)
+    fully_shard(model)
+    return model, TIP(model, **settings) if defense is None else defense
+
+
+def compare_fsdp_with_whole(defense_first):
+    model, defense = sharded_net(defense_first)
+    distributed.share_key(defense)
+    whole_rng = NoiseRNG(defense.rng._secret.tensor[:4].numpy().tobytes())
+    for step in range(3):
+        if step == 2:
+            defense.measure(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
+        backward(model)
+        assert all(isinstance(p.grad, DTensor) for p in model.parameters())
+        whole = [p.grad.full_tensor() for p in model.parameters()]
+        own = defense.scores()
+        scores = [None] * len(whole)
+        for i, (name, _) in enumerate(model.named_parameters()):
+            if name in own:
+                scores[i] = torch.stack(gathered(own[name])).double().mean(0).float()
+        assert sum(score is not None for score in scores) == 3
+        names = dict(model.named_parameters())
+        turned = [g.transpose(0, 1) if name == "3.weight" else g for g, name in zip(whole, names, strict=True)]
+        perturb_(turned, scores, ratio=0.5, std=0.3, floor_std=0.1, max_grad_norm=1.0, rng=whole_rng)
+        defense.perturb_gradients()
+        assert "perturbed already" in raised(defense.perturb_gradients)
+        for grad, p in zip(whole, model.parameters(), strict=True):
+            assert torch.equal(grad, p.grad.full_tensor())
+        model.zero_grad(set_to_none=step == 0)
+
+
+@pytest.mark.parametrize("defense_first", [False, True])
+def test_fsdp_has_the_noise_of_the_whole(ranks, defense_first):
+    ranks.run(compare_fsdp_with_whole, defense_first)
+
+
+def train_fsdp():
+    model, defense = sharded_net(False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    defense.attach(optimizer)
+    backward(model)
+    before = [p.full_tensor() for p in model.parameters()]
+    assert "expected one key for all ranks" in raised(optimizer.step)
+    assert all(torch.equal(a, p.full_tensor()) for a, p in zip(before, model.parameters(), strict=True))
+    optimizer.zero_grad()
+    distributed.share_key(defense)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            backward(model)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert defense.rng.step == 3
+    assert_equal_everywhere([p.full_tensor() for p in model.parameters()])
+
+
+def test_an_attached_optimizer_steps_with_fsdp(ranks):
+    ranks.run(train_fsdp)
+
+
+def perturb_sharded_update():
+    model, defense = sharded_net(False)
+    update = {name: (p * 0.5).detach() for name, p in model.named_parameters()}
+    assert "expected one key for all ranks" in raised(defense.perturb_update, update)
+    distributed.share_key(defense)
+    defense.reset()
+    whole = {name: u.full_tensor() for name, u in update.items()}
+    plain = TIP(net(), ratio=0.5, std=0.3, floor_std=0.1, max_grad_norm=1.0,
+                rng=NoiseRNG(defense.rng._secret.tensor[:4].numpy().tobytes()))  # fmt: skip
+    with pytest.warns(RuntimeWarning, match="no Grad-CAM scores"):
+        plain.perturb_update(whole)
+    with pytest.warns(RuntimeWarning, match="no Grad-CAM scores"):
+        defense.perturb_update(update)
+    assert all(torch.equal(whole[name], u.full_tensor()) for name, u in update.items())
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    assert "expected an update, new weights minus received ones" in raised(defense.perturb_update, weights)
+
+
+def test_an_update_of_shards(ranks):
+    ranks.run(perturb_sharded_update)
+
+
+# --- DDP, one client
+
+
+def ddp(model, **settings) -> DistributedDataParallel:
+    return DistributedDataParallel(model, bucket_cap_mb=0.0005, **settings)
+
+
+def train_shared(on_wrapper, view):
+    model = net()
+    wrapper = ddp(model, gradient_as_bucket_view=view)
+    defense = TIP(wrapper if on_wrapper else model, ratio=0.4, std=0.1, floor_std=0.01, max_grad_norm=1.0)
+    distributed.share_key(defense)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    defense.attach(optimizer)
+    for step in range(10):
+        if step == 5:
+            defense.measure(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))
+        optimizer.zero_grad(set_to_none=step % 2 == 0)
+        backward(wrapper)
+        clean = [p.grad.clone() for p in model.parameters()]
+        optimizer.step()
+        assert all(not torch.equal(a, p.grad) for a, p in zip(clean, model.parameters(), strict=True))
+    assert_equal_everywhere(model.parameters())
+    assert_equal_everywhere(defense.selected().values())
+
+
+@pytest.mark.parametrize(("on_wrapper", "view"), [(False, False), (True, True)])
+def test_ranks_that_share_a_key_stay_equal(ranks, on_wrapper, view):
+    ranks.run(train_shared, on_wrapper, view)
+
+
+def diverge():
+    model = net()
+    wrapper = ddp(model)
+    defense = TIP(model, std=0.1)
+    distributed.share_key(defense)
+    backward(wrapper)
+    if dist.get_rank() == 1:
+        defense.rng.load_state_dict({"generator": "chacha12", "step": 3})
+    before = [p.grad.clone() for p in model.parameters()]
+    assert "expected one step on all ranks that hold one message, got 0 to 3" in raised(defense.perturb_gradients)
+    assert all(torch.equal(a, p.grad) for a, p in zip(before, model.parameters(), strict=True))
+    distributed.share_key(defense)
+    defense.perturb_gradients()
+    assert_equal_everywhere(p.grad for p in model.parameters())
+
+
+def test_a_rank_at_another_step_stops_all(ranks):
+    ranks.run(diverge)
+
+
+def lack_scores():
+    """One rank has no scores of a layer, whose forward pass the hooks did not see there."""
+    model = net()
+    wrapper = ddp(model)
+    defense = TIP(model, std=0.1, ratio=0.4)
+    distributed.share_key(defense)
+    backward(wrapper)
+    scores = defense.scores()
+    if dist.get_rank() == 2:
+        defense.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        defense.perturb_gradients()
+    assert_equal_everywhere(p.grad for p in model.parameters())
+    found = [torch.stack([s["0.weight"] for i, s in enumerate(gathered(scores)) if i != 2]).double().mean(0)]
+    assert defense.selected()["0.weight"][found[0].argmax()]
+
+
+def test_scores_that_a_rank_lacks_come_from_the_others(ranks):
+    ranks.run(lack_scores)
+
+
+# --- DDP, what would diverge
+
+
+def refuse_plain(how):
+    model = net()
+    wrapper = ddp(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if how == "late":
+        loss = wrapper(torch.randn(2, 3, 8, 8)).sum()
+        defense = TIP(model, std=0.1)
+        loss.backward()
+    else:
+        defense = TIP(wrapper if how == "wrapper" else model, std=0.1)
+        backward(wrapper)
+    defense.attach(optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    message = "RuntimeError: expected the 4 ranks of DistributedDataParallel to share a key"
+    assert message in raised(optimizer.step)
+    assert message in raised(defense.perturb_gradients)
+    assert all(torch.equal(a, p) for a, p in zip(before, model.parameters(), strict=True))
+    assert defense.rng.step == 0
+
+
+@pytest.mark.parametrize("how", ["wrapper", "inner", "late"])
+def test_a_plain_tip_under_ddp_raises(ranks, how):
+    ranks.run(refuse_plain, how)
+
+
+def share_too_little():
+    model = net()
+    wrapper = ddp(model)
+    defense = TIP(model, std=0.1)
+    groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    distributed.share_key(defense, groups[dist.get_rank() // 2])
+    backward(wrapper)
+    assert "expected the 4 ranks of DistributedDataParallel to share a key" in raised(defense.perturb_gradients)
+
+
+def test_a_key_for_some_of_the_ranks_is_not_enough(ranks):
+    ranks.run(share_too_little)
+
+
+def need_none():
+    """Ranks that do not reduce their gradients are clients of their own."""
+    model = net()
+    defense = TIP(model, std=0.1)
+    backward(model)
+    defense.perturb_gradients()
+    groups = [dist.new_group([rank]) for rank in range(SIZE)]
+    alone = DistributedDataParallel(net(), process_group=groups[dist.get_rank()])
+    defense = TIP(alone, std=0.1)
+    backward(alone)
+    defense.perturb_gradients()
+
+
+def test_ranks_that_reduce_nothing_need_no_shared_key(ranks):
+    ranks.run(need_none)
+
+
+# --- DDP, local privacy
+
+
+class Sent:
+    """What a rank gives to all-reduces."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.buffers: list[torch.Tensor] = []
+        reduce = dist.all_reduce
+
+        def record(tensor, *args, **kwargs):
+            self.buffers.append(tensor.clone())
+            return reduce(tensor, *args, **kwargs)
+
+        monkeypatch.setattr(dist, "all_reduce", record)
+
+    def take(self) -> torch.Tensor:
+        """All that was sent since, and that it was more than one bucket."""
+        found, self.buffers = self.buffers, []
+        assert len(found) > 2
+        return torch.cat(found) * SIZE
+
+
+def local_net(**settings) -> tuple[nn.Module, DistributedDataParallel, TIP]:
+    model = net()
+    wrapper = ddp(model, broadcast_buffers=False)
+    defense = TIP(model, **settings)
+    wrapper.register_comm_hook(distributed.LocalPrivacy(defense), distributed.local_privacy_hook)
+    return model, wrapper, defense
+
+
+def clip_all_buckets():
+    model, wrapper, _ = local_net(ratio=0.0, std=0.0, max_grad_norm=0.01)
+    plain = net()
+    with pytest.MonkeyPatch.context() as patch:
+        sent = Sent(patch)
+        for _ in range(3):  # DDP makes its buckets anew after the first
+            plain.zero_grad()
+            wrapper.zero_grad()
+            torch.manual_seed(7 + dist.get_rank())
+            backward(plain)
+            torch.manual_seed(7 + dist.get_rank())
+            backward(wrapper)
+            own = torch.cat([p.grad.flatten() for p in plain.parameters()])
+            assert own.norm() > 0.1
+            message = sent.take()
+            assert message.norm() == pytest.approx(0.01, rel=1e-4)
+            mean = torch.stack([0.01 * g / g.norm() for g in gathered(own)]).mean(0)
+            got = torch.cat([p.grad.flatten() for p in model.parameters()])
+            torch.testing.assert_close(got, mean, rtol=1e-4, atol=1e-8)
+            assert_equal_everywhere(p.grad for p in model.parameters())
+
+
+def test_the_hook_clips_all_buckets_together(ranks):
+    ranks.run(clip_all_buckets)
+
+
+def draw_own_noise():
+    model, wrapper, defense = local_net(ratio=1.0, std=1.0, floor_std=1.0, max_grad_norm=1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        sent = Sent(patch)
+        with wrapper.no_sync():
+            backward(wrapper)
+        assert not sent.buffers
+        backward(wrapper)
+        assert defense.rng.step == 1
+        messages = torch.stack(gathered(sent.take()))
+    assert ((messages.std(1) - 1).abs() < 0.1).all()
+    assert (torch.corrcoef(messages) - torch.eye(SIZE)).abs().max() < 0.1
+    for alone in (defense.perturb_gradients, attached_step(defense, model)):
+        assert "expected the communication hook alone to perturb" in raised(alone)
+
+
+def attached_step(defense, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    defense.attach(optimizer)
+    return optimizer.step
+
+
+def test_the_hook_draws_noise_of_each_ranks_own(ranks):
+    ranks.run(draw_own_noise)
+
+
+def fail_together(how):
+    model, wrapper, defense = local_net(std=0.1)
+    if how == "closed" and dist.get_rank() == 1:
+        defense.close()
+    if how == "one key":
+        defense.rng.exchange(lambda state: dist.broadcast(state, src=0), torch.device("cpu"))
+    if how == "buffers":
+        wrapper.broadcast_buffers = True
+    with pytest.MonkeyPatch.context() as patch:
+        sent = Sent(patch)
+        text = raised(backward, wrapper)
+        assert not sent.buffers
+    assert all(p.grad is None for p in model.parameters())
+    return text
+
+
+FAILURES = {
+    "closed": ["got errors on [1]", "expected an open TIP", "got errors on [1]", "got errors on [1]"],
+    "one key": ["expected a key of each rank's own"] * SIZE,
+    "buffers": ["broadcast_buffers=False"] * SIZE,
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_what_fails_on_one_rank_stops_all_before_anything_is_sent(ranks, how):
+    for text, expected in zip(ranks.run(fail_together, how), FAILURES[how], strict=True):
+        assert expected in text
+
+
+def refuse_settings():
+    shared = TIP(net(), std=0.1)
+    distributed.share_key(shared)
+    assert "expected a TIP with a key of its own" in raised(distributed.LocalPrivacy, shared)
+    local = TIP(net(), std=0.1)
+    distributed.LocalPrivacy(local)
+    assert "expected a TIP without local_privacy_hook" in raised(distributed.share_key, local)
+    batch_norm = TIP(nn.SyncBatchNorm.convert_sync_batchnorm(net()), std=0.1)
+    assert "SyncBatchNorm" in raised(distributed.LocalPrivacy, batch_norm)
+    assert "to be a TIP, got Sequential" in raised(distributed.LocalPrivacy, net())
+
+
+def test_what_does_not_go_together_is_refused(ranks):
+    ranks.run(refuse_settings)
+
+
+# --- one process
+
+
+def test_share_key_needs_a_process_group():
+    defense = TIP(nn.Sequential(nn.Conv2d(3, 4, 3)), std=0.1)
+    with pytest.raises(RuntimeError, match="expected an initialized process group"):
+        distributed.share_key(defense)
+    with pytest.raises(TypeError, match="expected defense to be a TIP, got int"):
+        distributed.share_key(3)
+
+
+def test_the_key_of_an_exchange_is_in_no_traceback():
+    rng = NoiseRNG(KEY)
+
+    def broken(state):
+        raise ConnectionError("gone")
+
+    with pytest.raises(ConnectionError) as caught:
+        rng.exchange(broken, torch.device("cpu"))
+    frame = caught.value.__traceback__
+    while frame is not None:
+        assert not any(isinstance(v, torch.Tensor) for v in frame.tb_frame.f_locals.values())
+        frame = frame.tb_next
+    assert NoiseRNG(KEY).fingerprint() == rng.fingerprint() != NoiseRNG(KEY, "chacha20").fingerprint()
+    assert rng.fingerprint() != NoiseRNG().fingerprint()

@@ -1,0 +1,199 @@
+"""DTensor, as FSDP2 and tensor parallelism make it: the part of a gradient that lies on this rank, and where.
+
+The only module that knows of DTensor. It imports nothing of it: a program that has DTensors has it loaded.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from ._ops import PerturbArguments
+from ._plan import Tensors, label
+from ._ranks import Ranks
+from ._shard import Shard
+from ._tracing import is_dry_run
+from .rng import NoiseRNG
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+def is_dtensor(tensor: object) -> bool:
+    """Whether this is a DTensor."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, getattr(module, "DTensor", ()))
+
+
+def any_in(tensors: Sequence[object]) -> bool:
+    """Whether there is a DTensor among these."""
+    return "torch.distributed.tensor" in sys.modules and any(map(is_dtensor, tensors))
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a DTensor that lies on this rank, in the same memory; other tensors as they are."""
+    if not is_dtensor(tensor):
+        return tensor
+    with torch.no_grad():  # where it is the tensor itself and no view in a graph
+        part: torch.Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    return part
+
+
+def version(tensor: torch.Tensor) -> tuple[int, int]:
+    """What changes when a tensor does; a DTensor may be written to as one, or through its part."""
+    return tensor._version, local(tensor)._version
+
+
+def are_apart(tensors: Tensors) -> bool:
+    """Whether there are DTensors among these on a mesh of more than one rank."""
+    return any(tensor is not None and is_dtensor(tensor) and _mesh(tensor).size() > 1 for tensor in tensors)
+
+
+class Parts(NamedTuple):
+    """The parts of a list of DTensors on this rank; ``counts``: whether this rank's copy counts in a sum over all."""
+
+    tensors: list[torch.Tensor | None]
+    shards: list[Shard | None]
+    counts: list[bool]
+    ranks: Ranks
+
+
+def split(grads: Tensors, names: Sequence[str] | None) -> Parts:
+    """Takes DTensors on one mesh apart.
+
+    Raises:
+        ValueError: not all are DTensors on one mesh, or a part is not what ``Shard`` can say.
+    """
+    meshes = [_mesh(grad) for grad in grads if is_dtensor(grad)]
+    parts: list[torch.Tensor | None] = []
+    shards: list[Shard | None] = []
+    counts = []
+    for i, grad in enumerate(grads):
+        where = label(i, names)
+        if grad is not None and (not is_dtensor(grad) or _mesh(grad) != meshes[0]):
+            got = f"one on {_mesh(grad)}" if is_dtensor(grad) else "a plain tensor"
+            raise ValueError(
+                f"expected all gradients to be DTensors on one mesh, got {got} besides some on {meshes[0]}: its copies "
+                f"on the ranks may differ; call for each mesh and for plain tensors on their own (grads{where})"
+            )
+        part, shard, counted = (None, None, False) if grad is None else _place(grad, where)
+        parts.append(part)
+        shards.append(shard)
+        counts.append(counted)
+    return Parts(parts, shards, counts, ranks_of_mesh(meshes[0]))
+
+
+def ranks_of_mesh(mesh: "DeviceMesh") -> Ranks:
+    """All ranks of a mesh."""
+    groups = [mesh.get_group(dim) for dim in range(mesh.ndim)]
+    return Ranks(groups, frozenset(mesh.mesh.flatten().tolist()))
+
+
+def _mesh(tensor: Any) -> "DeviceMesh":
+    mesh: DeviceMesh = tensor.device_mesh
+    return mesh
+
+
+def _place(tensor: Any, where: str) -> tuple[torch.Tensor, Shard, bool]:
+    """The part on this rank, where it lies in the whole, and whether this rank's copy counts in a sum over all."""
+    sizes, starts, counts = _region(tensor, where)
+    part = local(tensor)
+    if tuple(part.shape) != tuple(sizes):
+        raise ValueError(
+            f"expected grads{where} of shape {tuple(tensor.shape)} to be cut by placements {tensor.placements} into "
+            f"{tuple(sizes)} on this rank, got {tuple(part.shape)}"
+        )
+    if type(part) not in (torch.Tensor, torch.nn.Parameter) and not is_dry_run():
+        raise TypeError(f"expected grads{where} to hold a torch.Tensor on each rank, got {type(part).__name__}")
+    starts, shape = [*starts, 0, 0], (*tensor.shape, 1, 1)
+    return part, Shard(starts[0], starts[1], shape[1]), counts
+
+
+def _region(tensor: Any, where: str) -> tuple[list[int], list[int], bool]:
+    """Sizes and first indices of the region on this rank by the placements, and whether its copy counts."""
+    kinds = sys.modules["torch.distributed.tensor"]
+    coordinate = _mesh(tensor).get_coordinate()
+    if coordinate is None:
+        raise ValueError(f"expected grads{where} on a mesh with this rank, got {_mesh(tensor)}")
+    sizes, starts, counts = list(tensor.shape), [0] * tensor.dim(), True
+    for mesh_dim, placement in enumerate(tensor.placements):
+        if type(placement) is kinds.Replicate:
+            counts = counts and coordinate[mesh_dim] == 0
+            continue
+        if type(placement) is not kinds.Shard or placement.dim > 1:
+            raise ValueError(
+                f"expected grads{where} to be split into channels or kernels, by Replicate(), Shard(0) and Shard(1), "
+                f"got {placement} in {tensor.placements}: noise is addressed by whole kernels [C, M, *kernel_size]; "
+                "redistribute() it first"
+            )
+        dim = placement.dim
+        chunk = -(-sizes[dim] // _mesh(tensor).size(mesh_dim))
+        start = min(sizes[dim], chunk * coordinate[mesh_dim])
+        starts[dim] += start
+        sizes[dim] = min(chunk, sizes[dim] - start)
+    return sizes, starts, counts
+
+
+def check_scores(grads: Tensors, scores: Tensors, names: Sequence[str] | None) -> None:
+    """Raises unless the scores of DTensors are plain float32 tensors [C], also where no part of them lies."""
+    for i, (grad, score) in enumerate(zip(grads, scores, strict=True)):
+        if score is None or grad is None:
+            continue
+        if is_dtensor(score) or not isinstance(score, torch.Tensor) or score.dtype is not torch.float32:
+            got = f"{type(score).__name__} of {getattr(score, 'dtype', 'no dtype')}"
+            raise TypeError(
+                f"expected scores{label(i, names)} of a DTensor to be a plain float32 tensor with the scores of all "
+                f"channels, whose mean over the ranks is taken, got {got}"
+            )
+        if tuple(score.shape) != tuple(grad.shape[:1]):
+            raise ValueError(
+                f"expected scores{label(i, names)} of shape {tuple(grad.shape[:1])}, got {tuple(score.shape)}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """What a call on parts exchanges with the other ranks before it changes anything.
+
+    Args:
+        parts: of the gradients.
+        scores: of all gradients, this rank's own; None where they have been exchanged already.
+        max_grad_norm: clips the norm of the whole.
+        rng: the key that all ranks must have; None where they have been asked already.
+    """
+
+    parts: Parts
+    scores: Tensors | None
+    max_grad_norm: float | None
+    rng: NoiseRNG | None
+
+    def __call__(self, arguments: PerturbArguments) -> PerturbArguments:
+        """The arguments of the op with the scores and the factor that clips of all ranks."""
+        device, ranks = arguments.state.device, self.parts.ranks
+        if self.rng is not None:
+            ranks.check_key(self.rng, device)
+        if self.scores is not None:
+            present = {i: score for i, score in enumerate(self.scores) if score is not None}
+            means = dict(zip(present, ranks.mean(list(present.values()), device), strict=True))
+            arguments = arguments._replace(scores=[means.get(i, arguments.std) for i in arguments.tensor_ids])
+        if self.max_grad_norm is not None:
+            scale = _clip_scale(self.parts, arguments.grad_scale, device, self.max_grad_norm)
+            arguments = arguments._replace(grad_scale=scale)
+        return arguments
+
+
+def _clip_scale(
+    parts: Parts, grad_scale: torch.Tensor | None, device: torch.device, max_grad_norm: float
+) -> torch.Tensor:
+    """What the op ``clip_scale`` gives for the whole, as float32 []; every rank gets the same."""
+    counted = [t for t, counts in zip(parts.tensors, parts.counts, strict=True) if t is not None and counts]
+    counted = [tensor for tensor in counted if tensor.numel()]
+    squares = torch.zeros((), dtype=torch.float64, device=device)
+    for norm in torch._foreach_norm(counted, 2, torch.float64) if counted else []:
+        squares += norm.square()
+    norm = parts.ranks.sum_(squares).sqrt()
+    scale = torch.ones((), dtype=torch.float32, device=device) if grad_scale is None else grad_scale
+    factor = (max_grad_norm / (norm * scale.abs() + 1e-6) * (1 - 2.0**-24)).clamp(max=1.0)
+    return torch.Tensor.float(factor * scale)

@@ -1,0 +1,116 @@
+"""What a TIP knows of other ranks: whether they hold the same message, and what they then have to exchange."""
+
+import gc
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from . import _dtensor
+from ._layout import Layout
+from ._mechanism import Mechanism
+from ._plan import Tensors
+from ._ranks import Ranks, is_distributed
+from ._tracing import is_dry_run, untraced
+from .saliency import GradCAM
+
+_HELP = (
+    "call share_key(defense) of tip_kernels.integrations.distributed once on every rank, after the process group is "
+    "initialized, for one client on several devices"
+)
+
+
+class Sharing:
+    """Of one TIP; ``ranks``, once :meth:`share` has been called, hold one message with one key.
+
+    ``has_hook`` says that a communication hook perturbs the gradients of this rank before they meet the others'.
+    """
+
+    def __init__(self, layout: Layout, cam: GradCAM, mechanism: Mechanism) -> None:
+        self.ranks: Ranks | None = None
+        self.has_hook = False
+        self._layout = layout
+        self._cam = cam
+        self._mechanism = mechanism
+        self._wrapper: weakref.ref[DistributedDataParallel] | None = None
+        self._has_searched = False
+
+    def share(self, ranks: Ranks) -> None:
+        """From now on all of these ranks make the same calls."""
+        self.ranks = ranks
+        self._mechanism.options = self._mechanism.options._replace(ranks=ranks)
+
+    def check_gradients(self) -> None:
+        """Raises RuntimeError if these gradients are other ranks' too, who would add other noise to them.
+
+        Also if a communication hook has perturbed them.
+        """
+        if self.has_hook:
+            raise RuntimeError(
+                "expected the communication hook alone to perturb gradients, got a call for those that it has made: "
+                "do not attach() an optimizer or call perturb_gradients() with local_privacy_hook"
+            )
+        if is_distributed():
+            self._check_wrapper()
+
+    def scores(self, tensors: Tensors, convs: Sequence[int]) -> dict[int, torch.Tensor]:
+        """By index: what the hooks have added up on this rank, or on all that share a key.
+
+        Raises:
+            RuntimeError: there are parts of gradients without a shared key, or the ranks have different keys or steps.
+        """
+        if self.ranks is None:
+            if not torch.compiler.is_compiling() and _dtensor.are_apart(tensors):
+                raise RuntimeError(f"expected one key for all ranks that hold parts of one message: {_HELP}")
+            return self._cam.scores
+        return self._cam.scores if is_dry_run() else self._exchange(tensors, convs)
+
+    @untraced
+    def _exchange(self, tensors: Tensors, convs: Sequence[int]) -> dict[int, torch.Tensor]:
+        ranks = self.ranks
+        assert ranks is not None  # asked before
+        device = next(tensor.device for tensor in tensors if tensor is not None)
+        ranks.check_key(self._mechanism.options.rng, device)
+        channels = {index: self._layout.channels[index] for index in convs if tensors[index] is not None}
+        own = {index: self._cam.scores[index] for index in channels if index in self._cam.scores}
+        return ranks.mean_scores(own, channels, device)
+
+    @untraced
+    def _check_wrapper(self) -> None:
+        wrapper = self.find_wrapper()
+        if wrapper is None or wrapper.process_group.size() == 1:
+            return
+        if self.ranks is None or not self.ranks.covers(Ranks.of(wrapper.process_group)):
+            raise RuntimeError(
+                f"expected the {wrapper.process_group.size()} ranks of DistributedDataParallel to share a key, or each "
+                f"would add other noise to the same gradients and they would diverge: {_HELP}, or register "
+                "local_privacy_hook in place of attach() and perturb_gradients() for noise before the all-reduce"
+            )
+
+    def find_wrapper(self) -> DistributedDataParallel | None:
+        """What reduces the gradients of this model: seen by the hooks in a forward pass, or looked for once."""
+        if self._cam.wrapper is not None:
+            self._wrapper = self._cam.wrapper
+        if self._wrapper is None and not self._has_searched:  # compiled models call no hook
+            self._has_searched = True
+            self._wrapper = _search([slot.holder.get(slot.key) for slot in self._layout.all.slots])
+        return None if self._wrapper is None else self._wrapper()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What DistributedDataParallel wraps, whose forward pass waits for no backward pass."""
+    module: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
+    return module
+
+
+def _search(parameters: Sequence[nn.Parameter | None]) -> "weakref.ref[DistributedDataParallel] | None":
+    """Looks through all objects of the process for a wrapper with one of these parameters."""
+    own = {id(parameter) for parameter in parameters if parameter is not None}
+    for found in gc.get_objects():
+        if not issubclass(type(found), DistributedDataParallel) or "_modules" not in vars(found):
+            continue
+        if any(id(parameter) in own for parameter in found.parameters()):
+            return weakref.ref(found)
+    return None
