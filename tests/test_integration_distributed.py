@@ -262,6 +262,11 @@ def perturb_sharded_update():
         defense.perturb_update(update)
     assert all(torch.equal(whole[name], u.full_tensor()) for name, u in update.items())
     weights = {name: p.detach() for name, p in model.named_parameters()}
+    new = {name: w + 1 for name, w in weights.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        defense.perturb_weights(new, weights)
+    assert_equal_everywhere([w.full_tensor() for w in new.values()])
     assert "expected an update, new weights minus received ones" in raised(defense.perturb_update, weights)
 
 

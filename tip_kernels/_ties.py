@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from . import _memory, _plan
+from ._dtensor import is_dtensor, local
 from ._tracing import is_dry_run
 
 
@@ -23,13 +24,17 @@ def check_ties(tensors: Sequence[torch.Tensor | None], ties: Sequence[Tie], name
 
     Raises:
         TypeError: a tensor is not strided or of another dtype than the gradients may have.
-        ValueError: it overlaps itself or shares memory with another than the one it is a copy of.
+        ValueError: it overlaps itself, shares memory with another than the one it is a copy of, or is another DTensor.
     """
     if not ties or is_dry_run():
         return
-    named = [(_plan.label(i, names), tensor) for i, tensor in enumerate(tensors) if tensor is not None]
+    named = [(_plan.label(i, names), local(tensor)) for i, tensor in enumerate(tensors) if tensor is not None]
     for tie in ties:
         where = f"[{tie.index}] ({tie.name})"
+        if tie.tensor is tensors[tie.index]:
+            continue
+        if is_dtensor(tie.tensor):
+            raise ValueError(f"expected one DTensor under all names of a tied parameter, got another for grads{where}")
         _plan.check_grad(_plan.meta(tie.tensor), tie.tensor.device, where)
         if not _is_same_memory(tie.tensor, tensors[tie.index]):
             named.append((where, tie.tensor))
@@ -43,6 +48,8 @@ def copy_to_ties(tensors: Sequence[torch.Tensor | None], ties: Sequence[Tie]) ->
     for tie in ties:
         source = tensors[tie.index]
         assert source is not None  # the first name of the parameter brought it
+        if tie.tensor is source:
+            continue
         with torch.inference_mode(tie.tensor.is_inference()):
             tie.tensor.detach().copy_(source)
 

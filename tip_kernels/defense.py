@@ -131,8 +131,8 @@ class TIP(RebuiltWithModel):
         ``scaler.unscale_(optimizer)``), or let :meth:`attach` do it. Parameters without a gradient are skipped.
 
         Raises:
-            TypeError, ValueError, RuntimeError: see :func:`tip_kernels.perturb_`; there are no gradients, or they have
-                their noise already; a parameter has one that the model did not have when this was built; nothing of
+            TypeError, ValueError, RuntimeError: see :func:`tip_kernels.perturb_`; there are no gradients, they have
+                their noise already, or other ranks would add other noise to them (:mod:`.integrations.distributed`); a parameter has one that the model did not have when this was built; nothing of
                 them would get noise; or the TIP is closed. Nothing has changed then.
         """
         self._check_open()

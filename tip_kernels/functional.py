@@ -37,6 +37,10 @@ def perturb_(
     after a first call it can be captured in a CUDA graph; each replay draws new noise. Without floor, scale and
     clipping, tensors without scores and 1x1 kernels are not looked at, let alone changed.
 
+    Of DTensors, all on one mesh with placements ``Replicate()``, ``Shard(0)`` and ``Shard(1)``, each rank's part gets the
+    noise of the whole there. All ranks of the mesh call with one key and step, or all raise; the norm is the whole's,
+    and the scores, plain tensors, are the mean of the ranks'.
+
     Args:
         grads: gradients or updates on one device; float32, float64, bfloat16 or float16, any strides without
             overlap. ``[C, M, *kernel_size]`` (C output channels) for convolutions, any shape for others. None
@@ -57,7 +61,7 @@ def perturb_(
         grad_scale: multiplies every gradient first (AMP unscaling, a clip factor of your own). A finite float, or a
             float32 tensor of shape ``[]`` on the device, whose value is not checked.
         max_grad_norm: clips the L2 norm of all scaled gradients together, as ``torch.nn.utils.clip_grad_norm_`` does,
-            in the same pass; None does not clip. Not with shards: the norm of a part is not the whole's.
+            in the same pass; None does not clip. Not with ``shards``: the norm of a part is not the whole's.
         shards: for each gradient its place in the whole, or None if it is the whole. The scores of a shard are
             those of all channels.
         names: names of the tensors, for error messages.
