@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-TIMEOUT = 20  # seconds, of a collective that some rank does not take part in
+TIMEOUT = 40  # seconds, of a collective that some rank does not take part in
 
 
 class Ranks:
