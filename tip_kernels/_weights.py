@@ -24,11 +24,11 @@ def check_weights(weights: Weights, received: Weights, layout: Layout) -> None:
 def difference(weights: Weights, received: Weights, names: frozenset[str]) -> dict[str, torch.Tensor]:
     """``weights - received`` of these names, in float32 or what is wider."""
     found = {}
-    for name in weights.keys() & names:
+    for name in [name for name in weights if name in names]:  # in one order on all ranks, if these are DTensors
         own, other = weights[name].detach(), received[name].detach()
         dtype = torch.promote_types(torch.promote_types(own.dtype, other.dtype), torch.float32)
         found[name] = own.to(dtype) - other.to(own.device, dtype)
-    return {name: found[name] for name in weights if name in found}
+    return found
 
 
 def put_back(weights: Weights, received: Weights, update: Weights, layout: Layout) -> None:
