@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-TIMEOUT = 40  # seconds, of a collective that some rank does not take part in
+TIMEOUT = 300  # seconds, of a collective that some rank does not take part in; a busy machine needs long to start
 
 
 class Ranks:
@@ -30,7 +30,7 @@ class Ranks:
             self._start()
         for end in self._ends:
             end.send((job, args))
-        results = [end.recv() if end.poll(4 * TIMEOUT) else (False, "no answer") for end in self._ends]
+        results = [end.recv() if end.poll(2 * TIMEOUT) else (False, "no answer") for end in self._ends]
         failures = [f"rank {rank}: {value}" for rank, (is_fine, value) in enumerate(results) if not is_fine]
         if failures:
             self.close()

@@ -36,7 +36,6 @@ class Options(NamedTuple):
     shards: Sequence[Shard | None] | None = None
     names: Sequence[str] | None = None
     backend: str | None = None
-    ranks: Ranks | None = None  # that have one key and the same scores already
 
 
 # Not as properties of Options, which torch.compile before 2.12 does not know.
@@ -98,8 +97,13 @@ class PreparedCall(NamedTuple):
             self.op(*arguments)
 
 
-def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
-    """What :func:`tip_kernels.perturb_` runs; raises as it does."""
+def prepare(grads: Tensors, scores: Tensors, options: Options, agreed: Ranks | None = None) -> PreparedCall:
+    """What :func:`tip_kernels.perturb_` runs; raises as it does.
+
+    Args:
+        grads, scores, options: what it is given.
+        agreed: ranks that have one key, and the same scores in this call, already.
+    """
     refuse_recorders()
     rng = options.rng
     if not isinstance(rng, NoiseRNG):
@@ -107,7 +111,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
     check_max_grad_norm(options.max_grad_norm)
     _plan.check_lists(grads, scores)
     if not torch.compiler.is_compiling() and _dtensor.any_in(grads):
-        return _prepare_parts(grads, scores, options)
+        return _prepare_parts(grads, scores, options, agreed)
     indices: Sequence[int] = range(len(grads))
     if not _touches_all(options):
         indices = _plan.indices_of_high_bands(grads, scores, options.masks)
@@ -159,7 +163,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
     return PreparedCall(functools.partial(op, numbers=numbers), arguments._replace(keep=1.0), None)
 
 
-def _prepare_parts(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
+def _prepare_parts(grads: Tensors, scores: Tensors, options: Options, agreed: Ranks | None) -> PreparedCall:
     """The call on this rank's parts of DTensors; all ranks of their mesh make it."""
     if options.shards is not None:
         raise ValueError("expected no shards with DTensors, whose placements say where their parts lie")
@@ -168,13 +172,13 @@ def _prepare_parts(grads: Tensors, scores: Tensors, options: Options) -> Prepare
     scale = 1.0 if options.grad_scale is None and options.max_grad_norm is not None else options.grad_scale
     own = options._replace(shards=parts.shards, max_grad_norm=None, grad_scale=scale)
     call = prepare(parts.tensors, scores, own)
-    agreed = options.ranks is not None and options.ranks.covers(parts.ranks)
+    have_agreed = agreed is not None and agreed.covers(parts.ranks)
     return call._replace(
         agree=_dtensor.Agreement(
             parts,
-            scores=None if agreed else scores,
+            scores=None if have_agreed else scores,
             max_grad_norm=options.max_grad_norm,
-            rng=None if agreed else options.rng,
+            rng=None if have_agreed else options.rng,
         )
     )
 

@@ -10,6 +10,7 @@ from ._bands import HighBands
 from ._call import Options, PreparedCall, prepare
 from ._layout import Layout
 from ._plan import Tensors
+from ._ranks import Ranks
 
 
 class Mechanism:
@@ -44,6 +45,7 @@ class Mechanism:
         self.std = Amount("std", std, layout.names, [layout.names[index] for index in layout.all.convs])
         self.floor_std = Amount("floor_std", floor_std, layout.names, layout.parameter_names)
         self.bands = HighBands(options.cutoff, options.masks, float(options.keep))
+        self.ranks: Ranks | None = None  # that share the key of the options, and scores
         self._is_public = is_public
         self._check()
 
@@ -58,7 +60,7 @@ class Mechanism:
         """A call for tensors by index, on ``device``; raises as ``perturb_`` does."""
         std, floor_std = self.std.on(device, len(names)), self.floor_std.on(device, len(names))
         options = self.options._replace(ratio=ratio, std=std, floor_std=floor_std, names=names)
-        return prepare(tensors, scores, options)
+        return prepare(tensors, scores, options, self.ranks)
 
     def noise_multiplier(self) -> float:
         """See :meth:`tip_kernels.TIP.noise_multiplier`."""

@@ -40,7 +40,7 @@ class Sharing:
     def share(self, ranks: Ranks) -> None:
         """From now on all of these ranks make the same calls."""
         self.ranks = ranks
-        self._mechanism.options = self._mechanism.options._replace(ranks=ranks)
+        self._mechanism.ranks = ranks
 
     def check_gradients(self) -> None:
         """Raises RuntimeError if these gradients are other ranks' too, who would add other noise to them.

@@ -37,9 +37,9 @@ def perturb_(
     after a first call it can be captured in a CUDA graph; each replay draws new noise. Without floor, scale and
     clipping, tensors without scores and 1x1 kernels are not looked at, let alone changed.
 
-    Of DTensors, all on one mesh with placements ``Replicate()``, ``Shard(0)`` and ``Shard(1)``, each rank's part gets the
-    noise of the whole there. All ranks of the mesh call with one key and step, or all raise; the norm is the whole's,
-    and the scores, plain tensors, are the mean of the ranks'.
+    Of DTensors, all on one mesh with placements ``Replicate()``, ``Shard(0)`` and ``Shard(1)``, each rank's part gets
+    the noise of the whole there. All ranks of the mesh call with one key and step, or all raise; the norm is the
+    whole's, and the scores, plain tensors, are the mean of the ranks'.
 
     Args:
         grads: gradients or updates on one device; float32, float64, bfloat16 or float16, any strides without
