@@ -100,9 +100,7 @@ class PreparedCall(NamedTuple):
 def prepare(grads: Tensors, scores: Tensors, options: Options, agreed: Ranks | None = None) -> PreparedCall:
     """What :func:`tip_kernels.perturb_` runs; raises as it does.
 
-    Args:
-        grads, scores, options: what it is given.
-        agreed: ranks that have one key, and the same scores in this call, already.
+    The ranks in ``agreed`` have one key, and the same scores in this call, already.
     """
     refuse_recorders()
     rng = options.rng

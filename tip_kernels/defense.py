@@ -132,8 +132,9 @@ class TIP(RebuiltWithModel):
 
         Raises:
             TypeError, ValueError, RuntimeError: see :func:`tip_kernels.perturb_`; there are no gradients, they have
-                their noise already, or other ranks would add other noise to them (:mod:`.integrations.distributed`); a parameter has one that the model did not have when this was built; nothing of
-                them would get noise; or the TIP is closed. Nothing has changed then.
+                their noise already, or other ranks would add other noise to them (:mod:`.integrations.distributed`); a
+                parameter has one that the model did not have when this was built; nothing of them would get noise; or
+                the TIP is closed. Nothing has changed then.
         """
         self._check_open()
         self._layout.check_gradients()
