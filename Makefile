@@ -10,6 +10,7 @@
 # make test-asan      kernels and raw ops under the address and undefined-behavior sanitizers
 # make test-tsan      tests with threads under the thread sanitizer
 # make test-clang     the kernels' tests on a library that Clang compiled
+# make test-ptx       the GPU kernels in random orders of their threads, and without each of their barriers
 # make test-torches   that the sources compile with the oldest torch and the newest; downloads half a gigabyte
 # make test-tritons   that the Triton kernels compile with the oldest Triton and the newest; downloads half a gigabyte
 # make mutate         changes of the Python sources that no test notices; hours, with SAMPLE=200 half an hour
@@ -30,7 +31,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
 
-.PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches
+.PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches test-ptx
 .PHONY: test-tritons mutate coverage
 .PHONY: release test-release test-oldest lock audit clean
 
@@ -69,6 +70,9 @@ test-tritons: $(VENV)/ready
 	for triton in $$PWD/build/tritons/*; do echo $$triton && \
 	  PYTHONPATH=$$triton $(BIN)/python -m pytest --numprocesses auto tests/test_triton_compile.py tests/test_triton_driver.py || \
 	  exit 1; done
+
+test-ptx: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses auto -m long
 
 coverage: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report term-missing

@@ -99,8 +99,7 @@ class BuildLibraries(build_ext):
             run_nvcc([*NVCC_FLAGS, *flags, "-c", source, "-o", str(target)])
             return str(target)
         includes = ["csrc", *include_paths()]
-        flags = [*FLAGS, *flags, *EXTRA_FLAGS]
-        return self.compiler.compile([source], str(output), include_dirs=includes, extra_postargs=flags)[0]
+        return self.compiler.compile([source], str(output), include_dirs=includes, extra_postargs=[*FLAGS, *flags])[0]
 
     def _link_cuda(self, objects: list[str], target: str) -> None:
         pathlib.Path(target).parent.mkdir(parents=True, exist_ok=True)
@@ -138,11 +137,14 @@ def anonymous(member: tarfile.TarInfo, date: int) -> tarfile.TarInfo:
 def cpu_jobs() -> list[tuple[str, str, list[str]]]:
     """(source, folder for its object, flags) of everything in the CPU library."""
     names = "".join(f" X({name})" for name in WANTED_VARIANTS)
-    jobs = [("csrc/cpu/variant.cpp", "common", [f"-DTIP_VARIANTS(X)={names}"])]
-    jobs += [(f"csrc/cpu/{name}.cpp", "common", []) for name in ("register", "plan")]
+    jobs = [("csrc/cpu/variant.cpp", "common", [f"-DTIP_VARIANTS(X)={names}", *EXTRA_FLAGS])]
+    jobs += [(f"csrc/cpu/{name}.cpp", "common", EXTRA_FLAGS) for name in ("register", "plan")]
     for variant in WANTED_VARIANTS:
-        flags = [*CPU_VARIANTS[variant], f"-DTIP_VARIANT={variant}"]
-        jobs += [(f"csrc/cpu/{source}", variant, flags) for source in ("perturb.cpp", "words.cpp", "saliency.cpp")]
+        flags = [*CPU_VARIANTS[variant], f"-DTIP_VARIANT={variant}", *EXTRA_FLAGS]
+        jobs += [
+            (f"csrc/cpu/{source}", variant, flags)
+            for source in ("perturb.cpp", "words.cpp", "saliency.cpp", "norm.cpp")
+        ]
     return jobs
 
 
@@ -150,7 +152,7 @@ def cuda_jobs() -> list[tuple[str, str, list[str]]]:
     """(source, folder for its object, flags) of everything in the CUDA library."""
     targets = cuda_targets()
     jobs = [("csrc/cuda/perturb.cu", f"cuda{n}", [*targets, f"-DTIP_GENERATOR={n}"]) for n in GENERATORS]
-    jobs += [(f"csrc/cuda/{name}.cu", "cuda", targets) for name in ("saliency", "device", "rank")]
+    jobs += [(f"csrc/cuda/{name}.cu", "cuda", targets) for name in ("saliency", "device", "rank", "norm")]
     return jobs + [(f"csrc/cuda/{name}.cpp", "cuda", []) for name in ("register", "plan", "launch")]
 
 

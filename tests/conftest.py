@@ -62,10 +62,10 @@ class BackendUnderTest:
     def channel_saliency(self, activation_grad: torch.Tensor) -> torch.Tensor:
         return tip.channel_saliency(activation_grad, backend=self.name)
 
-    def words(self, state: torch.Tensor, tensor_id: int, first: int, count: int, rounds: int) -> torch.Tensor:
+    def words(self, state: torch.Tensor, tensor_id: int, first: int, count: int, generator: int) -> torch.Tensor:
         """Words of one stream as int64 values below 2^32, on the CPU."""
         out = torch.empty(count, dtype=torch.int32, device=self.device)
-        _dispatch.words_op(self.name, self.device)(out, state.to(self.device), tensor_id, first, rounds)
+        _dispatch.words_op(self.name, self.device)(out, state.to(self.device), tensor_id, first, generator)
         return out.cpu().long() & 0xFFFFFFFF
 
     def gradient(

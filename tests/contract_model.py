@@ -13,9 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-GRID = True
-"""Whether calls with a floor round what they release to a grid. On once the kernels do."""
-
 CHACHA_ROUNDS = {"chacha8": 8, "chacha12": 12, "chacha20": 20}
 GENERATORS = (*CHACHA_ROUNDS, "philox")
 U32, U64 = 2.0**-24, 2.0**-53
@@ -133,14 +130,6 @@ def high_bins(kernel_size: tuple[int, ...], cutoff: float) -> np.ndarray:
     for bin_ in np.ndindex(*kernel_size):
         frequencies = [Fraction(min(b, n - b), n // 2) for b, n in zip(bin_, kernel_size, strict=True) if n > 1]
         mask[bin_] = sum(f * f for f in frequencies) > Fraction(cutoff) ** 2 * max(len(long_axes), 1)
-    return mask
-
-
-def full_mask(half: np.ndarray, kernel_size: tuple[int, ...]) -> np.ndarray:
-    """A mask in rfftn layout for all bins: those that it leaves out are conjugates of some that it has."""
-    mask = np.zeros(kernel_size, bool)
-    for bin_ in np.ndindex(*kernel_size):
-        mask[bin_] = half[bin_] if bin_[-1] < half.shape[-1] else half[conjugate(bin_, kernel_size)]
     return mask
 
 
@@ -323,7 +312,7 @@ def _whole(tolerance: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _grid(tensor: Tensor, high: int) -> float | None:
-    if not GRID or not tensor.floor_std:
+    if not tensor.floor_std:
         return None
     amounts = [tensor.floor_std] + [tensor.std] * (high > 0)
     least = min(amount for amount in amounts if amount > 0)

@@ -29,12 +29,14 @@ from collections.abc import Callable
 
 import torch
 
+from tip_kernels import _dispatch, rng
 from tip_kernels._ops import PerturbArguments
 
 NUMBERS = (0, 1, -1, -2, 3, 9, 2**23 - 1, 2**23, 2**31, 2**32 + 1, 2**40, 2**41, 2**62, 2**63 - 1, -(2**63))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OTHER_DTYPES = (*DTYPES, torch.int8, torch.int32, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn)
-SUFFIXES = {"cpu": "", "cuda": "", "reference": "_reference", "triton": "_triton"}
+GENERATORS = sorted(rng.GENERATORS.values())
+SUFFIXES = {backend.name: backend.suffix for backend in _dispatch.BACKENDS}
 PERTURB = PerturbArguments._fields
 LISTS = ("grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards")
 SHAPES = (
@@ -134,7 +136,7 @@ def valid_perturb(draw: random.Random, buffers: Buffers) -> dict:
     call["grad_scale"] = buffers.place(torch.tensor(0.7)) if draw.random() < 0.4 else None
     call["state"] = buffers.place(torch.randint(2**62, (6,)))
     call["keep"] = draw.choice((1.0, 1.0, 0.0, 0.3))
-    call["generator"] = draw.choice((8, 10, 12, 20))
+    call["generator"] = draw.choice(GENERATORS)
     return call
 
 
@@ -146,7 +148,7 @@ def valid_words(draw: random.Random, buffers: Buffers) -> dict:
         "state": buffers.place(torch.randint(2**62, (6,))),
         "tensor_id": draw.choice((0, 5, 2**23 - 1)),
         "first_position": draw.choice((0, 3, 2**33, 2**42 - 200)),
-        "generator": draw.choice((8, 10, 12, 20)),
+        "generator": draw.choice(GENERATORS),
     }
 
 
@@ -155,6 +157,19 @@ def valid_saliency(draw: random.Random, buffers: Buffers) -> dict:
     shape = draw.choice(shapes)
     layout = draw.choice(("contiguous", "channels_last", "sliced", "transposed"))
     return {"activation_grad": buffers.place(torch.randn(shape).to(draw.choice(DTYPES)), layout)}
+
+
+def valid_clip(draw: random.Random, buffers: Buffers) -> dict:
+    grads = []
+    for _ in range(draw.choice((0, 1, 2, 3))):
+        layout = draw.choice(("contiguous", "channels_last", "sliced", "transposed"))
+        grads.append(buffers.place(torch.randn(draw.choice(SHAPES)).to(draw.choice(DTYPES)), layout))
+    return {
+        "grads": grads,
+        "grad_scale": buffers.place(torch.tensor(0.7)) if draw.random() < 0.4 else None,
+        "state": buffers.place(torch.randint(2**62, (6,))),
+        "max_norm": draw.choice((1.0, 1e-3, 1e30)),
+    }
 
 
 def _resized(tensor: torch.Tensor, to: float) -> torch.Tensor:
@@ -302,18 +317,21 @@ def spoil_length(call: dict, draw: random.Random, buffers: Buffers, spoiled: set
     name = draw.choice(names)
     spoiled.add(name)
     values = call[name]
-    another = values[-1] if values else call["std"] if name in ("grads", "scores", "bases") else 0
+    another = values[-1] if values else call.get("std", call["state"]) if name in ("grads", "scores", "bases") else 0
     call[name] = draw.choice([values[:-1], [*values, another], [], values * 2])
     return f"{name}: length {len(call[name])} for {len(values)}"
 
 
 def spoil_setting(call: dict, draw: random.Random, buffers: Buffers, spoiled: set) -> str:
-    name = draw.choice([name for name in ("generator", "keep", "state", "shards") if name in call] or ["nothing"])
+    settings = ("generator", "keep", "state", "shards", "max_norm")
+    name = draw.choice([name for name in settings if name in call] or ["nothing"])
     if name in spoiled or name == "nothing":
         return "nothing"
     spoiled.add(name)
     if name == "generator":
         call[name] = draw.choice((0, -1, 1, 4, 7, 9, 11, 13, 16, 24, 2**32 + 12, 2**63 - 1, -(2**63)))
+    elif name == "max_norm":
+        call[name] = draw.choice((0.0, -1.0, math.nan, -math.inf))
     elif name == "keep":
         call[name] = draw.choice((math.nan, math.inf, -math.inf, -0.1, 1.0000001, 1e300))
     elif name == "shards":
@@ -331,12 +349,15 @@ OPS = {
     "perturb{}_": (valid_perturb, 6),
     "words{}_": (valid_words, 2),
     "channel_saliency{}": (valid_saliency, 2),
+    "clip_scale{}": (valid_clip, 2),
 }
 
 
 def surely_ill_formed(pattern: str, call: dict) -> bool:
     """Whether a call must raise, by rules that are easy to see."""
-    if call.get("generator", 8) not in (8, 10, 12, 20):
+    if call.get("generator", GENERATORS[0]) not in GENERATORS:
+        return True
+    if not call.get("max_norm", 1.0) > 0:
         return True
     if not pattern.startswith("perturb"):
         return False

@@ -15,7 +15,6 @@ mapping", the kernel's addresses are too random for it: ``sysctl vm.mmap_rnd_bit
 """
 
 import argparse
-import importlib.util
 import os
 import pathlib
 import platform
@@ -95,8 +94,7 @@ def commands(kind: str, arguments: list[str]) -> list[list[str]]:
         return [arguments if arguments[0] in ("-c", "-m") else [*pytest, *arguments]]
     if kind == "tsan":
         return [[*pytest, *THREAD_TESTS]]
-    fuzzer = [["-m", FUZZER, "--calls", "2000", "--seed", "1"]] if importlib.util.find_spec(FUZZER) else []
-    return [[*pytest, *KERNEL_TESTS], *fuzzer]
+    return [[*pytest, *KERNEL_TESTS], ["-m", FUZZER, "--calls", "2000", "--seed", "1"]]
 
 
 def copy_of(kind: str) -> pathlib.Path:

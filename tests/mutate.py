@@ -3,8 +3,8 @@
     python -m tests.mutate                           # every mutant
     python -m tests.mutate --sample 200 --seed 1     # some, drawn at random
 
-There are 1721; two processes took 14 s for each when other work shared two cores (219 in 25 minutes), so all of them
-take hours. Many survivors change nothing but speed, and must be looked at one by one.
+Two processes took 14 s for each mutant when other work shared two cores (219 in 25 minutes), so all of them take hours.
+Many survivors change nothing but speed, and must be looked at one by one.
 
 tests/mutation.toml says what is changed and which tests must notice. Each process works in a copy of its own, in
 build/mutation, where its session stays: ``cr-html`` and ``cosmic-ray dump`` read it. The Python that runs the tests is

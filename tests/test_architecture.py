@@ -1,10 +1,15 @@
-"""The house is as docs/architecture.md says: what it names exists, files are short, layers point one way."""
+"""The house is as docs/architecture.md says: what it names exists, files are short, layers point one way.
+
+Comments and docstrings name no file that does not exist either.
+"""
 
 import ast
+import io
 import pathlib
 import re
 import subprocess
 import sys
+import tokenize
 
 import pytest
 
@@ -34,6 +39,7 @@ def test_a_named_file_exists(name):
         "csrc/cpu",
         "csrc/cuda",
         "docs",
+        "tests",
         "bench/speed",
     )
     assert any((ROOT / folder / name).exists() for folder in folders), f"docs/architecture.md names {name}"
@@ -43,15 +49,23 @@ def named_things() -> set[str]:
     """Names in backquotes that are neither files nor values of the table of words."""
     quoted = set(re.findall(r"`([A-Za-z_]\w*)`", PAGE.split("## Words")[0]))
     variables = set(re.findall(r"`([A-Z][A-Z_]+)`", PAGE.split("## Environment variables")[1]))
-    return (quoted | variables) - {"backend", "rfftn"}
+    return quoted | variables
 
 
 @pytest.mark.parametrize("name", sorted(named_things()))
 def test_a_named_thing_exists(name):
-    folders = ("tip_kernels", "csrc", "tests", "bench")
-    sources = [ROOT / "setup.py", *(path for folder in folders for path in sources_in(folder))]
-    if name != "TRITON_INTERPRET" and not any(re.search(rf"\b{name}\b", path.read_text()) for path in sources):
+    if not any(re.search(rf"\b{name}\b", path.read_text()) for path in SOURCES):
         pytest.fail(f"docs/architecture.md names {name}, which is in no source")
+
+
+def test_every_module_and_folder_is_in_the_page():
+    listing = PAGE.split("## Folders")[1].split("## The way")[0]
+    modules = [path.name for path in (ROOT / "tip_kernels").glob("*.py")]
+    folders = [f"{folder}/" for folder in FOLDERS]
+    assert not [name for name in (*modules, *folders) if name not in listing]
+
+
+FOLDERS = ("tip_kernels", "csrc", "bench", "examples", "docs", "tests")
 
 
 def sources_in(folder: str) -> list[pathlib.Path]:
@@ -59,14 +73,44 @@ def sources_in(folder: str) -> list[pathlib.Path]:
 
 
 THIS = pathlib.Path(__file__).resolve()
+SOURCES = [ROOT / "setup.py", THIS, *(path for folder in FOLDERS for path in sources_in(folder))]
+FILES = {str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).rglob("*")}
+FILES |= {path.name for path in ROOT.glob("*.*")}
+
+
+def comments_of(text: str, suffix: str) -> str:
+    """The comments of a source, and of Python the strings that stand by themselves."""
+    if suffix != ".py":
+        return "\n".join(re.findall(r"//.*|/\*(?s:.*?)\*/", text))
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    alone = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Expr)]
+    return "\n".join(comments + [str(it.value) for it in alone if isinstance(it, ast.Constant)])
+
+
+def missing_files(text: str) -> list[str]:
+    """The names of files in a text that no file has, with the folders that it gives them."""
+    names = re.findall(r"[\w./-]*\w\.(?:py|h|cpp|cu|md)\b", text)
+    return [name for name in names if not any(f"/{file}".endswith(f"/{name.lstrip('./')}") for file in FILES)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_named_in_a_comment_exists(path):
+    assert not missing_files(comments_of(path.read_text(), path.suffix))
+
+
+def test_a_file_that_is_gone_is_found_in_a_comment():
+    python = '"""See ``_gone.py`` and _plan.py."""\nx = "other.py"  # in csrc/core/half.h, unlike cpu/half.h\n'
+    assert missing_files(comments_of(python, ".py")) == ["csrc/core/half.h", "_gone.py"]
+    assert missing_files(comments_of("// by old.cu\n#include <new.h>  // and core/grid.h", ".cpp")) == ["old.cu"]
 
 
 def test_every_environment_variable_is_in_the_page():
     read = set()
-    for path in [ROOT / "setup.py", *sources_in("tip_kernels"), *sources_in("csrc")]:
+    for path in SOURCES:
         read |= set(re.findall(r"(?:environ\.get\(|getenv\()\s*\"(\w+)\"", path.read_text()))
     assert read, "nothing found: the pattern is wrong"
-    assert read <= set(re.findall(r"`([A-Z_]+)`", PAGE.split("## Environment variables")[1]))
+    assert read - {"PYTHONPATH"} <= set(re.findall(r"`([A-Z_]+)`", PAGE.split("## Environment variables")[1]))
 
 
 def test_a_list_has_at_most_eight_steps():

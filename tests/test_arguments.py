@@ -10,9 +10,9 @@ import torch
 import tip_kernels as tip
 from tip_kernels import Shard
 from tip_kernels._call import Options
+from tip_kernels.rng import GENERATORS
 
 NAMES = ("conv", "bias", "last")
-F32 = torch.float32
 
 
 @pytest.fixture
@@ -145,6 +145,11 @@ def test_scattered_scores_are_read_right(scattered, call, backend):
     tip.perturb_(**call)
     tip.perturb_(**want)
     assert all(map(torch.equal, call["grads"], want["grads"]))
+
+
+def test_a_tensor_beyond_the_names_is_named_by_its_index(call):
+    call["names"], call["grads"][1] = NAMES[:1], "not a tensor"
+    refused(call, TypeError, r"expected grads\[1\] to be a tensor or None, got str")
 
 
 @pytest.mark.parametrize("length", [0, 2, 4])
@@ -363,7 +368,7 @@ def test_bad_activation_gradients(grad, error, message, backend):
 BAD_KEYS = [
     ({"key": bytes(31)}, ValueError, "key of 32 bytes, got 31 bytes"),
     ({"key": "x" * 32}, TypeError, "key to be bytes, got str"),
-    ({"generator": "rot13"}, ValueError, "generator to be one of chacha8, chacha12, chacha20, philox, got 'rot13'"),
+    ({"generator": "rot13"}, ValueError, f"generator to be one of {', '.join(GENERATORS)}, got 'rot13'"),
     ({"step": -1}, ValueError, r"step in \[0, 2\*\*63 - 1\), got -1"),
     ({"step": 2**63 - 1}, ValueError, "step in"),
     ({"step": 1.0}, TypeError, "step to be an integer, got float"),

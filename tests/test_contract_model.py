@@ -84,9 +84,8 @@ def test_pitch_by_hand():
     assert [model.pitch(n) for n in (1, 2, 3, 8, 9, 16, 17, 32, 33, 49)] == [1, 2, 4, 8, 16, 16, 32, 32, 48, 64]
 
 
-def test_the_grid(monkeypatch):
+def test_the_grid():
     """Results go to the nearest multiple of 2^-12 for a floor of 0.3; without a floor they stay as they are."""
-    monkeypatch.setattr(model, "GRID", True)
     noise, zeros = model.Noise(bytes(32), "chacha12", 0), np.zeros(1000)
     (want,) = model.perturb(noise, [model.Tensor(zeros, floor_std=0.3)])
     want.check(np.rint(want.exact * 4096) / 4096)

@@ -13,7 +13,7 @@ from released import TINY_FLOOR, assert_on_grid, step_of, unrounded
 from test_far_addresses import CASES as FAR_CASES
 from test_far_addresses import KINDS, assert_noise, call_of, gradient_of, ratios
 from test_far_addresses import case_id as far_case_id
-from test_generators import _assert_normals as assert_normals
+from test_generators import assert_normals
 from test_keep import KEEPS, kept
 from test_perturb import (
     CASES,
@@ -237,7 +237,7 @@ def test_grids_of_few_blocks(library, most_blocks):
 
 @pytest.mark.parametrize("channels", [1, 2, 31, 33, 128, 300, 1000])
 def test_channels_ranked_before(library, channels):
-    """The bits of a launch before choose as every block would for itself: ties, zeros of both signs, NaN, infinities."""
+    """The bits of a launch before choose as every block would for itself: ties, zeros of both signs, NaN, infinity."""
     draw = torch.Generator().manual_seed(channels)
     special = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-42, 2.0, 2.0])
     kinds = {
@@ -276,7 +276,9 @@ ELEMENTS_CASES = {
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("given", [{"floor_std": 0.2}, {"grad_scale": 0.7}, {"floor_std": 0.2, "grad_scale": 0.7}], ids=str)
+@pytest.mark.parametrize(
+    "given", [{"floor_std": 0.2}, {"grad_scale": 0.7}, {"floor_std": 0.2, "grad_scale": 0.7}], ids=str
+)
 @pytest.mark.parametrize("kind", ELEMENTS_CASES)
 def test_elements(library, kind, given, dtype):
     """Tensors without a high band, of several blocks, with and without whole warps of aligned vectors."""

@@ -221,7 +221,7 @@ def test_every_way_gives_the_same(way, generator, setting, backend):
     want = run(gradients(), backend.name, generator, setting)
     for got, base in zip(WAYS[way](backend.name, generator, setting), want, strict=True):
         if got.dtype == torch.float64:  # the same words and normals in other arithmetic
-            grid = 2.0**-12 if model.GRID and "floor_std" in SETTINGS[setting] else 0.0
+            grid = 2.0**-12 if "floor_std" in SETTINGS[setting] else 0.0
             torch.testing.assert_close(got, base.double(), rtol=1e-5, atol=1e-5 + grid)
         else:
             assert torch.equal(got, base.to(got.dtype)), tuple(got.shape)

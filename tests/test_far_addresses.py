@@ -9,6 +9,7 @@ integers and the formulas of docs/design.md in float64.
 import functools
 import math
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -68,10 +69,10 @@ class Case(NamedTuple):
 
 def cases() -> list[Case]:
     """Every kind at every address that it can reach; generators, steps and tensors take turns."""
-    result = []
+    result, names = [], list(GENERATORS)
     for i, kind in enumerate(KINDS):
         for j, crossed in enumerate(CROSSED):
-            case = Case(kind, crossed, list(GENERATORS)[(i + j) % 4], STEPS[(i + j // 2) % 4], TENSORS[(i + j) % 3])
+            case = Case(kind, crossed, names[(i + j) % len(names)], STEPS[(i + j // 2) % 4], TENSORS[(i + j) % 3])
             if (first_kernel_of(case) + COUNT) * KINDS[kind].taps <= MOST_ELEMENTS:
                 result.append(case)
     return result
@@ -108,15 +109,20 @@ def philox_block(key: bytes, counter: int, nonce: int) -> list[int]:
     return [c0, c1, c2, c3]
 
 
+BLOCKS: dict[str, tuple[int, Callable[[bytes, int, int], list[int]]]] = {
+    "chacha8": (16, functools.partial(chacha_block, rounds=8)),
+    "chacha12": (16, functools.partial(chacha_block, rounds=12)),
+    "chacha20": (16, functools.partial(chacha_block, rounds=20)),
+    "philox": (4, philox_block),
+}
+"""Of each generator how many words a block has, and what makes it."""
+
+
 def expected_words(case: Case, first: int, count: int) -> np.ndarray:
     """Words ``first .. first + count - 1`` of the case's stream."""
-    size = 4 if case.generator == "philox" else 16
+    size, make = BLOCKS[case.generator]
     blocks = range(first // size, (first + count - 1) // size + 1)
-    counters = [case.tensor * 2**40 + block for block in blocks]
-    if case.generator == "philox":
-        words = [philox_block(KEY, counter, case.step) for counter in counters]
-    else:
-        words = [chacha_block(KEY, counter, case.step, GENERATORS[case.generator]) for counter in counters]
+    words = [make(KEY, case.tensor * 2**40 + block, case.step) for block in blocks]
     return np.array(words, dtype=np.uint32).ravel()[first % size :][:count]
 
 
@@ -250,7 +256,7 @@ def test_the_plain_chacha_is_that_of_the_cryptography_package(seed):
 def test_words_far_out(generator, first, tensor, step, backend):
     """None: up to the last of the 2^40 blocks."""
     case = Case("flat", "", generator, step, tensor)
-    first = 2**40 * (4 if generator == "philox" else 16) - 48 if first is None else first
+    first = 2**40 * BLOCKS[generator][0] - 48 if first is None else first
     state = tip.NoiseRNG(KEY, generator, step).state(backend.device)
     got = backend.words(state, tensor, first, 48, GENERATORS[generator])
     assert got.tolist() == expected_words(case, first, 48).tolist()

@@ -11,6 +11,7 @@ from released import TINY_FLOOR, assert_on_grid, step_of, unrounded
 
 import tip_kernels as tip
 from tip_kernels.backends import native
+from tip_kernels.rng import GENERATORS
 
 KEY = bytes(range(32))
 STEP = 2**33 + 7  # both words of the nonce matter
@@ -43,7 +44,7 @@ FACTORS = {
     "dtype": [torch.float32, torch.bfloat16, torch.float16, torch.float64],
     "ratio": [0.3, 0.1, 1.0, 0.0, None],  # None: no scores
     "band": [0.5, 0.75, "some", "all", "none"],  # a cutoff or a mask
-    "generator": ["chacha12", "philox", "chacha20", "chacha8"],
+    "generator": list(GENERATORS),
     "keep": [1.0, 0.0, 0.5],
     "std": [STD, 0.0],
     "floor": [0.0, FLOOR],

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from conftest import LAYOUTS
 from released import TINY_FLOOR, assert_on_grid, step_of, unrounded
 
 import tip_kernels as tip
@@ -105,7 +106,6 @@ def test_the_attacks_work_on_ordinary_noise(attack):
 SHAPES = [(9, 8, 3, 3), (7, 3, 3, 3), (5, 2, 5, 5), (3, 2, 11, 11), (6, 5, 1, 1), (8, 3, 9), (11, 13), (37,), ()]
 STDS = [0.7, 0.01, 0.0, 0.02, 1e-6, 3.0, 0.7, 0.01, 0.01]
 FLOORS = [0.3, 0.3, 0.02, 0.25, 0.3, 0.4, 1e-3, 3.0, 0.1]
-LAYOUTS = ["contiguous", "channels_last", "sliced", "transposed"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

@@ -57,7 +57,7 @@ def test_calls_stream(generator):
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_neighbors_stream(generator):
     """Every stream differs from the first in one bit of key, step, tensor or block, and they take turns."""
-    block = 4 if generator == "philox" else 16
+    block = word_streams.block_of(generator)
     rows = word_streams.neighbors(SEED, block)
     numbers = [int.from_bytes(state.tobytes(), "little") | tensor << 320 | first // block << 343
                for state, tensor, first in rows]  # fmt: skip
@@ -70,7 +70,7 @@ def test_neighbors_stream(generator):
 
 def flips(generator: str, bases: int) -> np.ndarray:
     """How often bit j of 16 words changes when bit i of key, step, tensor or block does: [input bits, 512]."""
-    draw, block = word_streams.draw_of(generator), 4 if generator == "philox" else 16
+    draw, block = word_streams.draw_of(generator), word_streams.block_of(generator)
     counts = np.zeros((len(word_streams.neighbors(0, block)) - 1, 512))
     for seed in range(bases):
         words = [draw(state, tensor, first, 16) for state, tensor, first in word_streams.neighbors(seed, block)]
@@ -101,7 +101,7 @@ def test_bad_generators_do_not_pass_for_good(generator):
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_no_stream_is_its_neighbor(generator):
     """64 bits of 171 streams: two that are equal by chance have a probability below 1e-15."""
-    block = 4 if generator == "philox" else 16
+    block = word_streams.block_of(generator)
     draw = word_streams.draw_of(generator)
     firsts = [draw(*row, 2).tobytes() for row in word_streams.neighbors(SEED, block)]
     assert len(set(firsts)) == len(firsts)
@@ -136,7 +136,7 @@ def test_a_run_is_wrong_if_a_good_generator_fails_or_a_bad_one_passes():
 
 def test_every_job_has_a_key_of_its_own():
     jobs = rng_battery.jobs(list(GENERATORS))
-    assert len({seed for seed, *_ in jobs}) == len(jobs) == (4 * 3 + 3) * len(rng_battery.TESTS)
+    assert len({seed for seed, *_ in jobs}) == len(jobs) == (len(GENERATORS) * 3 + 3) * len(rng_battery.TESTS)
     assert {(g, s) for _, _, g, s in jobs} >= set(itertools.product(GENERATORS, word_streams.STREAMS))
 
 

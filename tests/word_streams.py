@@ -23,7 +23,7 @@ import torch
 
 from tip_kernels import _dispatch
 from tip_kernels.backends.reference import words as reference_words
-from tip_kernels.rng import GENERATORS
+from tip_kernels.rng import GENERATORS, block_words
 
 MODEL = (1728, 64, 36864, 64, 4608, 128, 640, 10)
 """Words of each tensor of the model of ``calls``."""
@@ -42,12 +42,12 @@ def key_and_step(seed: int, step: int = 0) -> np.ndarray:
 
 
 @functools.cache
-def drawn_by_the_op(rounds: int, backend: str = "cpu") -> Draw:
+def drawn_by_the_op(generator: int, backend: str = "cpu") -> Draw:
     op = _dispatch.words_op(backend, torch.device("cpu"))
 
     def draw(state: np.ndarray, tensor: int, first: int, count: int) -> np.ndarray:
         out = torch.empty(count, dtype=torch.int32)
-        op(out, torch.from_numpy(state.view(np.int64)), tensor, first, rounds)
+        op(out, torch.from_numpy(state.view(np.int64)), tensor, first, generator)
         return out.numpy().view(np.uint32)
 
     return draw
@@ -109,7 +109,7 @@ def _chacha2(state: np.ndarray, tensor: int, first: int, count: int) -> np.ndarr
 
 def _low_counter(state: np.ndarray, tensor: int, first: int, count: int) -> np.ndarray:
     """ChaCha12 that has lost the upper word of its counter, and with it the tensor."""
-    return drawn_by_the_op(12)(state, 0, first % 2**36, count)
+    return drawn_by_the_op(GENERATORS["chacha12"])(state, 0, first % 2**36, count)
 
 
 def _lcg(state: np.ndarray, tensor: int, first: int, count: int) -> np.ndarray:
@@ -138,9 +138,14 @@ def draw_of(generator: str) -> Draw:
     return PLANTED[generator][0] if generator in PLANTED else drawn_by_the_op(GENERATORS[generator])
 
 
+def block_of(generator: str) -> int:
+    """Words in a block, as ``neighbors`` counts them for a planted generator."""
+    return 16 if generator in PLANTED else block_words(GENERATORS[generator])
+
+
 def stream(generator: str, name: str, seed: int) -> Iterator[np.ndarray]:
     """Pieces of a stream, each uint32 [any]."""
-    return STREAMS[name](draw_of(generator), seed, 4 if generator == "philox" else 16)
+    return STREAMS[name](draw_of(generator), seed, block_of(generator))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ What shapes and settings decide is checked and laid out by ``_plan.py``, which k
 this call's memory and values can tell.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -35,22 +36,23 @@ class Options(NamedTuple):
     names: Sequence[str] | None = None
     backend: str | None = None
 
-    @property
-    def has_floor(self) -> bool:
-        return isinstance(self.floor_std, torch.Tensor) or self.floor_std != 0
 
-    @property
-    def touches_all(self) -> bool:
-        """Whether tensors without a high band are changed, too."""
-        return self.has_floor or self.grad_scale is not None or self.max_grad_norm is not None
+# Not as properties of Options, which torch.compile before 2.12 does not know.
+def _has_floor(options: Options) -> bool:
+    return isinstance(options.floor_std, torch.Tensor) or options.floor_std != 0
+
+
+def _touches_all(options: Options) -> bool:
+    """Whether tensors without a high band are changed, too."""
+    return _has_floor(options) or options.grad_scale is not None or options.max_grad_norm is not None
 
 
 class PreparedCall(NamedTuple):
-    """An op, its checked arguments, and the norm to clip to."""
+    """An op, its checked arguments, and what makes of these the scale that clips, if gradients are to be clipped."""
 
     op: Callable[..., None]
     arguments: PerturbArguments
-    max_grad_norm: float | None
+    clip: Callable[..., torch.Tensor] | None
 
     def run(self) -> None:
         """Calls the op, and tells autograd that the gradients have changed, which compiled kernels do not."""
@@ -84,8 +86,8 @@ class PreparedCall(NamedTuple):
     def _run(self) -> None:
         with torch.no_grad():
             arguments = self.arguments
-            if self.max_grad_norm is not None and arguments.grads:
-                scale = _clipped_scale(arguments.grads, arguments.grad_scale, self.max_grad_norm)
+            if self.clip is not None:
+                scale = self.clip(arguments.grads, arguments.grad_scale, arguments.state)
                 arguments = arguments._replace(grad_scale=scale)
             self.op(*arguments)
 
@@ -99,7 +101,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
     check_max_grad_norm(options.max_grad_norm)
     _plan.check_lists(grads, scores)
     indices: Sequence[int] = range(len(grads))
-    if not options.touches_all:
+    if not _touches_all(options):
         indices = _plan.indices_of_high_bands(grads, scores, options.masks)
     names = None if options.names is None else tuple(options.names)
     plan = _plan.plan_for(
@@ -119,7 +121,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
         _memory.check_disjoint(nonempty, plan.extents, lambda i: _plan.label(plan.tensor_ids[i], names))
     device = plan.device or _device_of_nothing(grads, rng)
     std = _amounts(options.std, "std", len(grads), device)
-    floor_std = _amounts(options.floor_std, "floor_std", len(grads), device) if options.has_floor else None
+    floor_std = _amounts(options.floor_std, "floor_std", len(grads), device) if _has_floor(options) else None
     grad_scale = _scale(options.grad_scale, device)
     check_range("keep", options.keep, 0.0, 1.0)
     op = _dispatch.perturb_op(options.backend, device)
@@ -139,7 +141,14 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
         generator=rng.generator_id,
         shards=plan.shards,
     )
-    return PreparedCall(op, arguments, None if options.max_grad_norm is None else float(options.max_grad_norm))
+    return PreparedCall(op, arguments, _clip(options, device))
+
+
+def _clip(options: Options, device: torch.device) -> Callable[..., torch.Tensor] | None:
+    if options.max_grad_norm is None:
+        return None
+    op = _dispatch.clip_op(options.backend, device)
+    return functools.partial(op, max_norm=float(options.max_grad_norm))
 
 
 def _device_of_nothing(grads: Tensors, rng: NoiseRNG) -> torch.device:
@@ -196,17 +205,3 @@ def constant(value: float, shape: tuple[int, ...], device: torch.device) -> torc
     if is_capturing(device) or torch.compiler.is_compiling():  # memory of a graph's own must not outlive it
         return torch.full(shape, value, dtype=torch.float32, device=device)
     return _cached_constant(value, shape, device)
-
-
-def _clipped_scale(grads: list[torch.Tensor], scale: torch.Tensor | None, max_norm: float) -> torch.Tensor:
-    """``scale * min(1, max_norm / norm)`` for the norm of the scaled gradients, float32 on the device, rounded down.
-
-    As ``torch.nn.utils.clip_grad_norm_`` computes it, but with sums in float64: those of float32 come out per cents too
-    small for tens of millions of elements, and more than ``max_norm`` would be sent.
-    """
-    dtype = torch.float32 if grads[0].device.type == "mps" else torch.float64  # which mps does not have
-    norm = torch.stack(torch._foreach_norm(grads, 2, dtype)).norm()
-    if scale is not None:
-        norm = norm * scale.abs()
-    factor = (max_norm / (norm + 1e-6) * (1 - 2.0**-24)).clamp(max=1.0)
-    return torch.Tensor.float(factor if scale is None else factor * scale)

@@ -1,9 +1,4 @@
-"""One row per backend: can it run here, and if not, why.
-
-To add a backend: write ``backends/<name>/`` with ``unavailable_reason(device)``, register its kernels there (a compiled
-library registers ``perturb_``, ``channel_saliency`` and ``words_`` for its dispatch key; a Python backend calls
-``_ops.register`` and has its name in ``_ops.PYTHON_BACKENDS``), and add its row to ``BACKENDS``, fastest first.
-"""
+"""One row per backend: can it run here, and if not, why. docs/architecture.md says what else a new one needs."""
 
 import functools
 import logging
@@ -69,6 +64,11 @@ def words_op(name: str | None, device: torch.device) -> Op:
     return _op("words{}_", name, device)
 
 
+def clip_op(name: str | None, device: torch.device) -> Op:
+    """The ``clip_scale`` op of the named backend, or of the fastest; raises like :func:`perturb_op`."""
+    return _op("clip_scale{}", name, device)
+
+
 def _op(pattern: str, name: str | None, device: torch.device) -> Op:
     op: Op = getattr(torch.ops.tip_kernels, pattern.format(_suffix(name, device))).default
     return op
@@ -113,11 +113,17 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "perturb_": _checks.check_perturb,
     "channel_saliency": _checks.check_activation_grad,
     "words_": _checks.check_words,
+    "clip_scale": _checks.check_clip,
 }
 
 
 def _device_of_state(args: Args) -> torch.device:
     return _ops.PerturbArguments(*args).state.device
+
+
+def _device_of_clip(args: Args) -> torch.device:
+    device: torch.device = args[2].device
+    return device
 
 
 def _device_of_first(args: Args) -> torch.device:
@@ -143,5 +149,6 @@ for _pattern, _device_of in (
     ("perturb{}_", _device_of_state),
     ("channel_saliency{}", _device_of_first),
     ("words{}_", _device_of_first),
+    ("clip_scale{}", _device_of_clip),
 ):
     _ops.LIBRARY.impl(_pattern.format(""), _forward_to_fastest(_pattern, _device_of), "CompositeExplicitAutograd")

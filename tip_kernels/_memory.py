@@ -1,6 +1,6 @@
-"""What only the memory of a call's tensors can tell: whether two of them share elements.
+"""Extents and overlaps of tensors: from shapes and strides, and, in ``check_disjoint``, from addresses.
 
-Nothing here is asked in a dry run, in which tensors have no memory.
+That one is not asked in a dry run, in which tensors have no memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -7,10 +7,12 @@ with no compiled library present. Backends only register kernels:
   device's dispatch key; without one, ``_dispatch`` sends the call to the fastest backend that can run.
 * ``words_`` fills an int32 tensor with consecutive words of one noise stream, bit for bit, and leaves the state as
   it is; it exists for tests and for auditing the noise.
-* ``perturb_<name>_``, ``channel_saliency_<name>`` and ``words_<name>_`` name one of the ``PYTHON_BACKENDS``, for an
-  explicit ``backend=`` argument; :func:`register` gives them their kernels.
+* ``clip_scale`` is the ``grad_scale`` that clips gradients to a norm. Of the state it uses the counter alone, which
+  is 0 again when it ends.
+* ``perturb_<name>_`` and the others with a name are for an explicit ``backend=`` argument, one for each of the
+  ``PYTHON_BACKENDS``; :func:`register` gives them their kernels.
 
-What users get wrong is explained in ``_static_arguments.py`` and ``_call.py``. The ops themselves refuse, with a
+What users get wrong is explained in ``_plan.py`` and ``_call.py``. The ops themselves refuse, with a
 RuntimeError and before anything has changed, what would be unsafe (``csrc/op/check_arguments.h``,
 ``backends/_checks.py``); they trust the values of ``bases`` and of what lies on a GPU. ``docs/design.md`` defines the
 result.
@@ -89,6 +91,7 @@ def _perturb_schema() -> str:
 
 _PERTURB = _perturb_schema()
 _SALIENCY = "(Tensor activation_grad) -> Tensor"
+_CLIP = "(Tensor[] grads, Tensor? grad_scale, Tensor state, float max_norm) -> Tensor"
 _WORDS = "(Tensor(a!) out, Tensor state, int tensor_id, int first_position, int generator) -> ()"
 
 
@@ -106,6 +109,13 @@ def _fake_channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
     return activation_grad.new_empty(activation_grad.shape[1], dtype=torch.float32)
 
 
+def _fake_clip_scale(
+    grads: list[torch.Tensor], grad_scale: torch.Tensor | None, state: torch.Tensor, max_norm: float
+) -> torch.Tensor:
+    _fake_in_place(grads, grad_scale, state)
+    return state.new_empty((), dtype=torch.float32)
+
+
 def _define(name: str, schema: str, fake: Callable[..., object]) -> None:
     LIBRARY.define(name + schema)
     torch.library.register_fake(f"tip_kernels::{name}", fake, lib=LIBRARY)
@@ -114,12 +124,14 @@ def _define(name: str, schema: str, fake: Callable[..., object]) -> None:
 _define("perturb_", _PERTURB, _fake_in_place)
 _define("channel_saliency", _SALIENCY, _fake_channel_saliency)
 _define("words_", _WORDS, _fake_in_place)
+_define("clip_scale", _CLIP, _fake_clip_scale)
 LIBRARY.define("cpu_variant() -> str")  # the instruction set of the compiled CPU kernels
 LIBRARY.define("cuda_problem(int device) -> str")  # why the compiled CUDA kernels cannot run there, empty if they can
 for _backend in PYTHON_BACKENDS:
     _define(f"perturb_{_backend}_", _PERTURB, _fake_in_place)
     _define(f"channel_saliency_{_backend}", _SALIENCY, _fake_channel_saliency)
     _define(f"words_{_backend}_", _WORDS, _fake_in_place)
+    _define(f"clip_scale_{_backend}", _CLIP, _fake_clip_scale)
 
 
 def register(
@@ -128,6 +140,7 @@ def register(
     perturb_: Callable[[PerturbArguments], None],
     channel_saliency: Callable[[torch.Tensor], torch.Tensor],
     words_: Callable[[torch.Tensor, torch.Tensor, int, int, int], None],
+    clip_scale: Callable[[list[torch.Tensor], torch.Tensor | None, torch.Tensor, float], torch.Tensor],
 ) -> None:
     """Gives the ops of one of the ``PYTHON_BACKENDS`` their kernels, on every device."""
 
@@ -138,5 +151,6 @@ def register(
         (f"perturb_{backend}_", perturb_by_name),
         (f"channel_saliency_{backend}", channel_saliency),
         (f"words_{backend}_", words_),
+        (f"clip_scale_{backend}", clip_scale),
     ):
         LIBRARY.impl(op, kernel, "CompositeExplicitAutograd")

@@ -24,10 +24,10 @@ Described = tuple[Fields | None, ...]
 """A list of tensors as a plan knows it: the fields of the :class:`Meta` of each."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+MAX_TENSORS = 2**23
+MAX_ELEMENTS = 2**41  # of a whole tensor: at most two words each, at least four words a block, 2^40 blocks
 
 _GRADIENT = (torch.Tensor, type(None))
-_MAX_TENSORS = 2**23
-_MAX_ELEMENTS = 2**41  # at most two words each, at least four words a block: 2^40 blocks
 
 
 class Meta(NamedTuple):
@@ -192,6 +192,7 @@ def _as_shard(value: Sequence[int] | None, index: int, names: tuple[str, ...] | 
 
 
 @constant_when_traced
+@cached(maxsize=64)
 def plan_for(
     count: int,
     indices: Sequence[int],
@@ -211,17 +212,6 @@ def plan_for(
     Raises:
         TypeError, ValueError: see :func:`tip_kernels.perturb_`.
     """
-    return _cached_plan(count, indices, grads, scores, settings)
-
-
-@cached(maxsize=64)
-def _cached_plan(
-    count: int,
-    indices: Sequence[int],
-    grads: Described,
-    scores: Described,
-    settings: Fields,
-) -> Plan:
     return _make_plan(count, _metas(indices, grads), _metas(indices, scores), Settings(*settings))
 
 
@@ -317,8 +307,8 @@ def _check_length(name: str, values: Sequence[object], count: int) -> None:
 
 
 def _check_settings(count: int, settings: Settings) -> None:
-    if count > _MAX_TENSORS:
-        raise ValueError(f"expected at most {_MAX_TENSORS} gradients, got {count}")
+    if count > MAX_TENSORS:
+        raise ValueError(f"expected at most {MAX_TENSORS} gradients, got {count}")
     lists = {"shards": settings.shards, "names": settings.names, "ratio": settings.ratio}
     for name, values in lists.items():
         if isinstance(values, tuple):
@@ -385,5 +375,5 @@ def _check_shard(shard: Shard, shape: tuple[int, ...], where: str) -> None:
     if min(shard) < 0 or shard.first_kernel + shape[1] > shard.kernels_per_channel:
         raise ValueError(f"expected shards{where} with room for {shape[1]} kernels a channel, got {tuple(shard)}")
     elements = (shard.first_channel + shape[0]) * shard.kernels_per_channel * math.prod(shape[2:])
-    if elements > _MAX_ELEMENTS:
+    if elements > MAX_ELEMENTS:
         raise ValueError(f"expected grads{where} of at most 2**41 elements in the whole, got {elements}")

@@ -17,11 +17,19 @@ CONTRACT_VERSION = 1
 """Of the noise contract, docs/design.md section 3: the same version gives the same noise for the same key and step."""
 
 GENERATORS = {"chacha8": 8, "chacha12": 12, "chacha20": 20, "philox": 10}
-"""Generators and the numbers by which the ops name them: those of their rounds. Philox is not secure."""
+"""Generators and the numbers by which the ops name them; those of ChaCha and Philox are their rounds, and a new one
+takes any other. Philox is not secure."""
 
 KEY_BYTES = 32
-_MAX_STEP = 2**63 - 1
+MAX_STEP = 2**63 - 1
+"""No step is this one: it would have no successor."""
+
 _NO_STEP = -1  # the ops refuse a state with it
+
+
+def block_words(generator: int) -> int:
+    """Words in a block of the generator that the ops name so."""
+    return 4 if generator == GENERATORS["philox"] else 16
 
 
 class NoiseRNG:
@@ -71,7 +79,7 @@ class NoiseRNG:
 
     @property
     def generator_id(self) -> int:
-        """The number by which the ops name the generator: its rounds, 8, 12, 20 or 10."""
+        """The number by which the ops name the generator."""
         return GENERATORS[self.generator]
 
     @property
@@ -193,7 +201,7 @@ def _problem_of_generator(generator: object) -> Exception | None:
 def _problem_of_step(step: object) -> Exception | None:
     if not isinstance(step, int):
         return TypeError(f"expected step to be an integer, got {type(step).__name__}")
-    if not 0 <= step < _MAX_STEP:
+    if not 0 <= step < MAX_STEP:
         return ValueError(f"expected step in [0, 2**63 - 1), got {step}")
     return None
 

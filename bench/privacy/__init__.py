@@ -5,5 +5,9 @@ client     what a client computes and sends: its gradient, the defenses, what th
 attacker   what is made of a release: knowledge of the defense, labels, the problem that it poses, the search for images
 study      attackers against defenses: who meets whom on what, how it is judged, the tables; the search for settings
 federated  training under each defense
+images     what all is measured on
+nets       what is trained and attacked
+rounding   what the grid of released values leaves of the Gaussian mechanism's assumptions
+figures    pictures by matplotlib
 results    what the commands measured
 """

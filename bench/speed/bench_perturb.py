@@ -8,11 +8,12 @@ import torch
 
 import tip_kernels as tip
 from bench.speed import models
+from tip_kernels.rng import GENERATORS
 
 MODELS = {name: models.MODELS[name]() for name in ("resnet18", "resnet50")}
 
 
-@pytest.mark.parametrize("generator", ["philox", "chacha8", "chacha12", "chacha20"])
+@pytest.mark.parametrize("generator", GENERATORS)
 @pytest.mark.parametrize("ratio", [0.3, 1.0])
 @pytest.mark.parametrize("model", MODELS)
 def test_perturb(benchmark, model, ratio, generator):

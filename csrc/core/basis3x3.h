@@ -5,6 +5,7 @@
 
 TIP_BEGIN_NAMESPACE
 
+constexpr int kPair3x3 = 18;               // values of two kernels, which share a group of words
 constexpr float kGain3x3 = 0.47140452f;    // sqrt(2/9), of every column but DC's; left to the caller's amplitude
 constexpr float kDcGain3x3 = 0.33333333f;  // of the column of DC
 

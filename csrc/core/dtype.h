@@ -52,13 +52,19 @@ TIP_HD uint16_t float_to_half(float x) {
 #endif
 }
 
+// The bits of a bfloat16 from those of a float, for scalars and vectors of words.
+template <class U, class Condition>
+TIP_HD U round_to_bfloat16(U bits, Condition is_nan) {
+  const U rounded = bits + 0x7FFFu + (bits >> 16 & 1u);
+  const U quiet = bits | 0x400000u;  // rounding could carry a NaN into infinity
+  return (is_nan ? quiet : rounded) >> 16;
+}
+
 TIP_HD uint16_t float_to_bfloat16(float x) {
 #if defined(__CUDA_ARCH__)
   return __bfloat16_as_ushort(__float2bfloat16_rn(x));
 #else
-  const uint32_t bits = float_bits(x);
-  const uint32_t rounded = bits + 0x7FFFu + (bits >> 16 & 1u);
-  return static_cast<uint16_t>((x != x ? bits | 0x400000u : rounded) >> 16);  // a NaN must not carry into infinity
+  return static_cast<uint16_t>(round_to_bfloat16(float_bits(x), x != x));
 #endif
 }
 

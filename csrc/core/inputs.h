@@ -1,5 +1,5 @@
-// What a checked call of the op perturb_ asks for, as the plans of both backends read it. Without torch, so that tests
-// can plan without it. Pointers to numbers are to memory of the gradients' device.
+// What a checked call of the op perturb_ asks for, as the plans of both compiled backends read it. Without torch, so
+// that tests can plan without it. Pointers to numbers are to memory of the gradients' device.
 #pragma once
 
 #include <vector>

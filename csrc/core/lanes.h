@@ -1,7 +1,7 @@
 // What a lane type must offer besides operators, for scalars: on GPUs one thread is one lane.
 //
-// Vector types overload these functions in a header included before core/philox.h and core/normals.h, whose
-// templates then find them.
+// Vector types overload these functions in a header included before core/philox.h, core/normals.h and core/grid.h,
+// whose templates then find them.
 #pragma once
 
 #include <cmath>

@@ -1,8 +1,9 @@
-// Noise into gradients: what a run's memory looks like is known here and nowhere else.
+// Noise into gradients, unit by unit or row by row. Whole vectors of 3x3 kernels: cpu/pairs3x3.h.
 #pragma once
 
+#include "cpu/half.h"  // before core/grid.h, which uses its overloads
+
 #include "core/grid.h"
-#include "cpu/half.h"
 #include "cpu/run.h"
 
 TIP_BEGIN_NAMESPACE

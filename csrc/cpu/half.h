@@ -30,10 +30,7 @@ TIP_HD F widen(const BFloat16* from) {
 }
 
 TIP_HD void narrow(BFloat16* to, F x) {
-  const U bits = float_bits(x);
-  const U rounded = bits + 0x7FFFu + (bits >> 16 & 1u);
-  const U quiet = bits | 0x400000u;  // rounding could carry a NaN into infinity
-  const U16 high = __builtin_convertvector((x != x ? quiet : rounded) >> 16, U16);
+  const U16 high = __builtin_convertvector(round_to_bfloat16(float_bits(x), x != x), U16);
   memcpy(to, &high, sizeof high);
 }
 

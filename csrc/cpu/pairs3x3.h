@@ -1,18 +1,19 @@
 // Noise of 3x3 kernels, two to a lane, from registers to gradients without passing through memory.
 //
-// A layout says where the 2 * kLanes successive kernels of a vector lie. Both take y [18], value c of every lane.
+// A layout says where the 2 * kLanes successive kernels of a vector lie. Both take y [kPair3x3], value c of every lane.
 #pragma once
 
 #include "cpu/apply.h"
 
+#include "core/basis3x3.h"
+
 TIP_BEGIN_NAMESPACE
 
-constexpr int kPair = 18;  // values of a lane
-constexpr int kBody = 16;  // of which so many are transposed; the other two are its tail
+constexpr int kBody = 16;  // of the values of a lane, so many are transposed; the other two are its tail
 
 // Where vector v of the values in memory order, lane after lane, gets its float i from.
-constexpr int lane_of(int v, int i) { return (v * kLanes + i) / kPair; }
-constexpr int value_of(int v, int i) { return (v * kLanes + i) % kPair; }
+constexpr int lane_of(int v, int i) { return (v * kLanes + i) / kPair3x3; }
+constexpr int value_of(int v, int i) { return (v * kLanes + i) % kPair3x3; }
 constexpr bool in_tail(int v, int i) { return value_of(v, i) >= kBody; }
 constexpr int row_of(int v, int i) { return value_of(v, i) / kLanes * kLanes + lane_of(v, i); }
 
@@ -24,7 +25,7 @@ TIP_HD F in_memory_order(const F* rows, const F* tails, std::integer_sequence<in
   F x = shuffle<(in_tail(v, i) ? i : value_of(v, i) % kLanes + (row_of(v, i) == last ? kLanes : 0))...>(rows[first],
                                                                                                       rows[last]);
   if constexpr ((in_tail(v, i) || ...)) {
-    constexpr int lane = (v * kLanes + kLanes - 1 - kBody) / kPair;
+    constexpr int lane = (v * kLanes + kLanes - 1 - kBody) / kPair3x3;
     x = shuffle<(in_tail(v, i) ? kLanes + i : i)...>(x, tails[2 * lane / kLanes]);
   }
   return x;
@@ -43,13 +44,13 @@ TIP_HD void prefetch(const T* x) {
 template <class T>
 struct Contiguous {
   using Element = T;
-  static constexpr int64_t kStep = kPair * kLanes;  // elements from a vector's first kernel to the next one's
+  static constexpr int64_t kStep = kPair3x3 * kLanes;  // elements from a vector's first kernel to the next one's
 
   // One copy for all generators: inlined into each it would take the compiler twice as long.
   __attribute__((noinline)) void add(T* x, float scale, F* y) const {
-    add(x, scale, y, std::make_integer_sequence<int, kPair>());
+    add(x, scale, y, std::make_integer_sequence<int, kPair3x3>());
   }
-  TIP_HD void fetch(const T* x) const { prefetch<kPair>(x); }
+  TIP_HD void fetch(const T* x) const { prefetch<kPair3x3>(x); }
 
  private:
   template <int... v>

@@ -129,7 +129,7 @@ class Tile {
     Counter<U> group = successive_groups(tensor_->id, static_cast<uint64_t>(lane));
     for (int64_t left = count; left > 0; --left) {
       layout.fetch(left > kAhead ? x + kAhead * Layout::kStep : next + (kAhead - left) * Layout::kStep);
-      F z[kGroup], y[kPair];
+      F z[kGroup], y[kPair3x3];
       draw_group(group, 0, used_, z);
       synthesize_3x3(z, y);  // not by project_units, whose counts are no constants: 3 % of the whole
       synthesize_3x3(z + pitch_, y + 9);

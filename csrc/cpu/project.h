@@ -74,7 +74,7 @@ TIP_HD void to_rows(F* columns, int64_t runtime_count, float* rows) {
 }
 
 inline void to_rows(F* columns, int64_t count, float* rows) {
-  if (count == 18) return to_rows<18>(columns, count, rows);  // two 3x3 kernels a lane
+  if (count == kPair3x3) return to_rows<kPair3x3>(columns, count, rows);
   to_rows<0>(columns, count, rows);
 }
 

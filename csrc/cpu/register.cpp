@@ -7,6 +7,7 @@
 #include <limits>
 #include <string>
 
+#include "core/clip.h"
 #include "cpu/plan.h"
 #include "cpu/thread_memory.h"
 #include "cpu/variant.h"
@@ -86,6 +87,27 @@ Tensor channel_saliency(Tensor tensor) {
   return scores;
 }
 
+Tensor clip_scale(std::vector<Tensor> grads, std::optional<Tensor> grad_scale, Tensor state, double max_norm) {
+  const ClipViews views = check_clip(grads, grad_scale, state, max_norm);
+  std::vector<NormTensor> tensors;
+  tensors.reserve(views.grads.size());  // pieces point to its elements
+  std::vector<NormPiece> pieces;
+  for (const View& grad : views.grads) {
+    if (grad.count == 0) continue;
+    append_pieces(tensors.emplace_back(NormTensor{grad.data, dtype_of(grad), axes_by_stride(grad)}), pieces);
+  }
+  std::vector<double> sums(pieces.size());
+  torch::stable::parallel_for(0, static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) sums[i] = variant().sum_of_squares(pieces[i]);
+  });
+  double squares = 0;
+  for (const double sum : sums) squares += sum;
+  const float scale = grad_scale ? *data_of<const float>(views.grad_scale) : 1.0f;
+  Tensor result = torch::stable::new_empty(state, {}, torch::headeronly::ScalarType::Float);
+  *static_cast<float*>(result.mutable_data_ptr()) = clipped_scale(squares, scale, max_norm);
+  return result;
+}
+
 std::string cpu_variant() { return variant().name; }
 
 }  // namespace
@@ -94,6 +116,7 @@ STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CPU, m) {
   m.impl("perturb_", TORCH_BOX(&perturb_op<perturb>));
   m.impl("channel_saliency", TORCH_BOX(&channel_saliency));
   m.impl("words_", TORCH_BOX(&words_));
+  m.impl("clip_scale", TORCH_BOX(&clip_scale));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CompositeExplicitAutograd, m) {

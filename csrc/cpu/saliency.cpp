@@ -10,8 +10,6 @@ namespace {
 
 constexpr int64_t kBlock = 64;  // elements of space summed before they join the total
 
-TIP_HD float magnitude(float x) { return x < 0 ? -x : x; }
-
 // Space is contiguous (NCHW): one channel of one sample at a time.
 template <class T>
 float sum_contiguous(const T* x, int64_t count) {
@@ -54,7 +52,7 @@ void scores_of_vectors(const ActivationGradByOffsets& grad, const T* data, float
         for (int v = 0; v < kVectors; ++v) block[v] += widen(x + s * grad.space_stride + v * kLanes);
       for (int v = 0; v < kVectors; ++v) total[v] += block[v];
     }
-    for (int v = 0; v < kVectors; ++v) score[v] += choose(total[v] < 0.0f, -total[v], total[v]);
+    for (int v = 0; v < kVectors; ++v) score[v] += magnitude(total[v]);
   }
   for (int v = 0; v < kVectors; ++v) store(scores + v * kLanes, score[v] / static_cast<float>(grad.space));
 }
@@ -74,7 +72,7 @@ void scores_strided(const ActivationGradByOffsets& grad, float* scores, int64_t 
         for (; s < stop; ++s) block += value(x[grad.space_offsets ? grad.space_offsets[s] : s * grad.space_stride]);
         total += block;
       }
-      score += total < 0 ? -total : total;
+      score += magnitude(total);
     }
     scores[c] = static_cast<float>(score / static_cast<A>(grad.space));
   }

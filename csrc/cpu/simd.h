@@ -115,7 +115,6 @@ TIP_PACK_OPERATOR(^)
 TIP_PACK_OPERATOR(<<)
 TIP_PACK_OPERATOR(>>)
 
-TIP_HD Pack<I> operator!=(Pack<U> a, uint32_t b) { TIP_EACH(Pack<I>, a.v[i] != b); }
 TIP_HD Pack<F> to_float(Pack<U> x) { TIP_EACH(Pack<F>, to_float(x.v[i])); }
 TIP_HD Pack<F> to_float(Pack<I> x) { TIP_EACH(Pack<F>, to_float(x.v[i])); }
 TIP_HD Pack<I> as_int(Pack<U> x) { TIP_EACH(Pack<I>, as_int(x.v[i])); }
@@ -123,7 +122,6 @@ TIP_HD Pack<U> as_uint(Pack<I> x) { TIP_EACH(Pack<U>, as_uint(x.v[i])); }
 TIP_HD Pack<U> float_bits(Pack<F> x) { TIP_EACH(Pack<U>, float_bits(x.v[i])); }
 TIP_HD Pack<F> bits_float(Pack<U> x) { TIP_EACH(Pack<F>, bits_float(x.v[i])); }
 TIP_HD Pack<F> square_root(Pack<F> x) { TIP_EACH(Pack<F>, square_root(x.v[i])); }
-TIP_HD Pack<F> choose(Pack<I> c, Pack<F> yes, Pack<F> no) { TIP_EACH(Pack<F>, choose(c.v[i], yes.v[i], no.v[i])); }
 
 // Reads and writes of vectors at any address.
 TIP_HD F load(const float* from) {

@@ -1,10 +1,11 @@
 // Scratch memory of all threads of a call.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 
-#include "op/view.h"
+#include "op/refuse.h"
 
 namespace tip {
 

@@ -92,10 +92,10 @@ TIP_HD void pair_of_normals(uint32_t first, uint32_t second, float scale, float&
 template <int kGenerator>
 TIP_HD void draw(const Source& source, uint32_t tensor, uint64_t group, float scale, float z[kGroup]) {
   uint32_t words[kGroup];
-  if constexpr (kGenerator == kPhilox) {
-    generate<kGenerator>(source.stream, counter(tensor, group), words);
-  } else {
+  if constexpr (is_chacha(kGenerator)) {
     chacha_words<kGenerator>(source, counter(tensor, group), words);
+  } else {
+    generate<kGenerator>(source.stream, counter(tensor, group), words);
   }
   TIP_UNROLL
   for (int w = 0; w < kGroup; w += 2) pair_of_normals(words[w], words[w + 1], scale, z[w], z[w + 1]);

@@ -29,14 +29,19 @@ CurrentStream* find_current_stream() {
 // The device of a call's tensors, current while it lasts, and torch's current stream there.
 class Device {
  public:
-  explicit Device(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+  explicit Device(const Tensor& tensor) : current_stream_(known_current_stream()), guard_(tensor.get_device_index()) {
     set_device(tensor.get_device_index());
-    static CurrentStream* const current_stream = find_current_stream();
-    check_torch(current_stream(tensor.get_device_index(), &stream_));
+    check_torch(current_stream_(tensor.get_device_index(), &stream_));
   }
   void* stream() const { return stream_; }
 
  private:
+  static CurrentStream* known_current_stream() {
+    static CurrentStream* const found = find_current_stream();
+    return found;
+  }
+
+  CurrentStream* current_stream_;
   torch::stable::accelerator::DeviceGuard guard_;
   void* stream_ = nullptr;
 };
@@ -73,16 +78,48 @@ Tensor channel_saliency(Tensor tensor) {
   const View view = check_activation_grad(tensor);
   if (view.sizes[1] > INT32_MAX) refuse("expected at most 2**31 - 1 channels, got ", view.sizes[1]);
   const std::vector<Axis> space = space_axes(view);
-  ActivationGradByAxes grad = {activation_grad_of(view, space), 0, 0, {}};
-  grad.inverse_space = 1.0 / static_cast<double>(grad.space);
+  ActivationGradByAxes grad = {activation_grad_of(view, space), 0, 0, 0, {}};
   grad.axes = copy_axes(space, grad.axis, "space");
+  cut_space(grad);
   const Device device(tensor);
-  constexpr auto kFloat = torch::headeronly::ScalarType::Float;
-  Tensor alpha = torch::stable::new_empty(tensor, {grad.samples, grad.channels}, kFloat);
-  Tensor scores = torch::stable::new_empty(tensor, {grad.channels}, kFloat);
-  launch_saliency(grad, static_cast<float*>(alpha.mutable_data_ptr()), static_cast<float*>(scores.mutable_data_ptr()),
-                  device.stream());
+  Tensor sums = torch::stable::new_empty(tensor, {sums_bytes(grad)}, torch::headeronly::ScalarType::Byte);
+  Tensor scores = torch::stable::new_empty(tensor, {grad.channels}, torch::headeronly::ScalarType::Float);
+  launch_saliency(grad, sums.mutable_data_ptr(), static_cast<float*>(scores.mutable_data_ptr()), device.stream());
   return scores;
+}
+
+// As a call that scales every element: what it would touch is what there is to sum.
+Inputs inputs_of(const ClipViews& views, const float* scale) {
+  static const float one = 1;  // never read: that it is there makes the plan
+  Inputs inputs = {};
+  for (const View& grad : views.grads) {
+    TensorInput tensor = {};
+    tensor.data = grad.data, tensor.dtype = dtype_of(grad), tensor.shape = grad, tensor.basis = -1;
+    tensor.shard = {0, 0, grad.size(1)};
+    inputs.tensors.push_back(tensor);
+  }
+  inputs.state = data_of<int64_t>(views.state);
+  inputs.grad_scale = scale ? scale : &one;
+  inputs.keep = 1.0;
+  return inputs;
+}
+
+Tensor clip_scale(std::vector<Tensor> grads, std::optional<Tensor> grad_scale, Tensor state, double max_norm) {
+  const ClipViews views = check_clip(grads, grad_scale, state, max_norm);
+  const float* scale = grad_scale ? data_of<const float>(views.grad_scale) : nullptr;
+  Inputs inputs = inputs_of(views, scale);
+  const std::vector<PlannedTensor> tensors = plan_tensors(inputs);
+  inputs.grad_scale = scale;
+  int64_t sums = 0;
+  for (const PlannedTensor& tensor : tensors) sums += tensor.tiles;
+  sums = std::max<int64_t>(sums, 1);
+  const Device device(state);
+  Tensor memory = torch::stable::new_empty(state, {sums}, torch::headeronly::ScalarType::Double);
+  Tensor result = torch::stable::new_empty(state, {}, torch::headeronly::ScalarType::Float);
+  const NormOut out = {static_cast<double*>(memory.mutable_data_ptr()), sums, max_norm,
+                       static_cast<float*>(result.mutable_data_ptr())};
+  launch_norm(inputs, tensors, out, device.stream());
+  return result;
 }
 
 std::string cuda_problem(int64_t device) { return problem_of_device(static_cast<int>(device)); }
@@ -93,6 +130,7 @@ STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CUDA, m) {
   m.impl("perturb_", TORCH_BOX(&perturb_op<perturb>));
   m.impl("channel_saliency", TORCH_BOX(&channel_saliency));
   m.impl("words_", TORCH_BOX(&words_));
+  m.impl("clip_scale", TORCH_BOX(&clip_scale));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CompositeExplicitAutograd, m) {

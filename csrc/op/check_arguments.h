@@ -1,13 +1,14 @@
 // What every compiled library checks of a call before it reads, writes or takes a step: whatever the arguments, an op
 // touches no memory but that of its tensors. tip_kernels/backends/_checks.py does the same for the other backends.
 //
-// What users get wrong is explained by tip_kernels/_arguments.py; here is what would be unsafe. Values that lie on a
-// GPU cannot be read without a wait, so there only metadata is checked.
+// What users get wrong is explained by tip_kernels/_plan.py and _call.py; here is what would be unsafe. Values that lie
+// on a GPU cannot be read without a wait, so there only metadata is checked.
 #pragma once
 
 #include <algorithm>
 #include <vector>
 
+#include "core/generate.h"
 #include "core/inputs.h"
 #include "op/arguments.h"
 #include "op/view.h"
@@ -26,7 +27,7 @@ struct Views {
 };
 
 inline void check_generator(int64_t generator) {
-  if (generator != 8 && generator != 10 && generator != 12 && generator != 20)
+  if (!is_chacha(generator) && generator != kPhilox)
     refuse("expected generator to be 8, 12 or 20 (ChaCha) or 10 (Philox), got ", generator);
 }
 
@@ -225,7 +226,7 @@ inline Views check_perturb(const Arguments& given) {
 }
 
 // Words of a block of a generator.
-inline int64_t block_words(int64_t generator) { return generator == 10 ? 4 : 16; }
+inline int64_t block_words(int64_t generator) { return generator == kPhilox ? 4 : 16; }
 
 // Raises std::runtime_error unless words_ can run. It shows the words of any step, used or not.
 inline View check_words(const Tensor& out, const Tensor& state, int64_t tensor_id, int64_t first_position,
@@ -255,6 +256,30 @@ inline View check_activation_grad(const Tensor& grad) {
     refuse("expected activation_grad of dtype float32, float64, bfloat16 or float16, got torch's dtype ", view.dtype);
   if (view.dims < 2) refuse("expected activation_grad of at least 2 dimensions, got ", view.dims);
   return view;
+}
+
+// The tensors among the arguments of clip_scale.
+struct ClipViews {
+  std::vector<View> grads;
+  View grad_scale, state;
+};
+
+// Raises std::runtime_error unless clip_scale can run.
+inline ClipViews check_clip(const std::vector<Tensor>& grads, const std::optional<Tensor>& grad_scale,
+                            const Tensor& state, double max_norm) {
+  ClipViews views = {};
+  views.state = state_of(state, true);
+  if (!(max_norm > 0)) refuse("expected max_norm above 0, got ", max_norm);
+  if (grad_scale) views.grad_scale = table_of(*grad_scale, {"grad_scale"}, dtype_numbers().f32, 0, views.state);
+  views.grads.reserve(grads.size());
+  for (size_t i = 0; i < grads.size(); ++i) {
+    const Name name = {"grads", static_cast<int64_t>(i)};
+    const View& grad = views.grads.emplace_back(view_of(grads[i], name));
+    if (!is_floating(grad))
+      refuse("expected ", name, " of dtype float32, float64, bfloat16 or float16, got torch's dtype ", grad.dtype);
+    check_device(grad, views.state, name);
+  }
+  return views;
 }
 
 }  // namespace tip

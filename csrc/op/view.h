@@ -4,33 +4,13 @@
 
 #include <torch/csrc/stable/tensor.h>
 
-#include <sstream>
-#include <stdexcept>
-
 #include "core/axes.h"
 #include "core/dtype.h"
+#include "op/refuse.h"
 
 namespace tip {
 
 using torch::stable::Tensor;
-
-// An argument of an op, or an element of one that is a list, for messages.
-struct Name {
-  const char* argument;
-  int64_t index = -1;
-};
-
-inline std::ostream& operator<<(std::ostream& out, const Name& name) {
-  out << name.argument;
-  return name.index < 0 ? out : out << '[' << name.index << ']';
-}
-
-template <class... Parts>
-[[noreturn]] __attribute__((noinline, cold)) void refuse(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
-}
 
 // What a function of torch's stable ABI returned; the macro that torch has for this has another name in each version.
 inline void check_torch(AOTITorchError error) {
@@ -43,11 +23,11 @@ struct View : Shape {
   int64_t count;  // of elements
   int32_t dtype, device_type, device_index;
   int64_t element_bytes;
-  int64_t extent;  // elements of memory from the first to behind the last
+  int64_t span;  // elements of memory from the first to behind the last
   char* data;
 
   uintptr_t begin() const { return reinterpret_cast<uintptr_t>(data); }
-  uintptr_t end() const { return begin() + static_cast<uintptr_t>(extent * element_bytes); }
+  uintptr_t end() const { return begin() + static_cast<uintptr_t>(span * element_bytes); }
   bool is_contiguous() const {
     int64_t expected = 1;
     for (int64_t dim = dims; dim-- > 0; expected *= sizes[dim])
@@ -81,7 +61,7 @@ inline DType dtype_of(const View& view) {
 }
 
 // Elements from the first to behind the last of a tensor that has some; refuses what int64 cannot count.
-inline int64_t extent_of(const View& view, Name name) {
+inline int64_t span_of(const View& view, Name name) {
   int64_t last = 0;
   for (int64_t dim = 0; dim < view.dims; ++dim) {
     int64_t reach;
@@ -99,7 +79,7 @@ inline void check_storage(const Tensor& tensor, const View& view, Name name) {
   int64_t offset, bytes, end;
   check_torch(aoti_torch_get_storage_offset(tensor.get(), &offset));
   check_torch(aoti_torch_get_storage_size(tensor.get(), &bytes));
-  if (offset < 0 || __builtin_add_overflow(offset, view.extent, &end) ||
+  if (offset < 0 || __builtin_add_overflow(offset, view.span, &end) ||
       __builtin_mul_overflow(end, view.element_bytes, &end) || end > bytes || view.data == nullptr)
     refuse("expected ", name, " with storage for all of its elements, got ", bytes, " bytes");
   if (reinterpret_cast<uintptr_t>(view.data) % view.element_bytes != 0)
@@ -128,7 +108,7 @@ inline View view_of(const Tensor& tensor, Name name, bool written = false) {
                                          : static_cast<int64_t>(aoti_torch_dtype_element_size(view.dtype));
   check_torch(aoti_torch_get_numel(handle, &view.count));
   if (view.count == 0) return view;
-  view.extent = extent_of(view, name);
+  view.span = span_of(view, name);
   if (written) {
     void* data;
     check_torch(torch_get_mutable_data_ptr(handle, &data));

@@ -7,22 +7,21 @@ arguments' descriptions is found once, since a training loop makes the same call
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 
-from .._memory import overlaps_itself
+from .._memory import extent, overlaps_itself
 from .._ops import PerturbArguments
-from .._plan import DTYPES
+from .._plan import DTYPES, MAX_ELEMENTS, MAX_TENSORS
+from .._shard import shard_of
+from ..rng import GENERATORS, MAX_STEP, block_words
 
-GENERATORS = (8, 10, 12, 20)
-
-_MOST_DIMS = 64
-_MOST_TENSORS = 2**23
-_MOST_STREAMS = 2**24
-_MOST_BLOCKS = 2**40
-_MOST_ELEMENTS = 2**41
-_LAST_STEP = 2**63 - 1
+_GENERATORS = frozenset(GENERATORS.values())
+_MAX_DIMS = 64
+_MAX_STREAMS = 2**24  # that the counter of a block can tell apart
+_MAX_BLOCKS = 2**40  # of a tensor
 
 
 class _Meta(NamedTuple):
@@ -43,8 +42,7 @@ class _Meta(NamedTuple):
         """Bytes of storage that it needs."""
         if self.elements == 0:
             return 0
-        last = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
-        return (self.offset + last + 1) * self.dtype.itemsize
+        return self.offset * self.dtype.itemsize + extent(self.shape, self.strides, self.dtype)
 
     @property
     def is_contiguous(self) -> bool:
@@ -80,9 +78,9 @@ def check_words(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_po
     _check_device(meta, key, "out")
     if meta.elements and overlaps_itself(meta.shape, meta.strides):
         _refuse(f"out without overlapping memory, got strides {meta.strides}")
-    if not 0 <= tensor_id < _MOST_STREAMS:
+    if not 0 <= tensor_id < _MAX_STREAMS:
         _refuse(f"tensor_id in [0, 2**24), got {tensor_id}")
-    words = _MOST_BLOCKS * (4 if generator == 10 else 16)
+    words = _MAX_BLOCKS * block_words(generator)
     if not 0 <= first_position <= words - meta.elements:
         _refuse(f"words below position {words}, got first_position {first_position} and {meta.elements}")
     _check_memory([out], [state], [meta.end, key.end])
@@ -96,6 +94,29 @@ def check_activation_grad(grad: torch.Tensor) -> None:
     if len(meta.shape) < 2:
         _refuse(f"activation_grad of at least 2 dimensions, got {len(meta.shape)}")
     _check_memory([], [grad], [meta.end])
+
+
+def check_clip(
+    grads: list[torch.Tensor], grad_scale: torch.Tensor | None, state: torch.Tensor, max_norm: float
+) -> None:
+    """Raises RuntimeError unless ``clip_scale`` can run with these arguments."""
+    key = _Meta(*_described(state, "state"))
+    _check_state(key)
+    if not max_norm > 0:
+        _refuse(f"max_norm above 0, got {max_norm}")
+    scale = (
+        None
+        if grad_scale is None
+        else _table(_described(grad_scale, "grad_scale"), "grad_scale", torch.float32, 0, key)
+    )
+    metas = [_Meta(*values) for values in _described_tensors(grads, "grads") if values is not None]
+    for i, meta in enumerate(metas):
+        if meta.dtype not in DTYPES:
+            _refuse(f"grads[{i}] of dtype float32, float64, bfloat16 or float16, got {meta.dtype}")
+        _check_device(meta, key, f"grads[{i}]")
+    read = [*grads, state] if grad_scale is None else [*grads, state, grad_scale]
+    ends = [meta.end for meta in (*metas, key)] + ([] if scale is None else [scale.end])
+    _check_memory([], read, ends)
 
 
 def without_repeats(grad: torch.Tensor) -> torch.Tensor:
@@ -131,7 +152,7 @@ def _described(value: Any, name: str) -> Any:
     return tuple(value) if value and isinstance(value[0], int) else _described_tensors(value, name)
 
 
-def _described_tensors(tensors: list[torch.Tensor | None], name: str) -> tuple[tuple[Any, ...] | None, ...]:
+def _described_tensors(tensors: Sequence[torch.Tensor | None], name: str) -> tuple[tuple[Any, ...] | None, ...]:
     try:  # without a call for each tensor, of which a model has hundreds
         if all(t is None or t.layout is torch.strided for t in tensors):
             return tuple(
@@ -160,14 +181,14 @@ def _ends(described: _Description) -> list[int]:
     bases = [_basis(described, b, state) for b in range(len(described.bases))]
     grads = [_Meta(*values) for values in described.grads]
     for i, grad in enumerate(grads):
-        _check_grad(described, i, grad, bases, min(std.elements, floor.elements, _MOST_TENSORS), state)
+        _check_grad(described, i, grad, bases, min(std.elements, floor.elements, MAX_TENSORS), state)
     scores = [None if values is None else _Meta(*values) for values in described.scores]
     single = [std, None if described.floor_std is None else floor, scale, state]
     return [0 if meta is None else meta.end for meta in (*grads, *scores, *bases, *single)]
 
 
 def _check_generator(generator: int) -> None:
-    if generator not in GENERATORS:
+    if generator not in _GENERATORS:
         _refuse(f"generator to be 8, 12 or 20 (ChaCha) or 10 (Philox), got {generator}")
 
 
@@ -181,7 +202,7 @@ def _check_step(state: torch.Tensor) -> None:
     if state.device.type != "cpu":
         return
     step = int(state[4])
-    if step < 0 or step == _LAST_STEP:
+    if step < 0 or step == MAX_STEP:
         _refuse(f"state with a step in [0, 2**63 - 1), got {step}")
 
 
@@ -214,8 +235,8 @@ def _basis(described: _Description, b: int, state: _Meta) -> _Meta:
 
 def _check_grad(described: _Description, i: int, grad: _Meta, bases: list[_Meta], ids: int, state: _Meta) -> None:
     name, basis = f"grads[{i}]", described.basis_ids[i]
-    if len(grad.shape) > _MOST_DIMS:
-        _refuse(f"{name} of at most {_MOST_DIMS} dimensions, got {len(grad.shape)}")
+    if len(grad.shape) > _MAX_DIMS:
+        _refuse(f"{name} of at most {_MAX_DIMS} dimensions, got {len(grad.shape)}")
     if grad.dtype not in DTYPES:
         _refuse(f"{name} of dtype float32, float64, bfloat16 or float16, got {grad.dtype}")
     _check_device(grad, state, name)
@@ -239,12 +260,12 @@ def _check_grad(described: _Description, i: int, grad: _Meta, bases: list[_Meta]
 def _check_shard(described: _Description, i: int, grad: _Meta) -> int:
     """The first channel of the whole; refuses a place outside of what the noise has words for."""
     channels, kernels, *kernel_size = (*grad.shape, 1, 1) if len(grad.shape) < 2 else grad.shape
-    shard = (0, 0, kernels) if described.shards is None else described.shards[3 * i : 3 * i + 3]
-    if min(shard) < 0 or shard[1] + kernels > shard[2]:
+    shard = shard_of(described.shards, i, kernels)
+    if min(shard) < 0 or shard.first_kernel + kernels > shard.kernels_per_channel:
         _refuse(f"shards[{i}] with room for {kernels} kernels a channel, got {tuple(shard)}")
-    if (shard[0] + channels) * shard[2] * math.prod(kernel_size) > _MOST_ELEMENTS:
+    if (shard.first_channel + channels) * shard.kernels_per_channel * math.prod(kernel_size) > MAX_ELEMENTS:
         _refuse(f"grads[{i}] of at most 2**41 elements in the whole, got more")
-    return shard[0]
+    return shard.first_channel
 
 
 def _check_scores(described: _Description, i: int, channels: int, state: _Meta) -> None:
@@ -255,7 +276,7 @@ def _check_scores(described: _Description, i: int, channels: int, state: _Meta) 
         _refuse(f"selected[{i}] in [0, {scores.elements}], got {described.selected[i]}")
 
 
-def _check_memory(written: list[torch.Tensor], read: list[torch.Tensor | None], ends: list[int]) -> None:
+def _check_memory(written: list[torch.Tensor], read: Sequence[torch.Tensor | None], ends: list[int]) -> None:
     """Refuses tensors that reach out of their storage, and written ones that lie in one place or in what is read."""
     ranges = []
     for i, (tensor, end) in enumerate(zip((*written, *read), ends, strict=True)):

@@ -32,5 +32,6 @@ def table(curves: dict[str, Curve]) -> str:
     """The last accuracies beside the paper's."""
     lines = ["| defense | rounds | accuracy | the paper: ResNet-18, CIFAR-10, 1,000 rounds |", "|---|---|---|---|"]
     for name, curve in curves.items():
-        lines.append(f"| {name} | {curve[-1][0]} | {curve[-1][1]:.1f} % | {PAPER[name]} % |")
+        paper = f"{PAPER[name]} %" if name in PAPER else ""
+        lines.append(f"| {name} | {curve[-1][0]} | {curve[-1][1]:.1f} % | {paper} |")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import torch
 
 from ..._locks import ForkSafeLock
 from ..._ops import PerturbArguments
-from ..._shard import Shard
+from ..._shard import Shard, shard_of
 from .. import _checks
 from . import grid
 from .selection import is_selected
@@ -97,7 +97,7 @@ def _make_layer(given: PerturbArguments, i: int, tensor: torch.Tensor) -> _Layer
     return _Layer(
         kernels=kernels,
         stream=Stream(given.state, tensor_id, given.generator),
-        shard=Shard(*given.shards[3 * i : 3 * i + 3]) if given.shards else Shard(0, 0, kernels.shape[1]),
+        shard=shard_of(given.shards, i, kernels.shape[1]),
         std=given.std[tensor_id].double(),
         floor_std=None if floor_std is None else floor_std[tensor_id].double(),
         grid_step=grid.grid_step(given.std if given.basis_ids[i] >= 0 else None, floor_std, tensor_id),

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import torch
 
+from ...rng import GENERATORS, block_words
 from .. import _checks
 from .normals import normals
-
-PHILOX_ROUNDS = 10
 
 _LOW_32 = 0xFFFFFFFF
 _CHACHA_CONSTANTS = (0x61707865, 0x3320646E, 0x79622D32, 0x6B206574)  # "expand 32-byte k"
@@ -33,7 +32,7 @@ class Stream(NamedTuple):
     @property
     def block_size(self) -> int:
         """Words in a block."""
-        return 4 if self.generator == PHILOX_ROUNDS else 16
+        return block_words(self.generator)
 
     def blocks(self, index: torch.Tensor) -> torch.Tensor:
         """The blocks of int64 indices [N], as words [N, block_size]."""
@@ -41,7 +40,7 @@ class Stream(NamedTuple):
         first_counter -= 2**64 if first_counter >= 2**63 else 0  # the same 64 bits as an int64
         counter = index + first_counter  # [N]
         key = torch.stack(split64(self.state[:4]), dim=1).flatten()  # [8]
-        if self.generator == PHILOX_ROUNDS:
+        if self.generator == GENERATORS["philox"]:
             return philox_words(key[:2], counter, self.state[4])
         return chacha_words(key, counter, self.state[4], rounds=self.generator)
 
@@ -121,7 +120,7 @@ def philox_words(key: torch.Tensor, counter: torch.Tensor, nonce: torch.Tensor) 
     """
     x0, x1 = split64(counter)  # [N]
     x2, x3 = (word.expand_as(counter) for word in split64(nonce))  # [N]
-    for step in range(PHILOX_ROUNDS):
+    for step in range(10):
         key0, key1 = ((key[i] + step * _PHILOX_KEY_STEPS[i]) & _LOW_32 for i in range(2))
         high0, low0 = _multiply(_PHILOX_MULTIPLIERS[0], x0)
         high1, low1 = _multiply(_PHILOX_MULTIPLIERS[1], x2)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from ..._ops import PerturbArguments
-from ..._shard import Shard
+from ..._shard import Shard, shard_of
 from .address import used_words
 
 
@@ -65,7 +65,6 @@ class CallFacts(NamedTuple):
         shape, strides, _ = self.grads[i]
         score_shape, score_strides = self.scores[i]
         basis = self.basis_ids[i]
-        kernels = shape[1] if len(shape) > 1 else 1
         return TensorFacts(
             shape=tuple(shape),
             strides=strides,
@@ -75,7 +74,7 @@ class CallFacts(NamedTuple):
             selected=self.selected[i],
             score_count=math.prod(score_shape),
             score_stride=score_strides[0] if score_strides else 1,
-            shard=Shard(0, 0, kernels) if self.shards is None else Shard(*self.shards[3 * i : 3 * i + 3]),
+            shard=shard_of(self.shards, i, shape[1] if len(shape) > 1 else 1),
         )
 
 

@@ -1,0 +1,162 @@
+// clip_scale in one read of the gradients and one launch: every block sums squares of a tile, in float64, and the last of
+// them, which the state's counter tells, makes the factor of all the sums. Always in the same order.
+#include "core/clip.h"
+#include "cuda/block.h"
+#include "cuda/check.h"
+#include "cuda/launch.h"
+#include "cuda/launch_tables.h"
+#include "cuda/tile.h"
+
+namespace tip {
+
+namespace {
+
+constexpr int kWarps = kThreads / 32;
+
+// What the last block does.
+struct Finish {
+  bool is_last_launch;
+  int64_t first_sum, sums;  // of this launch, of all
+  double max_norm;
+  float* result;
+};
+
+__device__ double square(double x) { return x * x; }
+
+// Of the elements from slot `thread` on, one by one.
+template <class T>
+__device__ double squares_of_slots(const Entry& entry, const Axis* axes, const Tile& tile, int begin, int end,
+                                   int thread) {
+  const T* data = reinterpret_cast<const T*>(entry.data);
+  double sum = 0;
+  TIP_ROLLED
+  for (int slot = begin + thread; slot < end; slot += kThreads)
+    sum += square(value(data[unit_offset(entry, axes, tile, slot)]));
+  return sum;
+}
+
+// The same where elements lie one after the other, 16 bytes at a time between aligned addresses.
+template <class T>
+__device__ double squares_of_vectors(const Tile& tile, int thread) {
+  constexpr int kSize = 16 / sizeof(T), kInFlight = 4;
+  struct alignas(16) Vector {
+    T element[kSize];
+  };
+  const T* slots = reinterpret_cast<const T*>(global_pointer(tile.data));
+  const uintptr_t misaligned = reinterpret_cast<uintptr_t>(slots + tile.begin) % 16 / sizeof(T);
+  const int begin = tile.begin + static_cast<int>((kSize - misaligned) % kSize);
+  double sum = 0;
+  if (begin >= tile.end) {
+    for (int slot = tile.begin + thread; slot < tile.end; slot += kThreads) sum += square(value(slots[slot]));
+    return sum;
+  }
+  const Vector* vectors = reinterpret_cast<const Vector*>(slots + begin);
+  const int count = (tile.end - begin) / kSize;
+  TIP_ROLLED
+  for (int first = thread; first < count; first += kInFlight * kThreads) {
+    Vector read[kInFlight] = {};
+    TIP_UNROLL
+    for (int n = 0; n < kInFlight; ++n)
+      if (first + n * kThreads < count) read[n] = vectors[first + n * kThreads];
+    TIP_UNROLL
+    for (int n = 0; n < kInFlight; ++n)
+      TIP_UNROLL
+      for (int e = 0; e < kSize; ++e) sum += square(value(read[n].element[e]));
+  }
+  const int rest = begin + count * kSize + thread;  // fewer than a vector, before and after
+  if (tile.begin + thread < begin) sum += square(value(slots[tile.begin + thread]));
+  if (rest < tile.end) sum += square(value(slots[rest]));
+  return sum;
+}
+
+template <class T>
+__device__ double squares_as(const Entry& entry, const Axis* axes, const Tile& tile, int thread) {
+  if constexpr (sizeof(T) <= 4)
+    if (entry.path == Path::elements) return squares_of_vectors<T>(tile, thread);
+  return squares_of_slots<T>(entry, axes, tile, tile.begin, tile.end, thread);
+}
+
+__device__ double squares_of(const Entry& entry, const Axis* axes, const Tile& tile, int thread) {
+  switch (entry.dtype) {
+    case DType::f32: return squares_as<float>(entry, axes, tile, thread);
+    case DType::f64: return squares_as<double>(entry, axes, tile, thread);
+    case DType::bf16: return squares_as<BFloat16>(entry, axes, tile, thread);
+    case DType::f16: return squares_as<Half>(entry, axes, tile, thread);
+  }
+  return 0;
+}
+
+// The sum of all threads, for thread 0.
+__device__ double sum_of_block(double x, double partial[kWarps]) {
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, step);
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = x;
+  __syncthreads();
+  x = 0;
+  for (int warp = 0; warp < kWarps; ++warp) x += partial[warp];
+  return x;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) sum_squares(const __grid_constant__ T table, double* sums,
+                                                        const __grid_constant__ Finish finish) {
+  __shared__ Tile tile;
+  __shared__ double partial[kWarps];
+  __shared__ bool is_last;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t index = table.header.first_tile + blockIdx.x;
+  if (thread == 0) {
+    tile.rows = 0;
+    if (index < table.tiles) tile = locate(table, index);
+  }
+  __syncthreads();
+  double sum = 0;
+  if (tile.rows > 0) {
+    const Entry& entry = table.entry[tile.entry];
+    sum = squares_of(entry, table.axis + entry.first_axis, tile, thread);
+  }
+  sum = sum_of_block(sum, partial);
+  if (thread == 0) {
+    sums[finish.first_sum + blockIdx.x] = sum;
+    unsigned int* counter = reinterpret_cast<unsigned int*>(table.header.state + 5);
+    is_last = finish.is_last_launch && count_around(counter, gridDim.x) == gridDim.x - 1;
+    if (is_last) fence();
+  }
+  __syncthreads();
+  if (!is_last) return;
+  sum = 0;
+  TIP_ROLLED
+  for (int64_t i = thread; i < finish.sums; i += kThreads) sum += sums[i];
+  sum = sum_of_block(sum, partial);
+  const float scale = table.header.grad_scale ? *table.header.grad_scale : 1.0f;
+  if (thread == 0) *finish.result = clipped_scale(sum, scale, finish.max_norm);
+}
+
+class NormLauncher {
+ public:
+  NormLauncher(const NormOut& out, void* stream) : out_(out), stream_(static_cast<cudaStream_t>(stream)) {}
+
+  int64_t most_blocks() const { return INT32_MAX; }
+
+  template <class T>
+  void operator()(const T& table, int64_t blocks, int64_t) {
+    const int64_t first = done_;
+    done_ += blocks;
+    const Finish finish = {done_ == out_.sums, first, out_.sums, out_.max_norm, out_.result};
+    sum_squares<T><<<static_cast<unsigned int>(blocks), kThreads, 0, stream_>>>(table, out_.memory, finish);
+    check(cudaGetLastError());
+  }
+
+ private:
+  const NormOut& out_;
+  const cudaStream_t stream_;
+  int64_t done_ = 0;
+};
+
+}  // namespace
+
+void launch_norm(const Inputs& inputs, const std::vector<PlannedTensor>& tensors, const NormOut& out, void* stream) {
+  NormLauncher launcher(out, stream);
+  launch_tables<SmallTable, LargeTable>(header_of(inputs), tensors, launcher);
+}
+
+}  // namespace tip

@@ -1,0 +1,113 @@
+"""The op ``clip_scale``: the factor that brings gradients of any dtype and layout to a norm, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+
+import tip_kernels as tip
+from tip_kernels import _dispatch
+
+SHAPES = ((70_001,), (40, 30, 3, 3), (), (5, 0, 3), (9, 7), (6, 5, 4, 3, 2))
+LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")
+
+
+def clip_scale(backend, grads, max_norm, scale=None) -> torch.Tensor:
+    state = tip.NoiseRNG(bytes(32)).state(backend.device)
+    before = state.clone()
+    result = _dispatch.clip_op(backend.name, backend.device)(grads, scale, state, max_norm)
+    assert torch.equal(state, before)
+    return result
+
+
+def wanted(grads, max_norm: float, scale: float = 1.0) -> float:
+    norm = math.sqrt(sum(grad.double().square().sum().item() for grad in grads)) * abs(scale)
+    return scale * min(1.0, max_norm / (norm + 1e-6))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_equals_the_formula(dtype, layout, backend):
+    grads = [backend.gradient(*shape, dtype=dtype, layout=layout, seed=i) for i, shape in enumerate(SHAPES)]
+    for max_norm, scale in ((1.0, None), (1e9, None), (3.0, -0.25)):
+        given = None if scale is None else torch.tensor(scale, device=backend.device)
+        got = clip_scale(backend, grads, max_norm, given)
+        assert got.dtype is torch.float32
+        assert got.shape == ()
+        # Sums in float64, then 2^-24 of caution and the rounding of the result.
+        assert got.item() == pytest.approx(wanted(grads, max_norm, scale or 1.0), rel=2.0**-22)
+
+
+def test_never_more_than_the_norm(backend):
+    for seed in range(20):
+        grads = [backend.gradient(1000 + 37 * seed, seed=seed)]
+        norm = grads[0].double().norm().item()
+        assert clip_scale(backend, grads, 0.1).item() * norm <= 0.1
+
+
+def test_squares_beyond_float32(backend):
+    """As in float32 they would overflow, or vanish beside a large sum."""
+    large = [backend.gradient(100) * 1e30]
+    assert clip_scale(backend, large, 1.0).item() == pytest.approx(wanted(large, 1.0), rel=1e-6)
+    many = [torch.full((2**18,), 1e-3, device=backend.device), torch.full((1,), 1e3, device=backend.device)]
+    assert clip_scale(backend, many, 1.0).item() == pytest.approx(wanted(many, 1.0), rel=1e-7)
+
+
+def test_nothing_at_all(backend):
+    assert clip_scale(backend, [], 1.0).item() == 1.0
+    assert clip_scale(backend, [backend.zeros(0)], 1.0, torch.tensor(0.5, device=backend.device)).item() == 0.5
+    assert clip_scale(backend, [backend.zeros(7)], 1.0).item() == 1.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_shows(value, backend):
+    """The norm is not, either, so that everything that is scaled with it shows it."""
+    grads = [backend.gradient(40), backend.zeros(3).fill_(value)]
+    factor = clip_scale(backend, grads, 1.0)
+    assert not torch.isfinite(grads[1] * factor).any()
+
+
+def test_opcheck(backend):
+    state = tip.NoiseRNG(bytes(32)).state(backend.device)
+    grads = [backend.gradient(4, 3, 3, 3), backend.gradient(5)]
+    op = _dispatch.clip_op(backend.name, backend.device)
+    torch.library.opcheck(op, (grads, None, state, 1.0))
+    torch.library.opcheck(op, (grads, torch.tensor(2.0, device=backend.device), state, 1.0))
+
+
+def test_the_number_of_threads_changes_nothing():
+    if "cpu" not in tip.available_backends():
+        pytest.skip("no compiled library")
+    grads = [torch.randn(300_000, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    state, threads = tip.NoiseRNG().state(torch.device("cpu")), torch.get_num_threads()
+    results = set()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.add(torch.ops.tip_kernels.clip_scale(grads, None, state, 1.0).item())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(results) == 1
+
+
+REFUSED = {
+    "no norm": {"max_norm": 0.0},
+    "a norm that is no number": {"max_norm": math.nan},
+    "integers": {"grads": lambda grad: grad.int()},
+    "sparse": {"grads": torch.Tensor.to_sparse},
+    "a longer scale": {"scale": lambda scale: scale.expand(2)},
+    "a scale of float64": {"scale": torch.Tensor.double},
+    "a shorter state": {"state": lambda state: state[:5]},
+    "a state of int32": {"state": torch.Tensor.int},
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(case, backend):
+    given = REFUSED[case]
+    state = tip.NoiseRNG(bytes(32)).state(backend.device)
+    grads, scale = [backend.gradient(6), backend.gradient(5)], torch.tensor(0.5, device=backend.device)
+    grads[1] = given.get("grads", lambda grad: grad)(grads[1])
+    scale, state = given.get("scale", lambda scale: scale)(scale), given.get("state", lambda state: state)(state)
+    with pytest.raises(RuntimeError, match=r"expected|sparse"):
+        _dispatch.clip_op(backend.name, backend.device)(grads, scale, state, given.get("max_norm", 1.0))
