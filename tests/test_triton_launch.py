@@ -76,7 +76,7 @@ def test_the_step_is_used_when_a_later_launch_fails(backend, who_takes_the_step,
 
 
 def test_nothing_has_changed_when_a_kernel_does_not_compile(backend, who_takes_the_step, failing, monkeypatch):
-    """Those of all dtypes are compiled and loaded before the first is launched; then a call leaves no noise half done."""
+    """Those of all dtypes are compiled and loaded before the first is launched: a call leaves no noise half done."""
     grads = [backend.zeros(64), backend.zeros(64, dtype=torch.float64)]
     kernel = failing("warmup")
     rng = tip.NoiseRNG.from_seed(3)

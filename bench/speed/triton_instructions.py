@@ -115,7 +115,9 @@ def instructions_of_tile(listing: str, drawn: int, choose: Callable[[list[int]],
 
 def variant_of(way: Way, generator: str) -> Variant:
     grad, score = torch.zeros(way.shape), torch.zeros(way.shape[0]) if len(way.shape) == 4 else None
-    call = _call.prepare([grad], [score], ratio=0.5, std=1.0, floor_std=way.floor, rng=tip.NoiseRNG(generator=generator))
+    call = _call.prepare(
+        [grad], [score], ratio=0.5, std=1.0, floor_std=way.floor, rng=tip.NoiseRNG(generator=generator)
+    )
     (launch,) = plan_launches(facts_of(call.arguments), LANES)
     return launch.variant(launch.accesses([0]))
 

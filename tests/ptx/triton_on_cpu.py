@@ -21,7 +21,7 @@ from .memory import READ, UNWRITTEN, WRITE, GlobalMemory
 from .parse import parse
 
 LANES = 32
-WRITTEN = ("header", "sums", "out")
+WRITTEN = ("sums", "out")
 """Arguments of kernels that they write, besides what the op's schema says."""
 
 
@@ -75,7 +75,7 @@ class TritonOnCpu:
         for name in kernels.__all__:
             patch.setattr(kernels, name, _Recorder(self, name, getattr(kernels, name).arg_names))
         patch.setattr(launch, "_kernel", lambda: kernels.perturb_portions)
-        patch.setattr(launch, "_constants", lambda variant: variant.constants())
+        patch.setattr(launch, "_load", lambda variant, device: variant.constants())
         patch.setattr(launch, "can_be_interrupted", lambda device: False)
         for module in (device_module, resident, words):
             patch.setattr(module, "lanes_of_program", lambda device: LANES)

@@ -32,9 +32,7 @@ def perturb_(given: PerturbArguments) -> None:
             given.state[4] += 1
         for i, launch in enumerate(launches):
             advance = int(i == 0 and not step_is_taken)
-            _kernel()[(launch.programs,)](
-                *launch.arguments, *amounts, given.state, advance, **constants[i], **OPTIONS
-            )
+            _kernel()[(launch.programs,)](*launch.arguments, *amounts, given.state, advance, **constants[i], **OPTIONS)
 
 
 @functools.cache

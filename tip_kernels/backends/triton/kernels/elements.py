@@ -14,7 +14,7 @@ from .words import generate
 
 
 class _Group(NamedTuple):
-    """The elements of each lane: 16 that follow one another in a run, which is a part of the tensor in logical order."""
+    """The elements of each lane: 16 that follow one another in a run, a part of the tensor in logical order."""
 
     first: Any  # int64 [LANES]: the first one in the tensor
     low: Any  # int32 [LANES]: of the 16 the first that is in the run, and the one after the last
@@ -113,7 +113,7 @@ def _perturb_singly(
 def _scale_vectors(
     grad, first, last, scale, DTYPE: tl.constexpr, REAL: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr
 ):
-    """Multiplies elements ``first`` .. ``last - 1``, both multiples of four, which memory bounds: lanes side by side."""
+    """Multiplies elements ``first`` .. ``last - 1``, both multiples of four, lanes side by side: memory bounds it."""
     for tile in range(first, last, 8 * LANES):
         for half in tl.static_range(2):
             begin = tile + half * 4 * LANES + 4 * tl.arange(0, LANES)

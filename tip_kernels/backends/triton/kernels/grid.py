@@ -28,7 +28,7 @@ def to_grid(x, limit):
 def all_to_grid(x, limit, COUNT: tl.constexpr):
     """The same of COUNT tensors [LANES], in half of the operations.
 
-    Where nothing is beyond half the limit, numbers are also a step apart around one and a half of it, whatever the sign.
+    Where nothing is beyond half the limit, numbers are a step apart also around one and a half of it, for both signs.
     """
     largest = tl.abs(x[0])
     for i in tl.static_range(1, COUNT):
