@@ -1,5 +1,6 @@
 """The ops of the Triton backend on CPU tensors: their host code runs as on a GPU, and PTX is executed."""
 
+import collections
 import functools
 import json
 import os
@@ -26,6 +27,7 @@ WRITTEN = ("sums", "out")
 
 
 class Compiled(NamedTuple):
+    ptx: str
     kernel: LoadedKernel
     passed: tuple[str, ...]  # names of the arguments that are parameters
     shared: int
@@ -50,7 +52,7 @@ def _compiled(request: str) -> Compiled:
         raise RuntimeError("the compiler has ended")
     made = json.loads(answer)
     kernel = LoadedModule(parse(made["ptx"])).kernels[made["name"]]
-    return Compiled(kernel, tuple(made["passed"]), made["shared"], made["warps"])
+    return Compiled(made["ptx"], kernel, tuple(made["passed"]), made["shared"], made["warps"])
 
 
 def _described(value: Any) -> Any:
@@ -66,7 +68,9 @@ class TritonOnCpu:
     def __init__(self) -> None:
         self.schedule = LOCKSTEP
         self.launches: list[tuple[str, tuple[int, ...]]] = []
-        self.replaced: dict[str, Callable[[LoadedKernel], LoadedKernel]] = {}
+        self.replace: Callable[[LoadedKernel], LoadedKernel] | None = None
+        self.count_issued = False
+        self.issued: list[tuple[str, collections.Counter[int]]] = []  # by launch: PTX, line of it to warps
         self._rights: list[tuple[torch.Tensor, int]] = []
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
@@ -110,7 +114,7 @@ class TritonOnCpu:
         for key, value in given.items():
             if isinstance(value, torch.Tensor) and value.data_ptr() not in known:
                 memory.allow_tensor(key, value, WRITE if key in WRITTEN else READ)
-        kernel = self.replaced.get(name, lambda kernel: kernel)(compiled.kernel)
+        kernel = self.replace(compiled.kernel) if self.replace else compiled.kernel
         values = [given[key] for key in compiled.passed] + [0, 0]  # and two kinds of scratch memory that is not there
         params = bytearray(kernel.param_bytes)
         for (start, size), value in zip(kernel.kernel.params.values(), values, strict=True):
@@ -122,6 +126,9 @@ class TritonOnCpu:
                           self.schedule)  # fmt: skip
         machine.races.reads_precede_atomics = True
         machine.shared.agreed_writes = True
+        if self.count_issued:
+            machine.issued = collections.Counter()
+            self.issued.append((compiled.ptx, machine.issued))
         machine.run()
         machine.races.check()
 
