@@ -31,9 +31,9 @@ def _pointers(place, i: tl.constexpr, ACCESS: tl.constexpr):
         pointers = place.grad + (place.first + tl.load(place.tap_offsets + i))[:, None] + four
     else:
         pointers = place.grad + (place.first + tl.load(place.tap_offsets + i))[:, None] + four * place.stride
-    if ACCESS == STRIDED:
-        return pointers
-    return tl.max_contiguous(tl.multiple_of(pointers, (1, BYTES)), (1, 4))
+    if ACCESS != STRIDED:  # and no return before: Triton would compile, and believe, what comes after it
+        pointers = tl.max_contiguous(tl.multiple_of(pointers, (1, BYTES)), (1, 4))
+    return pointers
 
 
 @triton.jit
