@@ -65,9 +65,9 @@ def _on_cpu(path: Path, backend: str, patch: pytest.MonkeyPatch) -> Iterator[lis
 
         triton = TritonOnCpu()
         triton.count_issued = True
+        if path.small_model:
+            triton.enough_programs = portions._ENOUGH_PROGRAMS
         triton.install(patch)
         use("triton", triton.op, patch)
-        if not path.small_model:
-            patch.setattr(portions, "_ENOUGH_PROGRAMS", 1)  # then a program takes all tiles of a run
         yield launches
         launches += [Launch(ptx, "perturb_portions", issued) for ptx, issued in triton.issued]

@@ -15,7 +15,7 @@ import torch
 from bench import paths
 from tip_kernels import _ops
 from tip_kernels.backends.triton import device as device_module
-from tip_kernels.backends.triton import kernels, launch, resident, words
+from tip_kernels.backends.triton import kernels, launch, portions, resident, words
 
 from .launch import LOCKSTEP, LoadedKernel, LoadedModule, Machine
 from .memory import READ, UNWRITTEN, WRITE, GlobalMemory
@@ -69,6 +69,8 @@ class TritonOnCpu:
         self.schedule = LOCKSTEP
         self.launches: list[tuple[str, tuple[int, ...]]] = []
         self.replace: Callable[[LoadedKernel], LoadedKernel] | None = None
+        self.enough_programs = 1
+        """After so many, a program takes more than a tile: where a channel has several tiles, all of them."""
         self.count_issued = False
         self.issued: list[tuple[str, collections.Counter[int]]] = []  # by launch: PTX, line of it to warps
         self._rights: list[tuple[torch.Tensor, int]] = []
@@ -80,6 +82,7 @@ class TritonOnCpu:
             patch.setattr(kernels, name, _Recorder(self, name, getattr(kernels, name).arg_names))
         patch.setattr(launch, "_kernel", lambda: kernels.perturb_portions)
         patch.setattr(launch, "_load", lambda variant, device: variant.constants())
+        patch.setattr(portions, "_ENOUGH_PROGRAMS", self.enough_programs)
         patch.setattr(launch, "can_be_interrupted", lambda device: False)
         for module in (device_module, resident, words):
             patch.setattr(module, "lanes_of_program", lambda device: LANES)
