@@ -178,6 +178,8 @@ CASES = [*launches(32), "words", "row sums", "column sums"]
 IN_REGISTERS = ["3x3", "3x3 floor", "3x3 16-bit", "3x3 channels_last", "convolutions", "elements", "elements 16-bit"]
 LOCAL = {"convolutions": 40}
 """Bytes that ptxas 12, which Triton 3.6 has, puts into memory rather than take more than 128 registers."""
+LATER = ("sm_100",)
+"""Targets for make test-ptx and test-tritons: each takes minutes."""
 VECTORS = {"3x3": 9, "3x3 floor": 9, "3x3 channels_last": 9, "elements": 4, "elements 16-bit": 2}
 """Of 16 bytes: a lane's four kernels of nine taps, or its 16 elements."""
 
@@ -187,7 +189,7 @@ def reports_for(target: str) -> dict[str, dict]:
     return run_script(__file__, target, json.dumps(CASES))
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [pytest.param(t, marks=pytest.mark.long if t in LATER else ()) for t in TARGETS])
 def test_machine_code(target):
     """One test a target, because compiling takes long: all variants compile, and
 
