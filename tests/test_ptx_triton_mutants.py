@@ -1,5 +1,7 @@
-"""As test_ptx_mutants.py, of the PTX that Triton makes. Its synchronization is Triton's own: in reductions and atomics,
-and where values change their place among threads.
+"""As test_ptx_mutants.py, of the PTX that Triton makes.
+
+One barrier is ours, before a program's ticket: without it a thread would store the step that others of its warp may
+still be reading. The others are Triton's: where values change their place among threads, and in reductions.
 """
 
 from collections.abc import Callable
