@@ -86,8 +86,8 @@ double time_synthesis() {
 
 // To memory order, and onto gradients in the first-level cache.
 double time_addition() {
-  alignas(64) F columns[kPair] = {};
-  alignas(64) float gradients[kPair * kLanes] = {};
+  alignas(64) F columns[kPair3x3] = {};
+  alignas(64) float gradients[kPair3x3 * kLanes] = {};
   return nanoseconds(kGroup * kLanes, [&](int) {
     asm volatile("" : "+m"(columns));
     Contiguous<float>{}.add(gradients, 1.0f, columns);

@@ -1,0 +1,112 @@
+"""What a normal costs the CPU kernel by what a call asks for: a floor, ``keep``, a dtype, a layout; on one thread.
+
+    python -m bench.speed.modes [--repeats 31]
+
+Nanoseconds for each normal that the contract uses, and their ratio to those of dense float32 3x3 kernels without a
+floor: of the medians of the repeats and, in brackets, of the least. Modes take turns; times are of the thread, so that
+the time in which other programs have the processor does not count. What a call on one kernel takes is subtracted.
+TIP_KERNELS_CPU chooses the instruction set.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+import tip_kernels as tip
+
+SIZES = {"in the cache": 1 << 14, "in memory": 1 << 20}  # 3x3 kernels: 576 KiB and 36 MiB of float32
+STD, MILLISECONDS = 1e-3, 4.0  # of a sample, at least
+
+
+class Mode(NamedTuple):
+    """``options`` of perturb_; ``words``: that the generator makes for each normal that is used."""
+
+    options: dict[str, Any]
+    normals: int  # of a 3x3 kernel, or of as many elements
+    words: float
+    dtype: torch.dtype = torch.float32
+    ratio: float = 1.0
+    flat: bool = False
+    channels_last: bool = False
+
+    def call(self, kernels: int) -> Callable[[], None]:
+        """Perturbs so many kernels in place."""
+        shape = (kernels * 9,) if self.flat else (-(-kernels // 512), min(kernels, 512), 3, 3)
+        grad = torch.randn(shape).to(self.dtype)
+        if self.channels_last:
+            grad = grad.contiguous(memory_format=torch.channels_last)
+        scores, rng = None if self.flat else torch.zeros(shape[0]), tip.NoiseRNG()
+        return lambda: tip.perturb_([grad], [scores], ratio=self.ratio, std=STD, rng=rng, **self.options)
+
+
+FLOOR, KEEP, BOTH = {"floor_std": STD}, {"keep": 0.5}, {"floor_std": STD, "keep": 0.5}
+DENSE = "dense 3x3"
+MODES = {
+    DENSE: Mode({}, 8, 1.0),
+    "bfloat16": Mode({}, 8, 1.0, torch.bfloat16),
+    "channels_last": Mode({}, 8, 1.0, channels_last=True),
+    "floor, selected channels": Mode(FLOOR, 9, 16 / 9),
+    "floor, other channels": Mode(FLOOR, 9, 16 / 9, ratio=0.0),
+    "floor, elements": Mode(FLOOR, 9, 1.0, flat=True),
+    "floor, elements, bfloat16": Mode(FLOOR, 9, 1.0, torch.bfloat16, flat=True),
+    "floor, channels_last": Mode(FLOOR, 9, 16 / 9, channels_last=True),
+    "keep": Mode(KEEP, 8, 1.0),
+    "keep, bfloat16": Mode(KEEP, 8, 1.0, torch.bfloat16),
+    "keep, channels_last": Mode(KEEP, 8, 1.0, channels_last=True),
+    "keep, floor": Mode(BOTH, 9, 16 / 9),
+    "keep, cutoff 0.75": Mode({**KEEP, "cutoff": 0.75}, 4, 1.0),
+    "float64": Mode({}, 8, 1.0, torch.float64),
+    "float64, channels_last": Mode({}, 8, 1.0, torch.float64, channels_last=True),
+    "float64, floor": Mode(FLOOR, 9, 16 / 9, torch.float64),
+    "float64, floor, elements": Mode(FLOOR, 9, 1.0, torch.float64, flat=True),
+    "float64, keep": Mode(KEEP, 8, 1.0, torch.float64),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=31)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    print(f"{torch.ops.tip_kernels.cpu_variant()}, {repeats} repeats")
+    tables = [nanoseconds(kernels, repeats) for kernels in SIZES.values()]
+    print(f"| mode | words a normal |{''.join(f' ns {size} | ratio |' for size in SIZES)}")
+    print(f"|---|---|{'---|---|' * len(SIZES)}")
+    for name, mode in MODES.items():
+        cells = ""
+        for table in tables:
+            (median, least), (median_of_dense, least_of_dense) = table[name], table[DENSE]
+            cells += f" {median:.2f} ({least:.2f}) | {median / median_of_dense:.2f} ({least / least_of_dense:.2f}) |"
+        print(f"| {name} | {mode.words:.2f} |{cells}")
+
+
+def nanoseconds(kernels: int, repeats: int) -> dict[str, tuple[float, float]]:
+    """Of a normal in each mode: the median and the least of the repeats."""
+    calls = {(name, count): mode.call(count) for name, mode in MODES.items() for count in (kernels, 1)}
+    turns = {key: max(1, round(MILLISECONDS / _milliseconds(call, 1))) for key, call in calls.items()}
+    times: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
+    for _ in range(repeats):
+        for key, call in calls.items():
+            times[key].append(_milliseconds(call, turns[key]))
+
+    def of_a_normal(name: str, of: Callable[[list[float]], float]) -> float:
+        return (of(times[name, kernels]) - of(times[name, 1])) * 1e6 / (MODES[name].normals * kernels)
+
+    return {name: (of_a_normal(name, statistics.median), of_a_normal(name, min)) for name in MODES}
+
+
+def _milliseconds(function: Callable[[], None], calls: int) -> float:
+    """Of the thread for one of so many calls in a row, after one that warms up."""
+    function()
+    start = time.thread_time_ns()
+    for _ in range(calls):
+        function()
+    return max(time.thread_time_ns() - start, 1) / 1e6 / calls
+
+
+if __name__ == "__main__":
+    main()
