@@ -150,4 +150,4 @@ def test_modes_count_the_normals_and_words_of_the_contract():
 
 def test_every_mode_runs(monkeypatch):
     monkeypatch.setattr(modes, "MILLISECONDS", 0.0)
-    assert list(modes.nanoseconds(600, repeats=1)) == list(modes.MODES)
+    assert list(modes.nanoseconds(modes.MODES, 600, repeats=1)) == list(modes.MODES)

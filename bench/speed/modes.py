@@ -1,6 +1,6 @@
 """What a normal costs the CPU kernel by what a call asks for: a floor, ``keep``, a dtype, a layout; on one thread.
 
-    python -m bench.speed.modes [--repeats 31]
+    python -m bench.speed.modes [--repeats 31] [--only floor]
 
 Nanoseconds for each normal that the contract uses, and their ratio to those of dense float32 3x3 kernels without a
 floor: of the medians of the repeats and, in brackets, of the least. Modes take turns; times are of the thread, so that
@@ -70,13 +70,15 @@ MODES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=31)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--only", default="", help="modes with this in their names, beside the dense one")
+    given = parser.parse_args()
+    repeats, modes = given.repeats, {name: mode for name, mode in MODES.items() if given.only in name or name == DENSE}
     torch.set_num_threads(1)
     print(f"{torch.ops.tip_kernels.cpu_variant()}, {repeats} repeats")
-    tables = [nanoseconds(kernels, repeats) for kernels in SIZES.values()]
+    tables = [nanoseconds(modes, kernels, repeats) for kernels in SIZES.values()]
     print(f"| mode | words a normal |{''.join(f' ns {size} | ratio |' for size in SIZES)}")
     print(f"|---|---|{'---|---|' * len(SIZES)}")
-    for name, mode in MODES.items():
+    for name, mode in modes.items():
         cells = ""
         for table in tables:
             (median, least), (median_of_dense, least_of_dense) = table[name], table[DENSE]
@@ -84,9 +86,9 @@ def main() -> None:
         print(f"| {name} | {mode.words:.2f} |{cells}")
 
 
-def nanoseconds(kernels: int, repeats: int) -> dict[str, tuple[float, float]]:
+def nanoseconds(modes: dict[str, Mode], kernels: int, repeats: int) -> dict[str, tuple[float, float]]:
     """Of a normal in each mode: the median and the least of the repeats."""
-    calls = {(name, count): mode.call(count) for name, mode in MODES.items() for count in (kernels, 1)}
+    calls = {(name, count): mode.call(count) for name, mode in modes.items() for count in (kernels, 1)}
     turns = {key: max(1, round(MILLISECONDS / _milliseconds(call, 1))) for key, call in calls.items()}
     times: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
     for _ in range(repeats):
@@ -94,9 +96,9 @@ def nanoseconds(kernels: int, repeats: int) -> dict[str, tuple[float, float]]:
             times[key].append(_milliseconds(call, turns[key]))
 
     def of_a_normal(name: str, of: Callable[[list[float]], float]) -> float:
-        return (of(times[name, kernels]) - of(times[name, 1])) * 1e6 / (MODES[name].normals * kernels)
+        return (of(times[name, kernels]) - of(times[name, 1])) * 1e6 / (modes[name].normals * kernels)
 
-    return {name: (of_a_normal(name, statistics.median), of_a_normal(name, min)) for name in MODES}
+    return {name: (of_a_normal(name, statistics.median), of_a_normal(name, min)) for name in modes}
 
 
 def _milliseconds(function: Callable[[], None], calls: int) -> float:

@@ -43,13 +43,7 @@ Counter<U> counters(int batch) {
 }
 
 void pairs(const U* words, F* z) {
-  for (int w = 0; w < kGroup; w += 2 * Pack<U>::kSize) {
-    Pack<U> first, second;
-    Pack<F> even, odd;
-    for (int i = 0; i < Pack<U>::kSize; ++i) first.v[i] = words[w + 2 * i], second.v[i] = words[w + 2 * i + 1];
-    box_muller(first, second, 1e-3f, even, odd);
-    for (int i = 0; i < Pack<U>::kSize; ++i) z[w + 2 * i] = even.v[i], z[w + 2 * i + 1] = odd.v[i];
-  }
+  for (int w = 0; w < kGroup; w += 2 * kPack) normals_of_pairs<kPack>(words + w, 1e-3f, z + w);
 }
 
 template <int kGenerator>
@@ -90,7 +84,7 @@ double time_addition() {
   alignas(64) float gradients[kPair3x3 * kLanes] = {};
   return nanoseconds(kGroup * kLanes, [&](int) {
     asm volatile("" : "+m"(columns));
-    Contiguous<float>{}.add(gradients, 1.0f, columns);
+    Contiguous<float>{}.add(gradients, 1.0f, columns, NoGrid());
     keep(gradients);
   });
 }

@@ -46,20 +46,21 @@ struct Contiguous {
   using Element = T;
   static constexpr int64_t kStep = kPair3x3 * kLanes;  // elements from a vector's first kernel to the next one's
 
-  // One copy for all generators: inlined into each it would take the compiler twice as long.
-  __attribute__((noinline)) void add(T* x, float scale, F* y) const {
-    add(x, scale, y, std::make_integer_sequence<int, kPair3x3>());
+  // Called, because what is inlined into several loops takes the compiler several times as long.
+  template <class Round>
+  __attribute__((noinline)) void add(T* x, float scale, F* y, Round round) const {
+    add(x, scale, y, round, std::make_integer_sequence<int, kPair3x3>());
   }
   TIP_HD void fetch(const T* x) const { prefetch<kPair3x3>(x); }
 
  private:
-  template <int... v>
-  TIP_HD void add(T* x, float scale, F* y, std::integer_sequence<int, v...>) const {
+  template <class Round, int... v>
+  TIP_HD void add(T* x, float scale, F* y, Round round, std::integer_sequence<int, v...>) const {
     F tails[2];
     zip(y[kBody], y[kBody + 1], tails);
 #pragma GCC unroll 4
     for (int block = 0; block < kBody; block += kLanes) transpose(y + block);
-    (add_vector(x + v * kLanes, scale, in_memory_order<v>(y, tails, kEachLane)), ...);
+    (add_vector(x + v * kLanes, scale, in_memory_order<v>(y, tails, kEachLane), round), ...);
   }
 };
 
@@ -70,12 +71,13 @@ struct ChannelsLast {
   static constexpr int64_t kStep = 2 * kLanes;
   const int64_t* tap_offsets;
 
-  __attribute__((noinline)) void add(T* x, float scale, F* y) const {
+  template <class Round>
+  __attribute__((noinline)) void add(T* x, float scale, F* y, Round round) const {
 #pragma GCC unroll 9
     for (int t = 0; t < 9; ++t) {
       F kernels[2];
       zip(y[t], y[9 + t], kernels);
-      for (int half = 0; half < 2; ++half) add_vector(x + tap_offsets[t] + half * kLanes, scale, kernels[half]);
+      for (int half = 0; half < 2; ++half) add_vector(x + tap_offsets[t] + half * kLanes, scale, kernels[half], round);
     }
   }
   TIP_HD void fetch(const T* x) const {

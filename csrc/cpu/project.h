@@ -42,15 +42,8 @@ inline void project_large(const float* matrix, int64_t taps, int64_t dims, const
   }
 }
 
-// The kernels of nearly all models are 3x3, with the bands of cutoff 0.5 or 0.75, or with a floor.
+// 3x3 kernels with the band of cutoff 0.5 go by cpu/kernel3x3.h, those of cutoff 0.75 have a case of their own.
 inline void project_units(const Basis& basis, int64_t units, int64_t dims, const F* z, int64_t pitch, F* y) {
-  if (basis.all_but_dc_3x3) {
-    for (int64_t u = 0; u < units; ++u) {
-      synthesize_3x3(z + u * pitch, y + u * 9);
-      for (int k = 0; dims == 9 && k < 9; ++k) y[u * 9 + k] += z[u * pitch + 8];
-    }
-    return;
-  }
   if (basis.taps == 9 && dims == 4) return project<9, 4, 4>(basis.rounded, z, pitch, y);
   for (int64_t u = 0; u < units; ++u)
     project_large(basis.rounded, basis.taps, dims, z + u * pitch, y + u * basis.taps);

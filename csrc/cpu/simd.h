@@ -84,45 +84,6 @@ TIP_HD void multiply_wide(Factors a, uint32_t b, Factors& high, Factors& low) {
   high = {low.even >> 32, low.odd >> 32};
 }
 
-// Several vectors that go through one computation side by side: the long dependency chains of log and sqrt then
-// hide each other's latency, where one chain alone would leave the ports half idle.
-template <class V>
-struct Pack {
-#if defined(__AVX512F__)
-  static constexpr int kSize = 4;
-#else
-  static constexpr int kSize = 2;  // half the registers
-#endif
-  V v[kSize];
-};
-
-#define TIP_EACH(result, expression)                                   \
-  result each;                                                         \
-  _Pragma("GCC unroll 4") for (int i = 0; i < result::kSize; ++i) each.v[i] = expression; \
-  return each
-
-#define TIP_PACK_OPERATOR(op)                                                                  \
-  template <class V>                                                                           \
-  TIP_HD Pack<V> operator op(Pack<V> a, Pack<V> b) { TIP_EACH(Pack<V>, a.v[i] op b.v[i]); }    \
-  template <class V, class Scalar>                                                             \
-  TIP_HD Pack<V> operator op(Pack<V> a, Scalar b) { TIP_EACH(Pack<V>, a.v[i] op b); }
-
-TIP_PACK_OPERATOR(+)
-TIP_PACK_OPERATOR(-)
-TIP_PACK_OPERATOR(*)
-TIP_PACK_OPERATOR(&)
-TIP_PACK_OPERATOR(^)
-TIP_PACK_OPERATOR(<<)
-TIP_PACK_OPERATOR(>>)
-
-TIP_HD Pack<F> to_float(Pack<U> x) { TIP_EACH(Pack<F>, to_float(x.v[i])); }
-TIP_HD Pack<F> to_float(Pack<I> x) { TIP_EACH(Pack<F>, to_float(x.v[i])); }
-TIP_HD Pack<I> as_int(Pack<U> x) { TIP_EACH(Pack<I>, as_int(x.v[i])); }
-TIP_HD Pack<U> as_uint(Pack<I> x) { TIP_EACH(Pack<U>, as_uint(x.v[i])); }
-TIP_HD Pack<U> float_bits(Pack<F> x) { TIP_EACH(Pack<U>, float_bits(x.v[i])); }
-TIP_HD Pack<F> bits_float(Pack<U> x) { TIP_EACH(Pack<F>, bits_float(x.v[i])); }
-TIP_HD Pack<F> square_root(Pack<F> x) { TIP_EACH(Pack<F>, square_root(x.v[i])); }
-
 // Reads and writes of vectors at any address.
 TIP_HD F load(const float* from) {
   F x;
