@@ -1,4 +1,4 @@
-// Noise into gradients, unit by unit or row by row. Whole vectors of 3x3 kernels: cpu/pairs3x3.h.
+// Noise into gradients, unit by unit or row by row. Whole vectors of them: cpu/vectors.h.
 #pragma once
 
 #include "cpu/half.h"  // before core/grid.h, which uses its overloads
@@ -36,6 +36,15 @@ struct Destination {
     }
   }
 };
+
+// Brings memory that will be written to the first-level cache.
+template <int kVectors, class T>
+TIP_HD void prefetch(const T* x) {
+  constexpr int64_t kLine = 64;
+#pragma GCC unroll 18
+  for (int64_t byte = 0; byte < static_cast<int64_t>(kVectors * kLanes * sizeof(T)); byte += kLine)
+    __builtin_prefetch(reinterpret_cast<const char*>(x) + byte, 1);
+}
 
 // x <- scale * x + noise, rounded to a grid, for a vector of elements.
 template <class T, class Round = NoGrid>

@@ -31,15 +31,6 @@ TIP_HD F in_memory_order(const F* rows, const F* tails, std::integer_sequence<in
   return x;
 }
 
-// Brings memory that will be written to the first-level cache.
-template <int kVectors, class T>
-TIP_HD void prefetch(const T* x) {
-  constexpr int64_t kLine = 64;
-#pragma GCC unroll 18
-  for (int64_t byte = 0; byte < static_cast<int64_t>(kVectors * kLanes * sizeof(T)); byte += kLine)
-    __builtin_prefetch(reinterpret_cast<const char*>(x) + byte, 1);
-}
-
 // Kernel after kernel.
 template <class T>
 struct Contiguous {

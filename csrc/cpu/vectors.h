@@ -5,6 +5,7 @@
 
 #include "cpu/amounts.h"
 #include "cpu/draw.h"
+#include "cpu/elements.h"
 #include "cpu/kernel3x3.h"
 
 TIP_BEGIN_NAMESPACE
@@ -17,9 +18,13 @@ struct VectorPath {
   VectorPath(const RunTable& table, const Run& run) : taken(false), lanes(kLanes) {
     const RunTensor& tensor = *run.tensor;
     if (tensor.dtype == DType::f64 || (table.keep != 1.0 && run.noise != Noise::white)) return;
-    if (run.noise == Noise::none || tensor.taps != 9 || !(run.unit_stride == 1 || run.contiguous())) return;
-    taken = run.noise == Noise::white || tensor.basis->all_but_dc_3x3;
-    lanes = 2 * kLanes / run.packing.units;  // two kernels in every lane of the vector
+    if (run.noise == Noise::none || !(run.unit_stride == 1 || run.contiguous())) return;
+    if (tensor.taps == 9) {
+      taken = run.noise == Noise::white || tensor.basis->all_but_dc_3x3;
+      lanes = 2 * kLanes / run.packing.units;  // two kernels in every lane of the vector
+    } else {
+      taken = tensor.taps == 1 && run.noise == Noise::white;
+    }
   }
 };
 
@@ -63,6 +68,7 @@ class Vectors {
 
   template <class T, class Round>
   void perturb_rounded(const Run& run, const VectorLanes& lanes, Round round) const {
+    if (run.tensor->taps == 1) return add_elements(Elements<T>(), run, lanes, round);
     if (run.unit_stride == 1) return add_pairs(ChannelsLast<T>{run.tensor->tap_offsets}, run, lanes, round);
     add_pairs(Contiguous<T>{}, run, lanes, round);
   }
@@ -87,6 +93,19 @@ class Vectors {
       kernel_noise(run.noise, amounts, z + next, y + 9);
       layout.add(x, table_.grad_scale, y, round);
       advance(group, kLanes * groups);
+    });
+  }
+
+  template <class Layout, class Round>
+  void add_elements(Layout layout, const Run& run, const VectorLanes& lanes, Round round) const {
+    const float amplitude = Amounts(run).drawn;
+    const int64_t first = run.first_lane() + lanes.begin;
+    Counter<U> group = successive_groups(run.tensor->id, static_cast<uint64_t>(first));
+    for_each_vector(layout, run, first, lanes, [&](auto* x) {
+      F z[kGroup];
+      draw_.group(table_.stream, group, 1, 1, amplitude, z);
+      layout.add(x, table_.grad_scale, z, round);
+      advance(group, kLanes);
     });
   }
 
