@@ -1,4 +1,5 @@
-// Normals of the lanes of a vector. Functions behind pointers, so that what calls them is there once for all generators.
+// Normals of the lanes of a vector. By functions behind pointers, so that what calls them is there once for all
+// generators.
 #pragma once
 
 #include "cpu/pack.h"  // before core/, which uses its overloads

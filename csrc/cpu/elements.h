@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/apply.h"
+#include "cpu/shuffle.h"
 
 #include "core/address.h"
 
@@ -10,16 +11,18 @@ TIP_BEGIN_NAMESPACE
 template <class T>
 struct Elements {
   using Element = T;
-  static constexpr int64_t kStep = kGroup * kLanes;  // elements from a vector's first to the next one's
+  using V = VectorOf<T>;
+  static constexpr int64_t kStep = kGroup * kLanes;
 
-  // y [kGroup], value c of every lane.
+  // y [kGroup] has value c of every lane of a slice.
   template <class Round>
-  __attribute__((noinline)) void add(T* x, float scale, F* y, Round round) const {
-#pragma GCC unroll 4
-    for (int block = 0; block < kGroup; block += kLanes) transpose(y + block);
+  __attribute__((noinline)) void add(T* x, NumberOf<V> scale, V* y, Round round) const {
+#pragma GCC unroll 8
+    for (int block = 0; block < kGroup; block += kLanesOf<V>) transpose(y + block);
 #pragma GCC unroll 16
-    for (int lane = 0; lane < kLanes; ++lane)
-      for (int block = 0; block < kGroup; block += kLanes)
+    for (int lane = 0; lane < kLanesOf<V>; ++lane)
+#pragma GCC unroll 8
+      for (int block = 0; block < kGroup; block += kLanesOf<V>)
         add_vector(x + lane * kGroup + block, scale, y[block + lane], round);
   }
   TIP_HD void fetch(const T* x) const { prefetch<kGroup>(x); }

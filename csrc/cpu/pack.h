@@ -1,5 +1,5 @@
-// Several vectors that go through one computation side by side: the long dependency chains of log and sqrt then hide each
-// other's latency, where one chain alone would leave the ports half idle.
+// Several vectors that go through one computation side by side: the long dependency chains of log and sqrt then hide
+// each other's latency, where one chain alone would leave the ports half idle.
 #pragma once
 
 #include "cpu/simd.h"

@@ -1,7 +1,8 @@
 // The kernel, compiled once per instruction set (see setup.py): draws noise for units and applies it.
 //
 // A lane of a vector draws whole groups of 16 words, for whole units. Of runs that lie well, whole vectors of lanes go
-// from registers to gradients (cpu/vectors.h); what is left of them, and all other runs, goes through tiles (cpu/tile.h).
+// from registers to gradients (cpu/vectors.h); what is left of them, and all other runs, go through tiles
+// (cpu/tile.h).
 #include "cpu/perturb.h"
 
 #include "cpu/simd.h"  // before core/, which uses its overloads
@@ -15,9 +16,8 @@ TIP_BEGIN_NAMESPACE
 namespace {
 
 // Adds noise to lanes [begin, end) of a run, counted from its first lane.
-void perturb_lanes(const RunTable& table, const Run& run, int64_t begin, int64_t end, const Vectors& vectors,
-                   Tile& tile) {
-  const VectorLanes lanes(table, run, begin, end);
+void perturb_lanes(const Run& run, int64_t begin, int64_t end, const Vectors& vectors, Tile& tile) {
+  const VectorLanes lanes(run, begin, end);
   tile.add(run, begin, lanes.begin);
   vectors.perturb(run, lanes);
   tile.add(run, lanes.end, end);
@@ -41,7 +41,7 @@ void perturb_portions(const RunTable& table, Portions& portions, const ScratchSi
         const int64_t groups = run->packing.groups;
         const int64_t from = begin > run_begin ? begin - run_begin : 0;
         const int64_t to = smaller(end, run->end) - run_begin;
-        perturb_lanes(table, *run, (from + groups - 1) / groups, (to + groups - 1) / groups, vectors, tile);
+        perturb_lanes(*run, (from + groups - 1) / groups, (to + groups - 1) / groups, vectors, tile);
       }
       if (run->end > end) break;  // the rest of the run is another portion
     }

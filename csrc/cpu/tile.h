@@ -1,8 +1,9 @@
 // Kernels and elements of any strides: their noise goes through rows in scratch memory.
 //
 // A tile is some vectors of lanes: a part of one run, or short runs of one tensor together. Noise goes from lanes to
-// rows by transposition in registers, so that gradients are read and written as streams; it is added only when the whole
-// tile is drawn, because noise just stored in other pieces than it is loaded in would stall the loads.
+// rows by transposition in registers, so that gradients are read and written as streams; it is added only when the
+// whole tile is drawn, because noise just stored in other pieces than it is loaded in would stall the loads. What a
+// kernel loses with `keep` below 1 follows from its gradients, which are read to the rows before.
 #pragma once
 
 #include "cpu/apply.h"
@@ -10,12 +11,12 @@
 #include "cpu/amounts.h"
 #include "cpu/draw.h"
 #include "cpu/kernel3x3.h"
+#include "cpu/pairs3x3.h"
 #include "cpu/project.h"
+#include "cpu/rows.h"
 #include "cpu/scratch.h"
 
 TIP_BEGIN_NAMESPACE
-
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Part of a run in a tile.
 struct Segment {
@@ -44,10 +45,7 @@ class Tile {
   }
 
   void flush() {
-    if (segment_count_ == 0) return;
-    if (noise_ != Noise::none)
-      for (int lane = 0; lane < lanes_; lane += kLanes) draw(lane);
-    for (int i = 0; i < segment_count_; ++i) apply(segments_[i]);
+    if (segment_count_ > 0) with_element(tensor_->dtype, [&](auto element) { perturb<decltype(element)>(); });
     lanes_ = segment_count_ = 0;
   }
 
@@ -60,11 +58,7 @@ class Tile {
     packing_ = run.packing;
     pitch_ = kGroup / packing_.units;
     used_ = tensor_->used;
-    // float64 gradients, and keep != 1, take a unit at a time from its bare normals.
-    bare_ = noise_ != Noise::none && (tensor_->dtype == DType::f64 || (table_.keep != 1.0 && noise_ != Noise::white));
-    values_ = bare_ ? used_ : tensor_->taps;
     capacity_ = lanes_of_tile(run);
-    amounts_ = Amounts(run);
   }
 
   void add_segment(const Run& run, int64_t lane, int64_t count) {
@@ -89,57 +83,92 @@ class Tile {
     return group;
   }
 
-  // Noise of the units of kLanes lanes to scratch_.rows: their K taps or, bare, the normals they are made of.
-  void draw(int lane) {
-    F* z = scratch_.normals;
-    draw_normals(groups(lane), z);
-    F* y = scratch_.columns;
-    if (bare_ || noise_ == Noise::white) {
-      for (int64_t u = 0; u < packing_.units; ++u) memcpy(y + u * values_, z + u * pitch_, values_ * sizeof(F));
-    } else if (tensor_->basis->all_but_dc_3x3) {
-      for (int64_t u = 0; u < packing_.units; ++u) kernel_noise(noise_, amounts_, z + u * pitch_, y + u * 9);
-    } else {
-      if (amounts_.mixed) mix(z);
-      project_units(*tensor_->basis, packing_.units, used_, z, pitch_, y);
+  template <class T>
+  void perturb() {
+    using V = VectorOf<T>;
+    using A = NumberOf<V>;
+    if (noise_ == Noise::none) {
+      for_each_segment<T>([&](auto to, int64_t) { scale_units(to, static_cast<A>(table_.grad_scale)); });
+      return;
     }
-    const int64_t count = packing_.units * values_;
-    to_rows(y, count, scratch_.rows + lane * count);
+    const Amounts<A> amounts(table_, *segments_[0].run);
+    A* rows = reinterpret_cast<A*>(scratch_.rows);
+    if (amounts.replaces) for_each_segment<T>([&](auto from, int64_t row) { read_rows(from, rows + row); });
+    for (int lane = 0; lane < lanes_; lane += kLanes) draw<V>(lane, amounts, rows);
+    with_grid<A>(tensor_->grid, [&](auto round) {
+      for_each_segment<T>([&](auto to, int64_t row) { add_rows(to, amounts.scale, rows + row, round); });
+    });
+  }
+
+  // Calls f(where its gradients are, where its values begin in rows).
+  template <class T, class Function>
+  void for_each_segment(Function f) const {
+    for (int i = 0; i < segment_count_; ++i) {
+      const Segment& segment = segments_[i];
+      f(Destination<T>(*segment.run, segment.unit, segment.units), segment.row * tensor_->taps);
+    }
+  }
+
+  // What is added to the units of kLanes lanes to rows, in which their gradients are, if they matter.
+  template <class V>
+  void draw(int lane, const Amounts<NumberOf<V>>& amounts, NumberOf<V>* rows) const {
+    draw_normals(groups(lane), amounts.drawn);
+    const int64_t count = packing_.units * tensor_->taps;
+    V* x = reinterpret_cast<V*>(scratch_.gradients);
+    V* y = reinterpret_cast<V*>(scratch_.columns);
+    for (int slice = 0; slice < kSlices<V>; ++slice) {
+      NumberOf<V>* row = rows + (lane + slice * kLanesOf<V>) * count;
+      if (amounts.replaces) to_columns(row, count, x);
+      if (tensor_->taps == 9 && (noise_ == Noise::white || tensor_->basis->all_but_dc_3x3)) {
+        add_3x3(amounts, slice, x, y);
+      } else if (noise_ == Noise::white) {
+        add_white(amounts, slice, y);
+      } else {
+        add_band(amounts, slice, x, y);
+      }
+      to_rows(y, count, row);
+    }
   }
 
   // A unit of several groups has one after the other.
-  void draw_normals(Counter<U> group, F* z) const {
-    const float amplitude = bare_ ? 1.0f : amounts_.drawn;
+  void draw_normals(Counter<U> group, float amplitude) const {
     for (int64_t first = 0; first < used_; first += kGroup) {
-      draw_.group(table_.stream, group, pitch_, smaller(used_ - first, kGroup), amplitude, z + first);
+      draw_.group(table_.stream, group, pitch_, smaller(used_ - first, kGroup), amplitude, scratch_.normals + first);
       advance(group, 1);
     }
   }
 
-  void mix(F* z) const {
-    for (int64_t u = 0; u < packing_.units; ++u)
-      for (int64_t j = 0; j < used_; ++j)
-        z[u * pitch_ + j] *= j < tensor_->basis->high_dim ? amounts_.high : amounts_.low;
-  }
-
-  void apply(const Segment& part) {
-    const float* rows = scratch_.rows + part.row * values_;
-    switch (tensor_->dtype) {
-      case DType::f32: return apply_as<float, float>(part, rows);
-      case DType::f64: return apply_as<double, double>(part, rows);
-      case DType::bf16: return apply_as<BFloat16, float>(part, rows);
-      case DType::f16: return apply_as<Half, float>(part, rows);
+  template <class V>
+  void add_3x3(const Amounts<NumberOf<V>>& amounts, int slice, const V* x, V* y) const {
+    for (int64_t u = 0; u < packing_.units; ++u) {
+      const V mean = amounts.replaces ? weighted_sum(x + u * 9, 9, amounts.mean) : V{};
+      const V* given = amounts.replaces ? &mean : nullptr;
+      kernel_noise<V>(noise_, amounts, scratch_.normals + u * pitch_, slice, given, y + u * 9);
     }
   }
 
-  template <class T, class A>
-  void apply_as(const Segment& part, const float* rows) {
-    const Destination<T> to(*part.run, part.unit, part.units);
-    if (noise_ == Noise::none) return scale_units(to, static_cast<A>(table_.grad_scale));
-    if (bare_) return perturb_units<T, A>(to, table_, *part.run, rows, reinterpret_cast<A*>(scratch_.unit));
-    if constexpr (sizeof(T) <= sizeof(float)) {  // float64 is always bare
-      const Grid<float> grid(tensor_->grid);
-      grid ? add_rows(to, table_.grad_scale, rows, grid) : add_rows(to, table_.grad_scale, rows, NoGrid());
+  template <class V>
+  void add_white(const Amounts<NumberOf<V>>& amounts, int slice, V* y) const {
+    for (int64_t u = 0; u < packing_.units; ++u) {
+      for (int64_t t = 0; t < tensor_->taps; ++t) {
+        const V normal = slice_of<V>(scratch_.normals + u * pitch_ + t, slice);
+        y[u * tensor_->taps + t] = amounts.varied ? normal * amounts.high : normal;
+      }
     }
+  }
+
+  template <class V>
+  void add_band(const Amounts<NumberOf<V>>& amounts, int slice, const V* x, V* y) const {
+    V* z = reinterpret_cast<V*>(kSlices<V> == 1 ? reinterpret_cast<float*>(scratch_.normals) : scratch_.coefficients);
+    const Basis& basis = *tensor_->basis;
+    for (int64_t u = 0; u < packing_.units; ++u) {
+      const F* normals = scratch_.normals + u * pitch_;
+      V* of_unit = z + u * pitch_;
+      for (int64_t j = 0; amounts.varied && j < used_; ++j)
+        of_unit[j] = slice_of<V>(normals + j, slice) * (j < basis.high_dim ? amounts.high : amounts.low);
+      if (amounts.replaces) add_high_band(basis, amounts.removed, x + u * basis.taps, of_unit);
+    }
+    project_units(basis, packing_.units, used_, z, pitch_, y);
   }
 
   const RunTable& table_;
@@ -150,10 +179,7 @@ class Tile {
   const RunTensor* tensor_ = nullptr;
   Noise noise_ = Noise::none;
   Packing packing_ = {};
-  int64_t pitch_ = 0, used_ = 0, values_ = 0;
-  Amounts amounts_ = {};
-  bool bare_ = false;
-  int64_t capacity_ = 0;
+  int64_t pitch_ = 0, used_ = 0, capacity_ = 0;
 
   alignas(64) uint32_t low_[kMostLanes] = {};
   alignas(64) uint32_t high_[kMostLanes] = {};

@@ -15,9 +15,8 @@ struct VectorPath {
   bool taken;
   int64_t lanes;  // of a run, in one vector
 
-  VectorPath(const RunTable& table, const Run& run) : taken(false), lanes(kLanes) {
+  explicit VectorPath(const Run& run) : taken(false), lanes(kLanes) {
     const RunTensor& tensor = *run.tensor;
-    if (tensor.dtype == DType::f64 || (table.keep != 1.0 && run.noise != Noise::white)) return;
     if (run.noise == Noise::none || !(run.unit_stride == 1 || run.contiguous())) return;
     if (tensor.taps == 9) {
       taken = run.noise == Noise::white || tensor.basis->all_but_dc_3x3;
@@ -32,8 +31,8 @@ struct VectorPath {
 struct VectorLanes {
   int64_t begin, end;
 
-  VectorLanes(const RunTable& table, const Run& run, int64_t first, int64_t last) : begin(first), end(first) {
-    const VectorPath path(table, run);
+  VectorLanes(const Run& run, int64_t first, int64_t last) : begin(first), end(first) {
+    const VectorPath path(run);
     if (!path.taken) return;
     // A run's first and last lane may lack some of their units.
     const int64_t units = run.packing.units, whole_end = (run.first + run.units) / units - run.first_lane();
@@ -51,77 +50,81 @@ class Vectors {
   Vectors(const RunTable& table, const Draw& draw) : table_(table), draw_(draw) {}
 
   void perturb(const Run& run, const VectorLanes& lanes) const {
-    switch (run.tensor->dtype) {
-      case DType::f32: return perturb_as<float>(run, lanes);
-      case DType::bf16: return perturb_as<BFloat16>(run, lanes);
-      case DType::f16: return perturb_as<Half>(run, lanes);
-      case DType::f64: return;  // does not go this way
-    }
+    if (lanes.begin == lanes.end) return;
+    with_element(run.tensor->dtype, [&](auto element) {
+      using T = decltype(element);
+      with_grid<NumberOf<VectorOf<T>>>(run.tensor->grid, [&](auto round) { perturb_as<T>(run, lanes, round); });
+    });
   }
 
  private:
-  template <class T>
-  void perturb_as(const Run& run, const VectorLanes& lanes) const {
-    const Grid<float> grid(run.tensor->grid);
-    grid ? perturb_rounded<T>(run, lanes, grid) : perturb_rounded<T>(run, lanes, NoGrid());
-  }
-
   template <class T, class Round>
-  void perturb_rounded(const Run& run, const VectorLanes& lanes, Round round) const {
+  void perturb_as(const Run& run, const VectorLanes& lanes, Round round) const {
     if (run.tensor->taps == 1) return add_elements(Elements<T>(), run, lanes, round);
     if (run.unit_stride == 1) return add_pairs(ChannelsLast<T>{run.tensor->tap_offsets}, run, lanes, round);
-    add_pairs(Contiguous<T>{}, run, lanes, round);
+    add_pairs(Contiguous<T>(), run, lanes, round);
   }
 
-  // Two kernels a lane: of one group without a floor, of two groups with one.
+  // Two kernels a lane: of one group without a floor, of two groups with one. What a vector goes through is inlined,
+  // since as a call it takes 2 % more of all time.
   template <class Layout, class Round>
   void add_pairs(Layout layout, const Run& run, const VectorLanes& lanes, Round round) const {
-    const Amounts amounts(run);
+    using V = typename Layout::V;
+    const Amounts<NumberOf<V>> amounts(table_, run);
     const bool share_group = run.packing.units == 2;
     const int groups = share_group ? 1 : 2;
-    const int64_t next = share_group ? kGroup / 2 : kNextKernel;
-    const int64_t first = run.first_lane() + lanes.begin;
-    Counter<U> group = successive_groups(run.tensor->id, static_cast<uint64_t>(first), groups);
-    for_each_vector(layout, run, first, lanes, [&](auto* x) {
-      F z[2 * kNextKernel], y[kPair3x3];
+    const int64_t second = share_group ? kGroup / 2 : kNextKernel;
+    for_each_vector(layout, run, lanes, groups, [&](auto* x, const Counter<U>& group) __attribute__((always_inline)) {
+      F z[2 * kNextKernel];
       if (share_group) {
         draw_.group(table_.stream, group, kGroup / 2, 8, amounts.drawn, z);
       } else {
         draw_.two_kernels(table_.stream, group, amounts.drawn, z);
       }
-      kernel_noise(run.noise, amounts, z, y);
-      kernel_noise(run.noise, amounts, z + next, y + 9);
-      layout.add(x, table_.grad_scale, y, round);
-      advance(group, kLanes * groups);
+      for (int slice = 0; slice < kSlices<V>; ++slice, x += Layout::kStep / kSlices<V>) {
+        V means[2], y[kPair3x3];
+        if (amounts.replaces) layout.sum(x, amounts.mean, means);
+        for (int k = 0; k < 2; ++k) {
+          const V* mean = amounts.replaces ? means + k : nullptr;
+          kernel_noise<V>(run.noise, amounts, z + k * second, slice, mean, y + k * 9);
+        }
+        layout.add(x, amounts.scale, y, round);
+      }
     });
   }
 
   template <class Layout, class Round>
   void add_elements(Layout layout, const Run& run, const VectorLanes& lanes, Round round) const {
-    const float amplitude = Amounts(run).drawn;
-    const int64_t first = run.first_lane() + lanes.begin;
-    Counter<U> group = successive_groups(run.tensor->id, static_cast<uint64_t>(first));
-    for_each_vector(layout, run, first, lanes, [&](auto* x) {
+    using V = typename Layout::V;
+    const Amounts<NumberOf<V>> amounts(table_, run);
+    for_each_vector(layout, run, lanes, 1, [&](auto* x, const Counter<U>& group) __attribute__((always_inline)) {
       F z[kGroup];
-      draw_.group(table_.stream, group, 1, 1, amplitude, z);
-      layout.add(x, table_.grad_scale, z, round);
-      advance(group, kLanes);
+      draw_.group(table_.stream, group, 1, 1, amounts.drawn, z);
+      for (int slice = 0; slice < kSlices<V>; ++slice, x += Layout::kStep / kSlices<V>) {
+        V y[kGroup];
+        for (int i = 0; i < kGroup; ++i) y[i] = slice_of<V>(z + i, slice);
+        for (int i = 0; amounts.varied && i < kGroup; ++i) y[i] *= amounts.high;
+        layout.add(x, amounts.scale, y, round);
+      }
     });
   }
 
-  // Calls f(first element of a vector). Gradients are fetched two vectors ahead, also those of the next run, where the
-  // processor cannot foresee them.
+  // Calls f(first element, groups of the lanes) for every vector, whose lanes have so many groups each. Gradients are
+  // fetched two vectors ahead, also those of the next run, where the processor cannot foresee them.
   template <class Layout, class Function>
-  void for_each_vector(Layout layout, const Run& run, int64_t first, const VectorLanes& lanes, Function f) const {
+  void for_each_vector(Layout layout, const Run& run, const VectorLanes& lanes, int groups, Function f) const {
     using T = typename Layout::Element;
     constexpr int64_t kAhead = 2;
     const Run& next_run = &run + 1 < table_.runs + table_.run_count ? *(&run + 1) : run;
     const T* next = reinterpret_cast<const T*>(next_run.data);
+    const int64_t first = run.first_lane() + lanes.begin;
     T* x = reinterpret_cast<T*>(run.data) + (first * run.packing.units - run.first) * run.unit_stride;
-    for (int64_t left = (lanes.end - lanes.begin) / VectorPath(table_, run).lanes; left > 0; --left) {
+    Counter<U> group = successive_groups(run.tensor->id, static_cast<uint64_t>(first), groups);
+    for (int64_t left = (lanes.end - lanes.begin) / VectorPath(run).lanes; left > 0; --left) {
       layout.fetch(left > kAhead ? x + kAhead * Layout::kStep : next + (kAhead - left) * Layout::kStep);
-      f(x);
+      f(x, group);
       x += Layout::kStep;
+      advance(group, groups * kLanes);
     }
   }
 
