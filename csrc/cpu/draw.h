@@ -10,14 +10,35 @@
 
 TIP_BEGIN_NAMESPACE
 
-struct Draw {
-  // Of each lane's group, times `amplitude`: the first `used` of every `pitch` values of z [kGroup].
-  void (*group)(const Stream& stream, const Counter<U>& group, int64_t pitch, int64_t used, float amplitude, F* z);
-  // Of the first nine words of each lane's group, and of the group after it, to z [9] and z + kNextKernel.
-  void (*two_kernels)(const Stream& stream, const Counter<U>& group, float amplitude, F* z);
-};
+// Whether words of two vectors of groups come sooner together: both states of ChaCha fill the 32 registers.
+#if defined(__AVX512F__)
+constexpr bool kTogether = true;
+#else
+constexpr bool kTogether = false;
+#endif
 
 constexpr int kNextKernel = 10;  // nine normals, and the one that the last of them comes with
+
+template <int kGenerator>
+TIP_HD void generate_two_groups(const Stream& stream, const Counter<U>& first, const Counter<U>& second, U* words,
+                                U* others) {
+  if constexpr (kTogether && is_chacha(kGenerator)) {
+    U x[kGroup], y[kGroup];
+    chacha_start(stream, first, x);
+    chacha_start(stream, second, y);
+    for (int round = 0; round < kGenerator; round += 2) {
+      chacha_columns(x), chacha_columns(y);
+      chacha_diagonals(x), chacha_diagonals(y);
+    }
+    chacha_start(stream, first, words);
+    for (int i = 0; i < kGroup; ++i) words[i] += x[i];
+    chacha_start(stream, second, others);
+    for (int i = 0; i < kGroup; ++i) others[i] += y[i];
+  } else {
+    generate<kGenerator>(stream, first, words);
+    generate<kGenerator>(stream, second, others);
+  }
+}
 
 template <int kPairs>
 TIP_HD void normals_of_pairs(const U* words, float amplitude, F* z) {
@@ -28,12 +49,26 @@ TIP_HD void normals_of_pairs(const U* words, float amplitude, F* z) {
   for (int i = 0; i < kPairs; ++i) z[2 * i] = even.v[i], z[2 * i + 1] = odd.v[i];
 }
 
+// Of every `pitch` words the first `used`.
+TIP_HD void normals_of_words(const U* words, int64_t count, int64_t pitch, int64_t used, float amplitude, F* z) {
+  for (int64_t w = 0; w < count; w += 2 * kPack)
+    if ((w & (pitch - 1)) < used) normals_of_pairs<kPack>(words + w, amplitude, z + w);
+}
+
 template <int kGenerator>
 void draw_group(const Stream& stream, const Counter<U>& group, int64_t pitch, int64_t used, float amplitude, F* z) {
   U words[kGroup];
   generate<kGenerator>(stream, group, words);
-  for (int64_t w = 0; w < kGroup; w += 2 * kPack)
-    if ((w & (pitch - 1)) < used) normals_of_pairs<kPack>(words + w, amplitude, z + w);
+  normals_of_words(words, kGroup, pitch, used, amplitude, z);
+}
+
+template <int kGenerator>
+void draw_two_groups(const Stream& stream, const Counter<U>& group, int64_t pitch, int64_t used, float amplitude, F* z) {
+  U words[2 * kGroup];
+  Counter<U> next = group;
+  advance(next, kLanes);
+  generate_two_groups<kGenerator>(stream, group, next, words, words + kGroup);
+  normals_of_words(words, 2 * kGroup, pitch, used, amplitude, z);
 }
 
 template <int kGenerator>
@@ -41,21 +76,30 @@ void draw_two_kernels(const Stream& stream, const Counter<U>& group, float ampli
   U words[kNextKernel + kGroup];
   Counter<U> next = group;
   advance(next, 1);
-  generate<kGenerator>(stream, group, words);
-  generate<kGenerator>(stream, next, words + kNextKernel);
+  generate_two_groups<kGenerator>(stream, group, next, words, words + kNextKernel);
   constexpr int kPairs = kNextKernel, kLeft = kPairs % kPack;
   int pair = 0;
   for (; pair + kPack <= kPairs; pair += kPack) normals_of_pairs<kPack>(words + 2 * pair, amplitude, z + 2 * pair);
   if constexpr (kLeft > 0) normals_of_pairs<kLeft>(words + 2 * pair, amplitude, z + 2 * pair);
 }
 
-inline Draw draw_with(int generator) {
-  Draw draw = {};
-  with_generator(generator, [&](auto known) {
-    constexpr int kGenerator = decltype(known)::value;
-    draw = {draw_group<kGenerator>, draw_two_kernels<kGenerator>};
-  });
-  return draw;
-}
+// All normals are multiplied by `amplitude`.
+struct Draw {
+  // Of each lane's group: the first `used` of every `pitch` values of z [kGroup].
+  void (*group)(const Stream& stream, const Counter<U>& group, int64_t pitch, int64_t used, float amplitude, F* z);
+  // The same of the group that comes kLanes later, too, to z [2 * kGroup].
+  void (*two_groups)(const Stream& stream, const Counter<U>& group, int64_t pitch, int64_t used, float amplitude, F* z);
+  // Of the first nine words of each lane's group, and of the group after it, to z [9] and z + kNextKernel.
+  void (*two_kernels)(const Stream& stream, const Counter<U>& group, float amplitude, F* z);
+
+  explicit Draw(int generator) {
+    with_generator(generator, [&](auto known) {
+      constexpr int kGenerator = decltype(known)::value;
+      group = draw_group<kGenerator>;
+      two_groups = draw_two_groups<kGenerator>;
+      two_kernels = draw_two_kernels<kGenerator>;
+    });
+  }
+};
 
 TIP_END_NAMESPACE

@@ -28,7 +28,7 @@ void perturb_lanes(const Run& run, int64_t begin, int64_t end, const Vectors& ve
 ScratchSizes scratch_sizes(const RunTable& table) { return sizes_of_scratch(table); }
 
 void perturb_portions(const RunTable& table, Portions& portions, const ScratchSizes& sizes, float* memory) {
-  const Draw draw = draw_with(table.generator);
+  const Draw draw(table.generator);
   const Scratch scratch(sizes, memory);
   const Vectors vectors(table, draw);
   Tile tile(table, draw, scratch);

@@ -65,22 +65,13 @@ class Vectors {
     add_pairs(Contiguous<T>(), run, lanes, round);
   }
 
-  // Two kernels a lane: of one group without a floor, of two groups with one. What a vector goes through is inlined,
-  // since as a call it takes 2 % more of all time.
+  // Two kernels a lane: of one group without a floor, of two groups with one.
   template <class Layout, class Round>
   void add_pairs(Layout layout, const Run& run, const VectorLanes& lanes, Round round) const {
     using V = typename Layout::V;
     const Amounts<NumberOf<V>> amounts(table_, run);
-    const bool share_group = run.packing.units == 2;
-    const int groups = share_group ? 1 : 2;
-    const int64_t second = share_group ? kGroup / 2 : kNextKernel;
-    for_each_vector(layout, run, lanes, groups, [&](auto* x, const Counter<U>& group) __attribute__((always_inline)) {
-      F z[2 * kNextKernel];
-      if (share_group) {
-        draw_.group(table_.stream, group, kGroup / 2, 8, amounts.drawn, z);
-      } else {
-        draw_.two_kernels(table_.stream, group, amounts.drawn, z);
-      }
+    const int64_t second = run.packing.units == 2 ? kGroup / 2 : kNextKernel;
+    for_each_vector(layout, run, lanes, amounts.drawn, [&](auto* x, const F* z) __attribute__((always_inline)) {
       for (int slice = 0; slice < kSlices<V>; ++slice, x += Layout::kStep / kSlices<V>) {
         V means[2], y[kPair3x3];
         if (amounts.replaces) layout.sum(x, amounts.mean, means);
@@ -97,9 +88,7 @@ class Vectors {
   void add_elements(Layout layout, const Run& run, const VectorLanes& lanes, Round round) const {
     using V = typename Layout::V;
     const Amounts<NumberOf<V>> amounts(table_, run);
-    for_each_vector(layout, run, lanes, 1, [&](auto* x, const Counter<U>& group) __attribute__((always_inline)) {
-      F z[kGroup];
-      draw_.group(table_.stream, group, 1, 1, amounts.drawn, z);
+    for_each_vector(layout, run, lanes, amounts.drawn, [&](auto* x, const F* z) __attribute__((always_inline)) {
       for (int slice = 0; slice < kSlices<V>; ++slice, x += Layout::kStep / kSlices<V>) {
         V y[kGroup];
         for (int i = 0; i < kGroup; ++i) y[i] = slice_of<V>(z + i, slice);
@@ -109,22 +98,34 @@ class Vectors {
     });
   }
 
-  // Calls f(first element, groups of the lanes) for every vector, whose lanes have so many groups each. Gradients are
-  // fetched two vectors ahead, also those of the next run, where the processor cannot foresee them.
+  // Calls f(first element, normals) for every vector. Gradients are fetched two vectors ahead, also those of the next
+  // run, where the processor cannot foresee them. f is inlined, since as a call it takes 2 % more of all time.
   template <class Layout, class Function>
-  void for_each_vector(Layout layout, const Run& run, const VectorLanes& lanes, int groups, Function f) const {
+  void for_each_vector(Layout layout, const Run& run, const VectorLanes& lanes, float amplitude, Function f) const {
     using T = typename Layout::Element;
     constexpr int64_t kAhead = 2;
     const Run& next_run = &run + 1 < table_.runs + table_.run_count ? *(&run + 1) : run;
     const T* next = reinterpret_cast<const T*>(next_run.data);
-    const int64_t first = run.first_lane() + lanes.begin;
+    const int64_t first = run.first_lane() + lanes.begin, lanes_of_vector = VectorPath(run).lanes;
     T* x = reinterpret_cast<T*>(run.data) + (first * run.packing.units - run.first) * run.unit_stride;
+    const int groups = static_cast<int>(lanes_of_vector / kLanes);
     Counter<U> group = successive_groups(run.tensor->id, static_cast<uint64_t>(first), groups);
-    for (int64_t left = (lanes.end - lanes.begin) / VectorPath(run).lanes; left > 0; --left) {
-      layout.fetch(left > kAhead ? x + kAhead * Layout::kStep : next + (kAhead - left) * Layout::kStep);
-      f(x, group);
-      x += Layout::kStep;
-      advance(group, groups * kLanes);
+    const int64_t pitch = kGroup / run.packing.units, used = run.tensor->used;
+    for (int64_t left = (lanes.end - lanes.begin) / lanes_of_vector; left > 0;) {
+      F z[2 * kGroup];
+      const int64_t count = kTogether && groups == 1 && left > 1 ? 2 : 1;
+      if (groups == 2) {
+        draw_.two_kernels(table_.stream, group, amplitude, z);
+      } else if (count == 2) {
+        draw_.two_groups(table_.stream, group, pitch, used, amplitude, z);
+      } else {
+        draw_.group(table_.stream, group, pitch, used, amplitude, z);
+      }
+      advance(group, static_cast<uint32_t>(count * lanes_of_vector));
+      for (int64_t v = 0; v < count; ++v, --left, x += Layout::kStep) {
+        layout.fetch(left > kAhead ? x + kAhead * Layout::kStep : next + (kAhead - left) * Layout::kStep);
+        f(x, z + v * kGroup);
+      }
     }
   }
 
