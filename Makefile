@@ -10,6 +10,7 @@
 # make test-asan      kernels and raw ops under the address and undefined-behavior sanitizers
 # make test-tsan      tests with threads under the thread sanitizer
 # make test-clang     the kernels' tests on a library that Clang compiled
+# make test-ptx       the GPU kernels in random orders of their threads, and without each of their barriers
 # make test-torches   that the sources compile with the oldest torch and the newest; downloads half a gigabyte
 # make mutate         changes of the Python sources that no test notices; hours, with SAMPLE=200 half an hour
 # make coverage       lines and branches that tests reach, of tip_kernels/ and of csrc/
@@ -29,7 +30,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
 
-.PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches mutate coverage
+.PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches test-ptx mutate coverage
 .PHONY: release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
@@ -61,6 +62,9 @@ test-clang test-asan test-tsan: test-%: $(VENV)/ready
 test-torches: $(VENV)/ready
 	$(BIN)/python -m tests.fetch_torches
 	$(BIN)/python -m pytest --numprocesses auto tests/test_torch_abi.py
+
+test-ptx: $(VENV)/ready
+	$(BIN)/python -m pytest --numprocesses auto -m long
 
 coverage: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report term-missing

@@ -166,4 +166,42 @@ void cover_on_host(const HostTensor* tensors, int64_t count, const HostCall* cal
         : launch_tables<SmallTable, SmallTable>(header, planned, launcher);
   *tables = launcher.launches();
 }
+
+// Index arithmetic by itself, for tests/test_index_arithmetic.py.
+
+int64_t divide_on_host(int64_t a, int64_t b) { return divide(a, b); }
+
+// Row and unit of a slot behind the second row's first slot, 0.
+void row_unit_on_host(int64_t row_units, int64_t slot, int64_t* row, int64_t* unit) {
+  Entry entry = {};
+  Tile tile = {};
+  entry.row_units = row_units;
+  tile.inverse = inverse_of(row_units);
+  const RowUnit found = row_unit_of(entry, tile, static_cast<int>(slot));
+  *row = found.row - 1, *unit = found.unit;
+}
+
+uint64_t counter_on_host(uint32_t tensor, uint64_t block) {
+  const Counter<uint32_t> found = counter(tensor, block);
+  return static_cast<uint64_t>(found.high) << 32 | found.low;
+}
+
+// The counter of Philox's block i of four in a group.
+uint64_t philox_counter_on_host(uint32_t tensor, uint64_t group, uint32_t i) {
+  const Counter<uint32_t> found = philox_counter(counter(tensor, group), i);
+  return static_cast<uint64_t>(found.high) << 32 | found.low;
+}
+
+// First lane, and slots [begin, end), of a tile of a tensor in one run.
+void tile_on_host(int64_t first, int64_t units, int64_t lane_units, int64_t tile_lanes, int64_t tiles, int64_t index,
+                  int64_t* found) {
+  TinyTable table = {};
+  Entry& entry = table.entry[0];
+  entry.first = first, entry.row_units = entry.run_units = units, entry.unit_stride = 1, entry.taps = 1;
+  entry.lane_units = static_cast<int32_t>(lane_units), entry.tile_lanes = static_cast<int32_t>(tile_lanes);
+  entry.tiles_per_run = entry.tile_end = tiles;
+  table.entries = 1;
+  const Tile tile = locate(table, index);
+  found[0] = tile.lane, found[1] = tile.begin, found[2] = tile.end, found[3] = tile.rows;
+}
 }

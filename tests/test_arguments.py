@@ -147,6 +147,11 @@ def test_scattered_scores_are_read_right(scattered, call, backend):
     assert all(map(torch.equal, call["grads"], want["grads"]))
 
 
+def test_a_tensor_beyond_the_names_is_named_by_its_index(call):
+    call["names"], call["grads"][1] = NAMES[:1], "not a tensor"
+    refused(call, TypeError, r"expected grads\[1\] to be a tensor or None, got str")
+
+
 @pytest.mark.parametrize("length", [0, 2, 4])
 @pytest.mark.parametrize("argument", ["scores", "names", "shards", "ratio"])
 def test_lists_of_the_wrong_length(argument, length, call):

@@ -427,4 +427,5 @@ def test_a_compiled_step_equals_an_eager_one(backend, batch):
             step()
         assert defense.rng.step == 3
         weights.append([p.detach() for p in model.parameters()])
-    assert all(map(torch.equal, *weights))
+    # The compiled SGD of torch 2.10 rounds otherwise, without us too; the noise of a step is a thousand times that.
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-6)

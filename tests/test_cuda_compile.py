@@ -25,7 +25,8 @@ def known_archs() -> list[str]:
 def units() -> list[tuple[str, str, str]]:
     """(architecture, generator or "", source): each source for each architecture, each generator for one of them."""
     archs = known_archs()
-    found = [(arch, "chacha12", "perturb.cu") for arch in archs] + [(arch, "", "saliency.cu") for arch in archs]
+    found = [(arch, "chacha12", "perturb.cu") for arch in archs]
+    found += [(arch, "", source) for arch in archs for source in ("saliency.cu", "rank.cu", "norm.cu")]
     newest = "90" if "90" in archs else archs[-1]
     return found + [(newest, generator, "perturb.cu") for generator in GENERATORS if generator != "chacha12"]
 
@@ -75,3 +76,20 @@ def test_contiguous_3x3_moves_16_bytes_at_once(arch, compiled):
     for kernel in kernels:
         assert "LDGSTS.E.BYPASS.128" in kernel  # from device to shared memory
         assert "STG.E.128" in kernel
+
+
+def test_nothing_that_shapes_the_noise_is_approximate(tmp_path):
+    """Of all approximate instructions one is used, and a Newton step follows it (csrc/cuda/draw.h)."""
+    jobs = [("perturb.cu", name) for name in GENERATORS]
+    jobs += [(source, "") for source in ("saliency.cu", "rank.cu", "norm.cu", "device.cu")]
+
+    def approximations(job: tuple[str, str]) -> set[str]:
+        source, generator = job
+        target = tmp_path / f"{source}.{generator}.ptx"
+        compile_cubin("90" if "90" in known_archs() else known_archs()[-1], source, generator, target, "ptx")
+        return set(re.findall(r"^\s*(?:@\S+ )?([a-z]\S*\.(?:approx|ftz|full)\S*)", target.read_text(), re.MULTILINE))
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        found = dict(zip(jobs, pool.map(approximations, jobs), strict=True))
+    allowed = {"rsqrt.approx.ftz.f32"}
+    assert found == {job: allowed if job[0] == "perturb.cu" else set() for job in jobs}

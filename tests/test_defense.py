@@ -911,3 +911,9 @@ def test_training_goes_on(backend):
     for _ in range(15):
         step(model, optimizer, (x, labels))
     assert loss(model, (x, labels)).item() < 0.5 * first
+
+
+def test_masks_by_what_is_no_kernel_size():
+    mask = torch.ones(3, 2, dtype=torch.bool)
+    with pytest.raises(TypeError, match=r"expected masks to have kernel sizes such as \(3, 3\) for keys, got 3"):
+        TIP(nn.Sequential(nn.Conv2d(1, 2, 3)), masks={3: mask})

@@ -136,7 +136,7 @@ def test_a_run_is_wrong_if_a_good_generator_fails_or_a_bad_one_passes():
 
 def test_every_job_has_a_key_of_its_own():
     jobs = rng_battery.jobs(list(GENERATORS))
-    assert len({seed for seed, *_ in jobs}) == len(jobs) == (4 * 3 + 3) * len(rng_battery.TESTS)
+    assert len({seed for seed, *_ in jobs}) == len(jobs) == (len(GENERATORS) * 3 + 3) * len(rng_battery.TESTS)
     assert {(g, s) for _, _, g, s in jobs} >= set(itertools.product(GENERATORS, word_streams.STREAMS))
 
 

@@ -36,14 +36,15 @@ class Options(NamedTuple):
     names: Sequence[str] | None = None
     backend: str | None = None
 
-    @property
-    def has_floor(self) -> bool:
-        return isinstance(self.floor_std, torch.Tensor) or self.floor_std != 0
 
-    @property
-    def touches_all(self) -> bool:
-        """Whether tensors without a high band are changed, too."""
-        return self.has_floor or self.grad_scale is not None or self.max_grad_norm is not None
+# Not as properties of Options, which torch.compile before 2.12 does not know.
+def _has_floor(options: Options) -> bool:
+    return isinstance(options.floor_std, torch.Tensor) or options.floor_std != 0
+
+
+def _touches_all(options: Options) -> bool:
+    """Whether tensors without a high band are changed, too."""
+    return _has_floor(options) or options.grad_scale is not None or options.max_grad_norm is not None
 
 
 class PreparedCall(NamedTuple):
@@ -100,7 +101,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
     check_max_grad_norm(options.max_grad_norm)
     _plan.check_lists(grads, scores)
     indices: Sequence[int] = range(len(grads))
-    if not options.touches_all:
+    if not _touches_all(options):
         indices = _plan.indices_of_high_bands(grads, scores, options.masks)
     names = None if options.names is None else tuple(options.names)
     plan = _plan.plan_for(
@@ -120,7 +121,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
         _memory.check_disjoint(nonempty, plan.extents, lambda i: _plan.label(plan.tensor_ids[i], names))
     device = plan.device or _device_of_nothing(grads, rng)
     std = _amounts(options.std, "std", len(grads), device)
-    floor_std = _amounts(options.floor_std, "floor_std", len(grads), device) if options.has_floor else None
+    floor_std = _amounts(options.floor_std, "floor_std", len(grads), device) if _has_floor(options) else None
     grad_scale = _scale(options.grad_scale, device)
     check_range("keep", options.keep, 0.0, 1.0)
     op = _dispatch.perturb_op(options.backend, device)

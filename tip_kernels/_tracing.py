@@ -47,6 +47,7 @@ def cached(maxsize: int | None) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         keep = functools.lru_cache(maxsize=maxsize)(function)
 
+        @untraced  # where Dynamo has broken its graph and goes on with the functions that are called
         @functools.wraps(function)
         def look_up(*args: Any) -> Any:
             if not torch._C._len_torch_dispatch_stack():
@@ -82,7 +83,7 @@ def refuse_recorders() -> None:
 
 
 def _recorder_at_work() -> str | None:
-    if torch.compiler.is_exporting():
+    if _is_exporting():
         return "torch.export"
     if torch.compiler.is_compiling():
         return None
@@ -92,3 +93,9 @@ def _recorder_at_work() -> str | None:
         return None
     is_proxied = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
     return "make_fx" if is_proxied else None
+
+
+def _is_exporting() -> bool:
+    """Whether ``torch.export`` is at work. By the flag itself: for Dynamo of torch 2.10 the function is always true."""
+    flag: bool | None = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_exporting() if flag is None else flag

@@ -25,6 +25,7 @@ def main() -> None:
         "driver": driver(),
         "resnet18": step_of(models.resnet18(), device, options.backend),
         "resnet18 with a floor": step_of(models.resnet18(), device, options.backend, floor_std=STD),
+        "resnet18 clipped": step_of(models.resnet18(), device, options.backend, floor_std=STD, max_grad_norm=1.0),
         "replays": replays(device, options.backend),
         "resnet18 graph": graph_time(device, options.backend, options.repeats),
     }

@@ -31,16 +31,22 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc", path=f"{home}/bin" if home else None) or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
-def find_cuobjdump() -> str | None:
-    """The CUDA toolkit's, or the one that Triton's wheel brings."""
+def find_tool(name: str) -> str | None:
+    """A program of the CUDA toolkit, or the one that Triton's wheel brings."""
     triton = importlib.util.find_spec("triton")
     folder = pathlib.Path(triton.origin).parent / "backends/nvidia/bin" if triton and triton.origin else None
-    return shutil.which("cuobjdump") or (folder and shutil.which("cuobjdump", path=folder))
+    return shutil.which(name) or (folder and shutil.which(name, path=folder))
 
 
-def compile_cubin(arch: str, source: str, generator: str, target: pathlib.Path) -> str:
-    """Compiles a file of csrc/cuda for one architecture; returns what ptxas reports of its kernels."""
-    flags = ["-std=c++17", "-O3", "-cubin", f"-arch=sm_{arch}", "-Xptxas=-v", "-Werror=all-warnings", "-Icsrc"]
+def find_cuobjdump() -> str | None:
+    return find_tool("cuobjdump")
+
+
+def compile_cubin(arch: str, source: str, generator: str, target: pathlib.Path, to: str = "cubin") -> str:
+    """Compiles a file of csrc/cuda for one architecture; returns what ptxas reports of its kernels, if not to PTX."""
+    flags = ["-std=c++17", "-O3", f"-{to}", f"-arch=sm_{arch}", "-Werror=all-warnings", "-Icsrc"]
+    if to == "cubin":
+        flags.append("-Xptxas=-v")
     if generator:
         flags.append(f"-DTIP_GENERATOR={GENERATORS[generator]}")
     command = [str(find_nvcc()), *flags, f"csrc/cuda/{source}", "-o", str(target)]
@@ -58,7 +64,7 @@ def kernels_of(cubin: pathlib.Path) -> list[str]:
 
 
 def longest_run(listing: str) -> list[str]:
-    """Names of the instructions of the longest run that nothing leaves or enters."""
+    """Names in the longest run that nothing leaves or enters and that has a root for each pair of normals."""
     code = [(int(address, 16), name, rest) for address, name, rest in INSTRUCTION.findall(listing)]
     jumps = ("BRA", "BSSY", "CALL", "BRX", "EXIT", "RET")
     targets = {int(t, 16) for _, name, rest in code if name in jumps for t in re.findall(r"0x([0-9a-f]+)", rest)}
@@ -69,7 +75,7 @@ def longest_run(listing: str) -> list[str]:
         runs[-1].append(name)
         if name in jumps and name != "BSSY":
             runs.append([])
-    return max(runs, key=len)
+    return max((run for run in runs if run.count("MUFU") == NORMALS // 2), key=len)
 
 
 def count(names: Sequence[str], kinds: Sequence[str]) -> int:

@@ -6,9 +6,9 @@ import torch
 
 import tip_kernels as tip
 
-SHAPES = [(40, 24, 3, 3), (33, 5, 3, 3), (6, 4, 5, 5), (3, 1, 31, 31), (70,), (9, 31)]
+SHAPES = [(3000, 8, 3, 3), (40, 24, 3, 3), (33, 5, 3, 3), (6, 4, 5, 5), (3, 1, 31, 31), (70,), (9, 31)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
-OPTIONS = [{}, {"floor_std": 0.1, "keep": 0.5, "grad_scale": 0.5}]
+OPTIONS = [{}, {"floor_std": 0.1, "max_grad_norm": 1.0}, {"floor_std": 0.1, "keep": 0.5, "grad_scale": 0.5}]
 
 
 def main() -> None:

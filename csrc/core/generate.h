@@ -13,13 +13,18 @@ constexpr int kPhilox = 10;
 
 TIP_HD constexpr bool is_chacha(int64_t generator) { return generator == 8 || generator == 12 || generator == 20; }
 
+// Block i of the four of Philox in a group.
+template <class U>
+TIP_HD Counter<U> philox_counter(Counter<U> group, uint32_t i) {
+  const U tensor = group.high & 0xFFFFFF00u;
+  return {(group.low << 2) + i, ((group.high & 0xFFu) << 2 | group.low >> 30) | tensor};
+}
+
 // `group` holds bits 0..31 of each lane's group in `low` and, in `high`, bits 32..39 below the tensor's 24 bits.
 template <int kGenerator, class U>
 TIP_HD void generate(const Stream& stream, Counter<U> group, U out[kGroup]) {
   if constexpr (kGenerator == kPhilox) {
-    const U tensor = group.high & 0xFFFFFF00u;
-    const U first_high = ((group.high & 0xFFu) << 2 | group.low >> 30) | tensor;
-    for (uint32_t i = 0; i < 4; ++i) philox(stream, Counter<U>{(group.low << 2) + i, first_high}, out + 4 * i);
+    for (uint32_t i = 0; i < 4; ++i) philox(stream, philox_counter(group, i), out + 4 * i);
   } else {
     static_assert(is_chacha(kGenerator), "a new generator has a case of its own here");
     chacha<kGenerator>(stream, group, out);

@@ -65,12 +65,20 @@ TIP_HD void add_to_shared(int* sum, int value) {
 #endif
 }
 
+// Orders what this thread has learned of other blocks before what it does next.
+TIP_HD void fence() {
+#if defined(__CUDA_ARCH__)
+  __threadfence();
+#endif
+}
+
 // The value of a counter of all blocks, which goes from 0 to count - 1 and around. What the block has done before its
-// last barrier comes before what the block does that counts next.
+// last barrier comes before what any block does behind a fence that has seen the counter later. No full fence for every
+// block: it would wait for the block's own writes and empty its cache.
 TIP_HD unsigned int count_around(unsigned int* counter, unsigned int count) {
 #if defined(__CUDA_ARCH__)
   unsigned int value;
-  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+  asm volatile("atom.release.gpu.global.inc.u32 %0, [%1], %2;"
                : "=r"(value)
                : "l"(__cvta_generic_to_global(counter)), "r"(count - 1)
                : "memory");

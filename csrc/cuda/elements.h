@@ -17,6 +17,8 @@ constexpr int64_t kElementsSharedBytes = kThreads * ElementRows<float>::kPitch;
 
 class Elements {
  public:
+  static constexpr bool kPreparesShared = false;
+
   struct Lane {
     bool busy, whole;  // whether the warp has elements, and all of them at an aligned address
     float added[kGroup];

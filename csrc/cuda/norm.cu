@@ -119,6 +119,7 @@ __global__ void __launch_bounds__(kThreads) sum_squares(const __grid_constant__ 
     sums[finish.first_sum + blockIdx.x] = sum;
     unsigned int* counter = reinterpret_cast<unsigned int*>(table.header.state + 5);
     is_last = finish.is_last_launch && count_around(counter, gridDim.x) == gridDim.x - 1;
+    if (is_last) fence();
   }
   __syncthreads();
   if (!is_last) return;

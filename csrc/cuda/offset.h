@@ -27,7 +27,7 @@ TIP_HD int64_t steps_to(const Axis* axes, int count, int64_t i) {
 
 TIP_HD int64_t stride_offset(const Axis* axes, int count, int64_t i) { return steps_to<&Axis::stride>(axes, count, i); }
 
-TIP_HD int64_t index_offset(const Axis* axes, int count, int64_t i) {
+TIP_HD int64_t index_steps(const Axis* axes, int count, int64_t i) {
   return steps_to<&Axis::index_stride>(axes, count, i);
 }
 

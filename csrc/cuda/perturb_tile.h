@@ -30,7 +30,7 @@ TIP_HD void perturb_lanes(const Block& block, const TableHeader& header, const E
   TIP_ROLLED
   for (int pass = 0; pass < passes; ++pass) {
     block.each([&](int thread) { kernel.prepare(thread, pass, lanes[thread]); });
-    block.sync_warp();
+    if (Kernel::kPreparesShared) block.sync_warp();
     block.each([&](int thread) {
       if (!lanes[thread].busy) return;
       kernel.load(thread, pass, lanes[thread]);

@@ -76,12 +76,11 @@ class TensorPlan {
     const bool dense = stride[3] == 1 && stride[2] == 3 && (stride[1] == 9 || size[1] == 1);
     const bool rows_follow = size[0] == 1 || !is_whole || stride[0] == 9 * size[1];
     if (dense && rows_follow) return Path::dense3x3;
-    if (stride[1] != 1 || stride[2] != 3 * stride[3]) return Path::any;
-    if (inputs_.has_floor()) return Path::pairs3x3;  // a kernel a thread
-    // Two kernels of a lane are then two neighbors in one row, at an address that is a multiple of two elements.
+    // Two kernels of a thread are then two neighbors in one row, at an address that is a multiple of two elements.
     const bool even = ((stride[0] | stride[3] | size[1] | entry_.first | tensor_.shard.kernels) & 1) == 0;
+    const bool even_taps = stride[2] == 3 * stride[3];
     const bool aligned = reinterpret_cast<uintptr_t>(tensor_.data) % (2 * bytes_of(tensor_.dtype)) == 0;
-    return even && aligned ? Path::pairs3x3 : Path::any;
+    return stride[1] == 1 && even_taps && even && aligned ? Path::pairs3x3 : Path::any;
   }
 
   void plan_elements() {
@@ -123,22 +122,27 @@ class TensorPlan {
   int64_t shared_bytes() const {
     if (entry_.path == Path::any) return AnyKernelMemory(entry_, inputs_.has_floor(), inputs_.replaces()).bytes();
     if (entry_.path == Path::elements) return kElementsSharedBytes;
-    return shared_bytes_3x3(entry_.path, inputs_.has_floor());
+    return shared_bytes_3x3(entry_.path);
   }
 
   int32_t tile_lanes() const {
-    int64_t lanes = std::max<int64_t>(1, passes() * kThreads / entry_.lane_groups);
+    int64_t lanes = std::max<int64_t>(1, passes() * kThreads * thread_lanes() / entry_.lane_groups);
     if (entry_.basis) lanes = std::min(lanes, (kRowsPerTile - 1) * entry_.row_units / entry_.lane_units);
     // Whole 16-byte words of small kernels, so that all tiles of a tensor are aligned alike.
     return static_cast<int32_t>(lanes >= 8 ? lanes / 8 * 8 : std::max<int64_t>(1, lanes));
   }
 
-  // Lanes of a thread.
+  // Lanes of a thread in a pass.
+  int64_t thread_lanes() const {
+    const bool is_3x3 = entry_.path == Path::dense3x3 || entry_.path == Path::pairs3x3;
+    return is_3x3 ? kThreadKernels / entry_.lane_units : 1;
+  }
+
   int64_t passes() const {
     constexpr int64_t kMost = 8;
     if (entry_.path == Path::any) return 1;
     if (passes_ > 0) return passes_;
-    return std::clamp<int64_t>(wanted_ / (kThreads * entry_.lane_units * entry_.taps), 1, kMost);
+    return std::clamp<int64_t>(wanted_ / (kThreads * thread_lanes() * entry_.lane_units * entry_.taps), 1, kMost);
   }
 
   const Inputs& inputs_;

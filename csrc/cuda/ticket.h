@@ -11,7 +11,8 @@ TIP_HD uint64_t step_of(const TableHeader& header) {
 }
 
 // Called once by each of a launch's blocks, when all of its threads have read the state. The blocks count themselves in
-// the state's last word, which the last of them brings back to 0. Calls that share a state follow one another.
+// the state's last word, which the last of them brings back to 0. Calls that share a state follow one another. The store
+// needs no fence: it waits for the branch, and the branch for all reads of other blocks.
 TIP_HD void take_ticket(const TableHeader& header, unsigned int blocks, uint64_t step) {
   if (!header.takes_step) return;
   unsigned int* counter = reinterpret_cast<unsigned int*>(header.state + 5);

@@ -37,6 +37,9 @@ TIP_HD int find_entry(const T& table, int64_t tile) {
   return low;
 }
 
+// What row_unit_of multiplies with in place of a division by the units of a row.
+TIP_HD uint32_t inverse_of(int64_t row_units) { return (1u << 31) / static_cast<uint32_t>(row_units) + 1; }
+
 template <class T>
 TIP_HD Tile locate(const T& table, int64_t index) {
   Tile tile;
@@ -46,7 +49,7 @@ TIP_HD Tile locate(const T& table, int64_t index) {
   const int64_t own = index - (tile.entry > 0 ? table.entry[tile.entry - 1].tile_end : 0);
   const int64_t run = divide(own, entry.tiles_per_run);
   const bool by_row = entry.run_units == entry.row_units;
-  const int64_t first = entry.first + (by_row ? index_offset(rows, entry.row_axes, run) : 0);
+  const int64_t first = entry.first + (by_row ? index_steps(rows, entry.row_axes, run) : 0);
   tile.lane = divide(first, entry.lane_units) + (own - run * entry.tiles_per_run) * entry.tile_lanes;
   const int64_t slots = static_cast<int64_t>(entry.tile_lanes) * entry.lane_units;
   const int64_t origin = tile.lane * entry.lane_units - first;  // of slot 0, counted in the run
@@ -64,7 +67,7 @@ TIP_HD Tile locate(const T& table, int64_t index) {
   tile.rows = static_cast<int32_t>(divide(last, entry.row_units)) + 1;
   const int64_t left_in_row = entry.row_units - tile.unit_in_row;
   tile.second_row = left_in_row < slots ? tile.begin + static_cast<int32_t>(left_in_row) : INT32_MAX;
-  tile.inverse = entry.row_units <= slots ? (1u << 31) / static_cast<uint32_t>(entry.row_units) + 1 : 0;
+  tile.inverse = entry.row_units <= slots ? inverse_of(entry.row_units) : 0;
   const int64_t offset = stride_offset(rows, entry.row_axes, tile.row) + tile.unit_in_row * entry.unit_stride;
   tile.slot_bytes = entry.taps * static_cast<int32_t>(bytes_of(entry.dtype));
   tile.data = entry.data + offset * bytes_of(entry.dtype) - tile.begin * tile.slot_bytes;
