@@ -10,34 +10,32 @@
 
 TIP_BEGIN_NAMESPACE
 
-// Whether words of two vectors of groups come sooner together: both states of ChaCha fill the 32 registers.
-#if defined(__AVX512F__)
-constexpr bool kTogether = true;
-#else
-constexpr bool kTogether = false;
-#endif
-
 constexpr int kNextKernel = 10;  // nine normals, and the one that the last of them comes with
 
+// The words of two groups of each lane. With 32 registers two states of ChaCha go side by side, so that neither waits
+// for its own last result.
 template <int kGenerator>
-TIP_HD void generate_two_groups(const Stream& stream, const Counter<U>& first, const Counter<U>& second, U* words,
-                                U* others) {
-  if constexpr (kTogether && is_chacha(kGenerator)) {
+TIP_HD void generate_two(const Stream& stream, Counter<U> first, Counter<U> second, U* words, U* others) {
+#if defined(__AVX512F__)
+  if constexpr (is_chacha(kGenerator)) {
     U x[kGroup], y[kGroup];
     chacha_start(stream, first, x);
     chacha_start(stream, second, y);
     for (int round = 0; round < kGenerator; round += 2) {
-      chacha_columns(x), chacha_columns(y);
-      chacha_diagonals(x), chacha_diagonals(y);
+      chacha_columns(x);
+      chacha_columns(y);
+      chacha_diagonals(x);
+      chacha_diagonals(y);
     }
     chacha_start(stream, first, words);
     for (int i = 0; i < kGroup; ++i) words[i] += x[i];
     chacha_start(stream, second, others);
     for (int i = 0; i < kGroup; ++i) others[i] += y[i];
-  } else {
-    generate<kGenerator>(stream, first, words);
-    generate<kGenerator>(stream, second, others);
+    return;
   }
+#endif
+  generate<kGenerator>(stream, first, words);
+  generate<kGenerator>(stream, second, others);
 }
 
 template <int kPairs>
@@ -67,7 +65,7 @@ void draw_two_groups(const Stream& stream, const Counter<U>& group, int64_t pitc
   U words[2 * kGroup];
   Counter<U> next = group;
   advance(next, kLanes);
-  generate_two_groups<kGenerator>(stream, group, next, words, words + kGroup);
+  generate_two<kGenerator>(stream, group, next, words, words + kGroup);
   normals_of_words(words, 2 * kGroup, pitch, used, amplitude, z);
 }
 
@@ -76,7 +74,7 @@ void draw_two_kernels(const Stream& stream, const Counter<U>& group, float ampli
   U words[kNextKernel + kGroup];
   Counter<U> next = group;
   advance(next, 1);
-  generate_two_groups<kGenerator>(stream, group, next, words, words + kNextKernel);
+  generate_two<kGenerator>(stream, group, next, words, words + kNextKernel);
   constexpr int kPairs = kNextKernel, kLeft = kPairs % kPack;
   int pair = 0;
   for (; pair + kPack <= kPairs; pair += kPack) normals_of_pairs<kPack>(words + 2 * pair, amplitude, z + 2 * pair);

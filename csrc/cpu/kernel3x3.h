@@ -11,10 +11,10 @@
 TIP_BEGIN_NAMESPACE
 
 // y [9] for one slice of all lanes, from normals z: 8 for Noise::band, else 9. A kernel whose high band shrinks is
-// `keep` times itself, and gets what its mean lacks then, at `mean`; null for others.
+// `keep` times itself, and gets what its mean lacks then, `mean`; for others it is 0.
 template <class V>
 __attribute__((noinline)) void kernel_noise(Noise noise, const Amounts<NumberOf<V>>& amounts, const F* z, int slice,
-                                            const V* mean, V* y) {
+                                            const V& mean, V* y) {
   if (noise == Noise::white) {
     for (int t = 0; t < 9; ++t) y[t] = slice_of<V>(z + t, slice);
     for (int t = 0; amounts.varied && t < 9; ++t) y[t] *= amounts.high;
@@ -27,10 +27,9 @@ __attribute__((noinline)) void kernel_noise(Noise noise, const Amounts<NumberOf<
     for (int j = 0; j < 8; ++j) high[j] = slice_of<V>(z + j, slice) * amounts.high;
     synthesize_3x3<NumberOf<V>>(high, y);
   }
-  if (noise == Noise::band && mean == nullptr) return;
-  V constant = {};
-  if (noise == Noise::full) constant = slice_of<V>(z + 8, slice) * amounts.low;
-  if (mean != nullptr) constant += *mean;
+  if (noise == Noise::band && !amounts.replaces) return;
+  // The product and the mean are one multiply-add, even in a copy of this function for kernels without a mean.
+  const V constant = noise == Noise::full ? slice_of<V>(z + 8, slice) * amounts.low + mean : mean;
   for (int t = 0; t < 9; ++t) y[t] += constant;
 }
 

@@ -142,8 +142,7 @@ class Tile {
   void add_3x3(const Amounts<NumberOf<V>>& amounts, int slice, const V* x, V* y) const {
     for (int64_t u = 0; u < packing_.units; ++u) {
       const V mean = amounts.replaces ? weighted_sum(x + u * 9, 9, amounts.mean) : V{};
-      const V* given = amounts.replaces ? &mean : nullptr;
-      kernel_noise<V>(noise_, amounts, scratch_.normals + u * pitch_, slice, given, y + u * 9);
+      kernel_noise<V>(noise_, amounts, scratch_.normals + u * pitch_, slice, mean, y + u * 9);
     }
   }
 

@@ -73,12 +73,9 @@ class Vectors {
     const int64_t second = run.packing.units == 2 ? kGroup / 2 : kNextKernel;
     for_each_vector(layout, run, lanes, amounts.drawn, [&](auto* x, const F* z) __attribute__((always_inline)) {
       for (int slice = 0; slice < kSlices<V>; ++slice, x += Layout::kStep / kSlices<V>) {
-        V means[2], y[kPair3x3];
+        V means[2] = {}, y[kPair3x3];
         if (amounts.replaces) layout.sum(x, amounts.mean, means);
-        for (int k = 0; k < 2; ++k) {
-          const V* mean = amounts.replaces ? means + k : nullptr;
-          kernel_noise<V>(run.noise, amounts, z + k * second, slice, mean, y + k * 9);
-        }
+        for (int k = 0; k < 2; ++k) kernel_noise<V>(run.noise, amounts, z + k * second, slice, means[k], y + k * 9);
         layout.add(x, amounts.scale, y, round);
       }
     });
@@ -106,27 +103,28 @@ class Vectors {
     constexpr int64_t kAhead = 2;
     const Run& next_run = &run + 1 < table_.runs + table_.run_count ? *(&run + 1) : run;
     const T* next = reinterpret_cast<const T*>(next_run.data);
-    const int64_t first = run.first_lane() + lanes.begin, lanes_of_vector = VectorPath(run).lanes;
+    const int64_t lanes_of_vector = VectorPath(run).lanes, first = run.first_lane() + lanes.begin;
     T* x = reinterpret_cast<T*>(run.data) + (first * run.packing.units - run.first) * run.unit_stride;
-    const int groups = static_cast<int>(lanes_of_vector / kLanes);
+    const int groups = static_cast<int>(lanes_of_vector / kLanes);  // of a lane of the vector
     Counter<U> group = successive_groups(run.tensor->id, static_cast<uint64_t>(first), groups);
-    const int64_t pitch = kGroup / run.packing.units, used = run.tensor->used;
     for (int64_t left = (lanes.end - lanes.begin) / lanes_of_vector; left > 0;) {
       F z[2 * kGroup];
-      const int64_t count = kTogether && groups == 1 && left > 1 ? 2 : 1;
-      if (groups == 2) {
-        draw_.two_kernels(table_.stream, group, amplitude, z);
-      } else if (count == 2) {
-        draw_.two_groups(table_.stream, group, pitch, used, amplitude, z);
-      } else {
-        draw_.group(table_.stream, group, pitch, used, amplitude, z);
-      }
-      advance(group, static_cast<uint32_t>(count * lanes_of_vector));
-      for (int64_t v = 0; v < count; ++v, --left, x += Layout::kStep) {
+      const int64_t drawn = groups == 1 && left > 1 ? 2 : 1;
+      draw(run, group, groups, drawn, amplitude, z);
+      advance(group, static_cast<uint32_t>(drawn * lanes_of_vector));
+      for (int64_t v = 0; v < drawn; ++v, --left, x += Layout::kStep) {
         layout.fetch(left > kAhead ? x + kAhead * Layout::kStep : next + (kAhead - left) * Layout::kStep);
         f(x, z + v * kGroup);
       }
     }
+  }
+
+  // Normals of one vector, whose lanes have one or two groups each, or of two vectors of one group.
+  void draw(const Run& run, const Counter<U>& group, int groups, int64_t vectors, float amplitude, F* z) const {
+    const int64_t pitch = kGroup / run.packing.units, used = run.tensor->used;
+    if (groups == 2) return draw_.two_kernels(table_.stream, group, amplitude, z);
+    if (vectors == 2) return draw_.two_groups(table_.stream, group, pitch, used, amplitude, z);
+    draw_.group(table_.stream, group, pitch, used, amplitude, z);
   }
 
   const RunTable& table_;
