@@ -12,8 +12,8 @@ namespace tip {
 inline namespace TIP_VARIANT {
 namespace {
 
-constexpr int kBatches = 2048;  // of kLanes groups: 512 Ki normals with 16 lanes
-constexpr int kRepeats = 15;
+constexpr int kBatches = 128;  // of kLanes groups: some 10 microseconds, in which other programs seldom interrupt
+constexpr int kRepeats = 4096;
 
 volatile float sink;
 
@@ -52,6 +52,16 @@ double time_words() {
   return nanoseconds(kGroup * kLanes, [&](int batch) {
     U words[kGroup];
     generate<kGenerator>(stream, counters(batch), words);
+    keep(words);
+  });
+}
+
+template <int kGenerator>
+double time_words_of_two() {
+  Stream stream = {};
+  return nanoseconds(2 * kGroup * kLanes, [&](int batch) {
+    U words[2 * kGroup];
+    generate_two<kGenerator>(stream, counters(2 * batch), counters(2 * batch + 1), words, words + kGroup);
     keep(words);
   });
 }
@@ -102,16 +112,14 @@ double time_kernel(int generator, int64_t kernels) {
   const RunTable table = {{}, generator, 1.0f, 1.0, &run, 1};
   const ScratchSizes sizes = scratch_sizes(table);
   std::vector<F> memory(sizes.floats() / kLanes + 1);  // of vectors, for their alignment
-  const int64_t times = std::max<int64_t>(1, (int64_t{1} << 16) / kernels);
+  const int64_t repeats = std::max<int64_t>(15, (int64_t{1} << 23) / kernels);
   double least = 1e9;
-  for (int repeat = 0; repeat < kRepeats; ++repeat) {
+  for (int64_t repeat = 0; repeat < repeats; ++repeat) {
+    Portions portions(table);
     const auto start = std::chrono::steady_clock::now();
-    for (int64_t i = 0; i < times; ++i) {
-      Portions portions(table);
-      perturb_portions(table, portions, sizes, reinterpret_cast<float*>(memory.data()));
-    }
+    perturb_portions(table, portions, sizes, reinterpret_cast<float*>(memory.data()));
     const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
-    least = std::min(least, time.count() / static_cast<double>(8 * kernels * times));
+    least = std::min(least, time.count() / static_cast<double>(8 * kernels));
   }
   sink = gradient[0];
   return least;
@@ -127,6 +135,7 @@ int main() {
   print("words, chacha12", tip::time_words<12>());
   print("words, chacha20", tip::time_words<20>());
   print("words, philox", tip::time_words<10>());
+  print("words of two vectors, chacha12", tip::time_words_of_two<12>());
   print("Box-Muller", tip::time_normals());
   print("3x3 synthesis", tip::time_synthesis());
   print("transposition and addition", tip::time_addition());
