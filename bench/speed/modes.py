@@ -3,8 +3,9 @@
     python -m bench.speed.modes [--repeats 100] [--only floor]
 
 Nanoseconds for each normal that the contract uses, of gradients in the second-level cache, and their ratio to those of
-dense float32 3x3 kernels without a floor: of the medians of the repeats and, in brackets, of the least. Modes take
-turns, and a sample is so short that other programs seldom interrupt it. What a call on one kernel takes is subtracted.
+dense float32 3x3 kernels without a floor: of the medians of the repeats and, in brackets, of the repeat that a tenth of
+them beat, since other programs only add time. Modes take turns, and a sample is so short that others seldom interrupt
+it. What a call on one kernel takes is subtracted.
 TIP_KERNELS_CPU chooses the instruction set.
 """
 
@@ -18,7 +19,7 @@ import torch
 
 import tip_kernels as tip
 
-KERNELS = 1 << 14  # 3x3 kernels: 576 KiB of float32
+KERNELS = 1 << 13  # 3x3 kernels: 288 KiB of float32, 576 of float64
 STD, MILLISECONDS = 1e-3, 0.2  # of a sample, at least
 
 
@@ -78,14 +79,14 @@ def main() -> None:
     print(f"{torch.ops.tip_kernels.cpu_variant()}, {given.repeats} repeats")
     print("| mode | words a normal | ns a normal | ratio |\n|---|---|---|---|")
     table = nanoseconds(modes, KERNELS, given.repeats)
-    median_of_dense, least_of_dense = table[DENSE]
-    for name, (median, least) in table.items():
-        ratios = f"{median / median_of_dense:.2f} ({least / least_of_dense:.2f})"
-        print(f"| {name} | {modes[name].words:.2f} | {median:.2f} ({least:.2f}) | {ratios} |")
+    median_of_dense, tenth_of_dense = table[DENSE]
+    for name, (median, tenth) in table.items():
+        ratios = f"{median / median_of_dense:.2f} ({tenth / tenth_of_dense:.2f})"
+        print(f"| {name} | {modes[name].words:.2f} | {median:.2f} ({tenth:.2f}) | {ratios} |")
 
 
 def nanoseconds(modes: dict[str, Mode], kernels: int, repeats: int) -> dict[str, tuple[float, float]]:
-    """Of a normal in each mode: the median and the least of the repeats."""
+    """Of a normal in each mode: the median of the repeats, and that of which a tenth are below."""
     calls = {(name, count): mode.call(count) for name, mode in modes.items() for count in (kernels, 1)}
     turns = {key: max(1, round(MILLISECONDS / _milliseconds(call, 1))) for key, call in calls.items()}
     times: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
@@ -96,7 +97,11 @@ def nanoseconds(modes: dict[str, Mode], kernels: int, repeats: int) -> dict[str,
     def of_a_normal(name: str, of: Callable[[list[float]], float]) -> float:
         return (of(times[name, kernels]) - of(times[name, 1])) * 1e6 / (modes[name].normals * kernels)
 
-    return {name: (of_a_normal(name, statistics.median), of_a_normal(name, min)) for name in modes}
+    return {name: (of_a_normal(name, statistics.median), of_a_normal(name, _tenth)) for name in modes}
+
+
+def _tenth(times: list[float]) -> float:
+    return sorted(times)[len(times) // 10]
 
 
 def _milliseconds(function: Callable[[], None], calls: int) -> float:

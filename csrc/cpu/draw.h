@@ -12,25 +12,15 @@ TIP_BEGIN_NAMESPACE
 
 constexpr int kNextKernel = 10;  // nine normals, and the one that the last of them comes with
 
-// The words of two groups of each lane. With 32 registers two states of ChaCha go side by side, so that neither waits
-// for its own last result.
+// The words of two groups of each lane: with 32 registers, which two states of ChaCha fill, side by side.
 template <int kGenerator>
 TIP_HD void generate_two(const Stream& stream, Counter<U> first, Counter<U> second, U* words, U* others) {
 #if defined(__AVX512F__)
   if constexpr (is_chacha(kGenerator)) {
-    U x[kGroup], y[kGroup];
-    chacha_start(stream, first, x);
-    chacha_start(stream, second, y);
-    for (int round = 0; round < kGenerator; round += 2) {
-      chacha_columns(x);
-      chacha_columns(y);
-      chacha_diagonals(x);
-      chacha_diagonals(y);
-    }
-    chacha_start(stream, first, words);
-    for (int i = 0; i < kGroup; ++i) words[i] += x[i];
-    chacha_start(stream, second, others);
-    for (int i = 0; i < kGroup; ++i) others[i] += y[i];
+    Pack<U, 2> both[kGroup];
+    generate<kGenerator>(stream, Counter<Pack<U, 2>>{{first.low, second.low}, {first.high, second.high}}, both);
+    for (int i = 0; i < kGroup; ++i) words[i] = both[i].v[0];
+    for (int i = 0; i < kGroup; ++i) others[i] = both[i].v[1];
     return;
   }
 #endif
