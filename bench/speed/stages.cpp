@@ -56,16 +56,6 @@ double time_words() {
   });
 }
 
-template <int kGenerator>
-double time_words_of_two() {
-  Stream stream = {};
-  return nanoseconds(2 * kGroup * kLanes, [&](int batch) {
-    U words[2 * kGroup];
-    generate_two<kGenerator>(stream, counters(2 * batch), counters(2 * batch + 1), words, words + kGroup);
-    keep(words);
-  });
-}
-
 double time_normals() {
   U words[kGroup];
   generate<12>(Stream{}, counters(1), words);
@@ -135,7 +125,6 @@ int main() {
   print("words, chacha12", tip::time_words<12>());
   print("words, chacha20", tip::time_words<20>());
   print("words, philox", tip::time_words<10>());
-  print("words of two vectors, chacha12", tip::time_words_of_two<12>());
   print("Box-Muller", tip::time_normals());
   print("3x3 synthesis", tip::time_synthesis());
   print("transposition and addition", tip::time_addition());

@@ -12,22 +12,6 @@ TIP_BEGIN_NAMESPACE
 
 constexpr int kNextKernel = 10;  // nine normals, and the one that the last of them comes with
 
-// The words of two groups of each lane: with 32 registers, which two states of ChaCha fill, side by side.
-template <int kGenerator>
-TIP_HD void generate_two(const Stream& stream, Counter<U> first, Counter<U> second, U* words, U* others) {
-#if defined(__AVX512F__)
-  if constexpr (is_chacha(kGenerator)) {
-    Pack<U, 2> both[kGroup];
-    generate<kGenerator>(stream, Counter<Pack<U, 2>>{{first.low, second.low}, {first.high, second.high}}, both);
-    for (int i = 0; i < kGroup; ++i) words[i] = both[i].v[0];
-    for (int i = 0; i < kGroup; ++i) others[i] = both[i].v[1];
-    return;
-  }
-#endif
-  generate<kGenerator>(stream, first, words);
-  generate<kGenerator>(stream, second, others);
-}
-
 template <int kPairs>
 TIP_HD void normals_of_pairs(const U* words, float amplitude, F* z) {
   Pack<U, kPairs> first, second;
@@ -37,26 +21,12 @@ TIP_HD void normals_of_pairs(const U* words, float amplitude, F* z) {
   for (int i = 0; i < kPairs; ++i) z[2 * i] = even.v[i], z[2 * i + 1] = odd.v[i];
 }
 
-// Of every `pitch` words the first `used`.
-TIP_HD void normals_of_words(const U* words, int64_t count, int64_t pitch, int64_t used, float amplitude, F* z) {
-  for (int64_t w = 0; w < count; w += 2 * kPack)
-    if ((w & (pitch - 1)) < used) normals_of_pairs<kPack>(words + w, amplitude, z + w);
-}
-
 template <int kGenerator>
 void draw_group(const Stream& stream, const Counter<U>& group, int64_t pitch, int64_t used, float amplitude, F* z) {
   U words[kGroup];
   generate<kGenerator>(stream, group, words);
-  normals_of_words(words, kGroup, pitch, used, amplitude, z);
-}
-
-template <int kGenerator>
-void draw_two_groups(const Stream& stream, const Counter<U>& group, int64_t pitch, int64_t used, float amplitude, F* z) {
-  U words[2 * kGroup];
-  Counter<U> next = group;
-  advance(next, kLanes);
-  generate_two<kGenerator>(stream, group, next, words, words + kGroup);
-  normals_of_words(words, 2 * kGroup, pitch, used, amplitude, z);
+  for (int64_t w = 0; w < kGroup; w += 2 * kPack)
+    if ((w & (pitch - 1)) < used) normals_of_pairs<kPack>(words + w, amplitude, z + w);
 }
 
 template <int kGenerator>
@@ -64,7 +34,8 @@ void draw_two_kernels(const Stream& stream, const Counter<U>& group, float ampli
   U words[kNextKernel + kGroup];
   Counter<U> next = group;
   advance(next, 1);
-  generate_two<kGenerator>(stream, group, next, words, words + kNextKernel);
+  generate<kGenerator>(stream, group, words);
+  generate<kGenerator>(stream, next, words + kNextKernel);
   constexpr int kPairs = kNextKernel, kLeft = kPairs % kPack;
   int pair = 0;
   for (; pair + kPack <= kPairs; pair += kPack) normals_of_pairs<kPack>(words + 2 * pair, amplitude, z + 2 * pair);
@@ -75,8 +46,6 @@ void draw_two_kernels(const Stream& stream, const Counter<U>& group, float ampli
 struct Draw {
   // Of each lane's group: the first `used` of every `pitch` values of z [kGroup].
   void (*group)(const Stream& stream, const Counter<U>& group, int64_t pitch, int64_t used, float amplitude, F* z);
-  // The same of the group that comes kLanes later, too, to z [2 * kGroup].
-  void (*two_groups)(const Stream& stream, const Counter<U>& group, int64_t pitch, int64_t used, float amplitude, F* z);
   // Of the first nine words of each lane's group, and of the group after it, to z [9] and z + kNextKernel.
   void (*two_kernels)(const Stream& stream, const Counter<U>& group, float amplitude, F* z);
 
@@ -84,7 +53,6 @@ struct Draw {
     with_generator(generator, [&](auto known) {
       constexpr int kGenerator = decltype(known)::value;
       group = draw_group<kGenerator>;
-      two_groups = draw_two_groups<kGenerator>;
       two_kernels = draw_two_kernels<kGenerator>;
     });
   }

@@ -1,5 +1,5 @@
-// Several vectors that go through one computation side by side: the long dependency chains of log and sqrt, or of
-// ChaCha, then hide each other's latency, where one chain alone would leave the ports idle.
+// Several vectors that go through one computation side by side: the long dependency chains of log and sqrt then hide
+// each other's latency, where one chain alone would leave the ports half idle.
 #pragma once
 
 #include "cpu/simd.h"
@@ -7,7 +7,7 @@
 TIP_BEGIN_NAMESPACE
 
 #if defined(__AVX512F__)
-constexpr int kPack = 4;  // for Box-Muller
+constexpr int kPack = 4;
 #else
 constexpr int kPack = 2;  // half the registers
 #endif
@@ -33,14 +33,8 @@ TIP_PACK_OPERATOR(-)
 TIP_PACK_OPERATOR(*)
 TIP_PACK_OPERATOR(&)
 TIP_PACK_OPERATOR(^)
-TIP_PACK_OPERATOR(|)
 TIP_PACK_OPERATOR(<<)
 TIP_PACK_OPERATOR(>>)
-
-template <class V, int kSize>
-TIP_HD void operator+=(Pack<V, kSize>& a, Pack<V, kSize> b) {
-  a = a + b;
-}
 
 #define TIP_PACK_FUNCTION(To, name, From) \
   template <int kSize>                    \

@@ -70,8 +70,15 @@ class Vectors {
   void add_pairs(Layout layout, const Run& run, const VectorLanes& lanes, Round round) const {
     using V = typename Layout::V;
     const Amounts<NumberOf<V>> amounts(table_, run);
-    const int64_t second = run.packing.units == 2 ? kGroup / 2 : kNextKernel;
-    for_each_vector(layout, run, lanes, amounts.drawn, [&](auto* x, const F* z) __attribute__((always_inline)) {
+    const bool share_group = run.packing.units == 2;
+    const int64_t second = share_group ? kGroup / 2 : kNextKernel;
+    for_each_vector(layout, run, lanes, [&](auto* x, const Counter<U>& group) __attribute__((always_inline)) {
+      F z[2 * kNextKernel];
+      if (share_group) {
+        draw_.group(table_.stream, group, kGroup / 2, 8, amounts.drawn, z);
+      } else {
+        draw_.two_kernels(table_.stream, group, amounts.drawn, z);
+      }
       for (int slice = 0; slice < kSlices<V>; ++slice, x += Layout::kStep / kSlices<V>) {
         V means[2] = {}, y[kPair3x3];
         if (amounts.replaces) layout.sum(x, amounts.mean, means);
@@ -81,11 +88,14 @@ class Vectors {
     });
   }
 
+  // A group a lane.
   template <class Layout, class Round>
   void add_elements(Layout layout, const Run& run, const VectorLanes& lanes, Round round) const {
     using V = typename Layout::V;
     const Amounts<NumberOf<V>> amounts(table_, run);
-    for_each_vector(layout, run, lanes, amounts.drawn, [&](auto* x, const F* z) __attribute__((always_inline)) {
+    for_each_vector(layout, run, lanes, [&](auto* x, const Counter<U>& group) __attribute__((always_inline)) {
+      F z[kGroup];
+      draw_.group(table_.stream, group, 1, 1, amounts.drawn, z);
       for (int slice = 0; slice < kSlices<V>; ++slice, x += Layout::kStep / kSlices<V>) {
         V y[kGroup];
         for (int i = 0; i < kGroup; ++i) y[i] = slice_of<V>(z + i, slice);
@@ -95,10 +105,11 @@ class Vectors {
     });
   }
 
-  // Calls f(first element, normals) for every vector. Gradients are fetched two vectors ahead, also those of the next
-  // run, where the processor cannot foresee them. f is inlined, since as a call it takes 2 % more of all time.
+  // Calls f(first element, first groups of the lanes) for every vector. Gradients are fetched two vectors ahead, also
+  // those of the next run, where the processor cannot foresee them. f is inlined, since as a call it takes 2 % more of
+  // all time.
   template <class Layout, class Function>
-  void for_each_vector(Layout layout, const Run& run, const VectorLanes& lanes, float amplitude, Function f) const {
+  void for_each_vector(Layout layout, const Run& run, const VectorLanes& lanes, Function f) const {
     using T = typename Layout::Element;
     constexpr int64_t kAhead = 2;
     const Run& next_run = &run + 1 < table_.runs + table_.run_count ? *(&run + 1) : run;
@@ -107,24 +118,12 @@ class Vectors {
     T* x = reinterpret_cast<T*>(run.data) + (first * run.packing.units - run.first) * run.unit_stride;
     const int groups = static_cast<int>(lanes_of_vector / kLanes);  // of a lane of the vector
     Counter<U> group = successive_groups(run.tensor->id, static_cast<uint64_t>(first), groups);
-    for (int64_t left = (lanes.end - lanes.begin) / lanes_of_vector; left > 0;) {
-      F z[2 * kGroup];
-      const int64_t drawn = groups == 1 && left > 1 ? 2 : 1;
-      draw(run, group, groups, drawn, amplitude, z);
-      advance(group, static_cast<uint32_t>(drawn * lanes_of_vector));
-      for (int64_t v = 0; v < drawn; ++v, --left, x += Layout::kStep) {
-        layout.fetch(left > kAhead ? x + kAhead * Layout::kStep : next + (kAhead - left) * Layout::kStep);
-        f(x, z + v * kGroup);
-      }
+    for (int64_t left = (lanes.end - lanes.begin) / lanes_of_vector; left > 0; --left) {
+      layout.fetch(left > kAhead ? x + kAhead * Layout::kStep : next + (kAhead - left) * Layout::kStep);
+      f(x, group);
+      x += Layout::kStep;
+      advance(group, static_cast<uint32_t>(lanes_of_vector));
     }
-  }
-
-  // Normals of one vector, whose lanes have one or two groups each, or of two vectors of one group.
-  void draw(const Run& run, const Counter<U>& group, int groups, int64_t vectors, float amplitude, F* z) const {
-    const int64_t pitch = kGroup / run.packing.units, used = run.tensor->used;
-    if (groups == 2) return draw_.two_kernels(table_.stream, group, amplitude, z);
-    if (vectors == 2) return draw_.two_groups(table_.stream, group, pitch, used, amplitude, z);
-    draw_.group(table_.stream, group, pitch, used, amplitude, z);
   }
 
   const RunTable& table_;
