@@ -17,7 +17,7 @@ def test_error_bound(backend, seed):
 
 def test_a_root_from_an_approximation(backend, monkeypatch):
     """A GPU's reciprocal root is off by up to 2^-22.9 of it. Here it is by 2^-20, which a Newton step squares."""
-    if not backend.interpreted:
+    if backend.name != "triton" or not backend.interpreted:
         pytest.skip("about Triton's kernels, whose instructions its interpreter carries out")
     from triton.runtime import interpreter
 
