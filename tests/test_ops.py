@@ -11,7 +11,7 @@ import torch
 from released import TINY_FLOOR
 
 import tip_kernels as tip
-from tip_kernels import _dispatch
+from tip_kernels import _dispatch, _graph_op
 from tip_kernels._call import Options, prepare
 
 KEY = bytes(32)
@@ -42,6 +42,12 @@ def op_and_arguments(backend, **given) -> tuple:
 def test_opcheck_perturb(given, backend):
     op, arguments = op_and_arguments(backend, **given)
     torch.library.opcheck(op, tuple(arguments))
+
+
+def test_opcheck_perturb_in_graph(backend):
+    op, arguments = op_and_arguments(backend)
+    op = getattr(torch.ops.tip_kernels, op.name().removeprefix("tip_kernels::").replace("perturb", "perturb_in_graph"))
+    torch.library.opcheck(op.default, (*arguments, _graph_op.numbers_of(0.5, 2.0, 0.3)))
 
 
 def test_opcheck_perturb_of_nothing(backend):
@@ -125,6 +131,37 @@ def test_compiled_perturb_takes_other_models_and_settings(compiled, backend):
         step(want, scores, *settings, tip.NoiseRNG(KEY))
         compiled_step(grads, scores, *settings, tip.NoiseRNG(KEY))
         assert all(map(torch.equal, grads, want))
+
+
+@pytest.mark.parametrize("name", ["ratio", "std", "keep", "floor_std", "grad_scale", "max_grad_norm"])
+def test_compiled_perturb_takes_a_new_number_at_each_call(name, compiled, backend):
+    """The second makes Dynamo leave the number open; after the eighth graph it would give up."""
+
+    def step(grads, scores, rng, number):
+        numbers = {"ratio": 0.5, "std": 0.1, "floor_std": 0.01, "max_grad_norm": 5.0, name: number}
+        backend.perturb_(grads, scores, rng=rng, **numbers)
+
+    torch._dynamo.utils.counters.clear()
+    compiled_step = compiled(step)
+    rngs = tip.NoiseRNG(KEY), tip.NoiseRNG(KEY)
+    for number in [k / 16 for k in range(1, 13)]:
+        (want, scores), (got, _) = gradients(backend.device), gradients(backend.device)
+        step(want, scores, rngs[0], number)
+        compiled_step(got, scores, rngs[1], number)
+        assert all(map(torch.equal, got, want))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({"ratio": 1.5}, r"ratio in \[0, 1\], got 1.5"), ({"max_grad_norm": 0.0}, "max_grad_norm to be None or positive")],
+)
+def test_compiled_perturb_checks_its_numbers(given, expected, compiled, backend):
+    def step(grads, **numbers):
+        backend.perturb_(grads, [None], rng=tip.NoiseRNG(KEY), **{"ratio": 0.3, "std": 0.1, **numbers})
+
+    with pytest.raises(Exception, match=expected):
+        compiled(step)([backend.zeros(3)], **given)
 
 
 def test_compiled_perturb_checks_its_arguments(compiled, backend):

@@ -28,18 +28,25 @@ class Attachment:
     Args:
         optimizer: what to attach to.
         perturb: perturbs the gradients of the optimizer's parameters; what it raises stops the step.
+        scaler: unscales them first.
 
     Raises:
         RuntimeError: another attachment has this optimizer.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, perturb: Callable[[torch.optim.Optimizer], None]) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        perturb: Callable[[torch.optim.Optimizer], None],
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
         if optimizer in _ATTACHED:
             raise RuntimeError(
                 "expected an optimizer that no TIP is attached to, got one whose gradients would get noise twice: "
                 "call remove() on what the first attach() returned"
             )
         self._perturb = perturb
+        self._scaler = scaler
         self._has_perturbed = False  # in the outermost step of this optimizer that is running
         self._optimizer = weakref.ref(optimizer)
         _allow(optimizer)
@@ -67,10 +74,12 @@ class Attachment:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
         """Perturbs what the step will use; if that is a closure's work, returns the step's new arguments."""
+        if self._scaler is not None:
+            _unscale(optimizer, self._scaler)
         if getattr(optimizer, "grad_scale", None) is not None or kwargs.get("grad_scaler") is not None:
             raise RuntimeError(
                 "expected unscaled gradients, got those of a fused optimizer that unscales them in its step: "
-                "call scaler.unscale_(optimizer) before scaler.step(optimizer)"
+                "attach(optimizer, scaler=scaler), or call scaler.unscale_(optimizer) before scaler.step(optimizer)"
             )
         if not _is_within_step(optimizer):
             self._has_perturbed = False
@@ -108,6 +117,16 @@ class Attachment:
 
         evaluate._perturbs = self  # type: ignore[attr-defined]
         return evaluate
+
+
+def _unscale(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """What ``scaler.step`` does, unless it has, for optimizers that would do it in their step."""
+    if not scaler.is_enabled() or scaler._scale is None:  # it has scaled no loss
+        return
+    if scaler._per_optimizer_states[id(optimizer)]["stage"].name == "READY":
+        scaler.unscale_(optimizer)
+        if hasattr(optimizer, "grad_scale"):
+            optimizer.grad_scale = None
 
 
 _ATTACHED: "weakref.WeakKeyDictionary[torch.optim.Optimizer, Attachment]" = weakref.WeakKeyDictionary()

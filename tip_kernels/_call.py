@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.autograd.graph import increment_version
 
-from . import _dispatch, _lasting, _memory, _plan
+from . import _dispatch, _graph_op, _lasting, _memory, _plan
 from ._numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
 from ._ops import PerturbArguments
 from ._plan import Masks, Tensors
@@ -104,12 +104,16 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
     if not _touches_all(options):
         indices = _plan.indices_of_high_bands(grads, scores, options.masks)
     names = None if options.names is None else tuple(options.names)
+    ratio, later_ratio = options.ratio, 1.0  # later: a graph takes it of what the plan has selected
+    if torch.compiler.is_compiling() and not isinstance(ratio, Sequence):
+        check_range("ratio", ratio, 0.0, 1.0)
+        ratio, later_ratio = 1.0, ratio
     plan = _plan.plan_for(
         len(grads),
         indices,
         _plan.describe(grads, indices, "grads", names),
         _plan.describe(scores, indices, "scores", names),
-        _plan.settings(options.ratio, options.cutoff, options.masks, options.shards, names),
+        _plan.settings(ratio, options.cutoff, options.masks, options.shards, names),
     )
     if options.max_grad_norm is not None and any(shard is not None for shard in options.shards or ()):
         raise ValueError(
@@ -141,7 +145,10 @@ def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
         generator=rng.generator_id,
         shards=plan.shards,
     )
-    return PreparedCall(op, arguments, _clip(options, device))
+    if not torch.compiler.is_compiling():
+        return PreparedCall(op, arguments, _clip(options, device))
+    numbers = _graph_op.numbers_of(arguments.keep, options.max_grad_norm, later_ratio)
+    return PreparedCall(functools.partial(op, numbers=numbers), arguments._replace(keep=1.0), None)
 
 
 def _clip(options: Options, device: torch.device) -> Callable[..., torch.Tensor] | None:
@@ -202,6 +209,8 @@ def _cached_constant(value: float, shape: tuple[int, ...], device: torch.device)
 
 def constant(value: float, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """A float32 tensor filled with ``value``; kept, so that a later call copies nothing to make it."""
-    if is_capturing(device) or torch.compiler.is_compiling():  # memory of a graph's own must not outlive it
+    if torch.compiler.is_compiling():  # a product, which Dynamo traces with the number left open
+        return torch.ones(shape, dtype=torch.float32, device=device) * value
+    if is_capturing(device):  # memory of a graph's own must not outlive it
         return torch.full(shape, value, dtype=torch.float32, device=device)
     return _cached_constant(value, shape, device)

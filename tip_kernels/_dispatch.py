@@ -51,7 +51,7 @@ def perturb_op(name: str | None, device: torch.device) -> Op:
         ValueError: no backend has this name; the message lists them.
         RuntimeError: the named backend cannot run on the device; the message says why.
     """
-    return _op("perturb{}_", name, device)
+    return _op("perturb_in_graph{}_" if torch.compiler.is_compiling() else "perturb{}_", name, device)
 
 
 def saliency_op(name: str | None, device: torch.device) -> Op:

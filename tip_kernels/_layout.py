@@ -43,7 +43,9 @@ class Layout:
         transposed: indices of the kernels that lie as ``[C_in, C_out, *kernel_size]``.
         layers: the conv modules with the slots of their kernels.
         all: every parameter.
-        elements: numbers in an update of all parameters and floating buffers.
+        sizes: numbers in each parameter and floating buffer, by name.
+        all_parameter_names, floating_names: with all names of tied ones, parameters, and also floating buffers.
+        variances: names of the buffers that cannot be negative.
 
     Raises:
         ValueError: a parameter is not materialized or on meta, or there is no conv kernel.
@@ -64,8 +66,11 @@ class Layout:
         self._indices = _indices(model, tensors)
         self._find_kernels(model)
         self.all = Owned([self._slot(model, name) for name in parameters], sorted(self.kernel_sizes))
-        self.elements = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
+        self.sizes = {name: tensor.numel() if tensor.is_floating_point() else 0 for name, tensor in tensors.items()}
         self._is_floating = [tensor.is_floating_point() for tensor in tensors.values()]
+        self.all_parameter_names = frozenset(name for name, _ in _all_named(model))
+        self.floating_names = frozenset(name for name, index in self._indices.items() if self._is_floating[index])
+        self.variances = _variances(model)
         self._shapes = [tensor.shape for tensor in tensors.values()]
         self._model = model
         self._remember_structure()
@@ -137,6 +142,52 @@ class Layout:
                 ties.append(Tie(name, tensor, index))
         return tensors, ties
 
+    def scores_by_index(self, scores: Mapping[str, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Puts scores of conv kernels at their indices.
+
+        Raises:
+            TypeError, ValueError: not a float32 tensor [C_out], or no conv kernel has the name.
+        """
+        found = {}
+        for name, score in scores.items():
+            index = self._indices.get(name, -1)
+            if index not in self.channels:
+                raise ValueError(f"expected scores by the names of the model's conv kernels, got {name!r}")
+            if not isinstance(score, torch.Tensor) or score.dtype is not torch.float32:
+                got = score.dtype if isinstance(score, torch.Tensor) else type(score).__name__
+                raise TypeError(f"expected scores[{name!r}] to be a float32 tensor, got {got}")
+            if tuple(score.shape) != (self.channels[index],):
+                raise ValueError(
+                    f"expected scores[{name!r}] of shape ({self.channels[index]},), got {tuple(score.shape)}"
+                )
+            found[index] = score
+        return found
+
+    def refuse_weights(self, update: Mapping[str, torch.Tensor]) -> None:
+        """Raises ValueError if all that is given are the model's own values, a conv kernel among them."""
+        if not any(self._indices[name] in self.channels for name in update):
+            return
+        for name, tensor in update.items():
+            index = self._indices[name]
+            if index >= len(self.parameter_names):
+                continue
+            slot = self.all.slots[index]
+            own = slot.holder.get(slot.key)
+            if own is None or (own.device, own.dtype) != (tensor.device, tensor.dtype) or not torch.equal(own, tensor):
+                return
+        raise ValueError(
+            "expected an update, new weights minus received ones, got the model's weights: subtract those that were "
+            "received, or use perturb_weights()"
+        )
+
+    def changed_since(self, versions: Mapping[int, int]) -> Iterator[str]:
+        """Names of the parameters at these indices that have other versions now."""
+        for index, version in versions.items():
+            slot = self.all.slots[index]
+            parameter = slot.holder.get(slot.key)
+            if parameter is not None and not parameter.is_inference() and parameter._version != version:
+                yield self.names[index]
+
     def _remember_structure(self) -> None:
         modules = list(self._model.modules())
         self._members: list[dict[str, Any]] = [d for module in modules for d in (module._modules, module._parameters)]
@@ -204,6 +255,13 @@ class Layout:
             slots.append(by_id[id(parameter)])
         indices = {slot.index for slot in slots}
         return Owned(slots, [index for index in self.all.convs if index in indices])
+
+
+def _variances(model: nn.Module) -> frozenset[str]:
+    """The running variances of batch norms."""
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase))
+    found = {id(module.running_var) for module in norms if module.running_var is not None}
+    return frozenset(name for name, buffer in model.named_buffers(remove_duplicate=False) if id(buffer) in found)
 
 
 def _indices(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, int]:

@@ -35,5 +35,5 @@ def check_max_grad_norm(value: float | None) -> None:
     if value is None:
         return
     check_number("max_grad_norm", value)
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise ValueError(f"expected max_grad_norm to be None or positive and finite, got {value}")

@@ -9,6 +9,7 @@ with no compiled library present. Backends only register kernels:
   it is; it exists for tests and for auditing the noise.
 * ``clip_scale`` is the ``grad_scale`` that clips gradients to a norm. Of the state it uses the counter alone, which
   is 0 again when it ends.
+* ``perturb_in_graph_`` is ``perturb_`` as compiled graphs call it (``_graph_op.py``).
 * ``perturb_<name>_`` and the others with a name are for an explicit ``backend=`` argument, one for each of the
   ``PYTHON_BACKENDS``; :func:`register` gives them their kernels.
 
@@ -89,14 +90,14 @@ def _perturb_schema() -> str:
     return "({}) -> ()".format(", ".join(f"{_MUTATED.get(n) or _SCHEMA_TYPES[kind]} {n}" for n, kind in kinds.items()))
 
 
-_PERTURB = _perturb_schema()
+PERTURB_SCHEMA = _perturb_schema()
 _SALIENCY = "(Tensor activation_grad) -> Tensor"
 _CLIP = "(Tensor[] grads, Tensor? grad_scale, Tensor state, float max_norm) -> Tensor"
 _WORDS = "(Tensor(a!) out, Tensor state, int tensor_id, int first_position, int generator) -> ()"
 
 
-def _fake_in_place(*args: object) -> None:
-    """Nothing is computed, so a call that mixes devices must not end here, as one of a meta tensor would."""
+def check_one_device(*args: object) -> None:
+    """The fake of ops in place. Nothing is computed, so a call that mixes devices would end here without a word."""
     lists = [arg if isinstance(arg, Sequence) else [arg] for arg in args]
     devices = {item.device for items in lists for item in items if isinstance(item, torch.Tensor)}
     if len(devices) > 1:
@@ -112,26 +113,27 @@ def _fake_channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
 def _fake_clip_scale(
     grads: list[torch.Tensor], grad_scale: torch.Tensor | None, state: torch.Tensor, max_norm: float
 ) -> torch.Tensor:
-    _fake_in_place(grads, grad_scale, state)
+    check_one_device(grads, grad_scale, state)
     return state.new_empty((), dtype=torch.float32)
 
 
-def _define(name: str, schema: str, fake: Callable[..., object]) -> None:
+def define(name: str, schema: str, fake: Callable[..., object]) -> None:
+    """Makes the op ``name``, as yet without kernels."""
     LIBRARY.define(name + schema)
     torch.library.register_fake(f"tip_kernels::{name}", fake, lib=LIBRARY)
 
 
-_define("perturb_", _PERTURB, _fake_in_place)
-_define("channel_saliency", _SALIENCY, _fake_channel_saliency)
-_define("words_", _WORDS, _fake_in_place)
-_define("clip_scale", _CLIP, _fake_clip_scale)
+define("perturb_", PERTURB_SCHEMA, check_one_device)
+define("channel_saliency", _SALIENCY, _fake_channel_saliency)
+define("words_", _WORDS, check_one_device)
+define("clip_scale", _CLIP, _fake_clip_scale)
 LIBRARY.define("cpu_variant() -> str")  # the instruction set of the compiled CPU kernels
 LIBRARY.define("cuda_problem(int device) -> str")  # why the compiled CUDA kernels cannot run there, empty if they can
 for _backend in PYTHON_BACKENDS:
-    _define(f"perturb_{_backend}_", _PERTURB, _fake_in_place)
-    _define(f"channel_saliency_{_backend}", _SALIENCY, _fake_channel_saliency)
-    _define(f"words_{_backend}_", _WORDS, _fake_in_place)
-    _define(f"clip_scale_{_backend}", _CLIP, _fake_clip_scale)
+    define(f"perturb_{_backend}_", PERTURB_SCHEMA, check_one_device)
+    define(f"channel_saliency_{_backend}", _SALIENCY, _fake_channel_saliency)
+    define(f"words_{_backend}_", _WORDS, check_one_device)
+    define(f"clip_scale_{_backend}", _CLIP, _fake_clip_scale)
 
 
 def register(

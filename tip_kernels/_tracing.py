@@ -67,6 +67,11 @@ def is_dry_run() -> bool:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
+def is_unheard() -> bool:
+    """Whether a call is only traced or tried: then there is no memory to look at, and nobody to speak to."""
+    return torch.compiler.is_compiling() or is_dry_run()
+
+
 def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being captured."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -1,29 +1,31 @@
 """TIP, the drop-in class: Grad-CAM by hooks, then one call over all gradients or updates of a model."""
 
-import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ._amount import Amount
 from ._attachment import Attachment
-from ._bands import HighBands
-from ._call import Options, PreparedCall, prepare
+from ._call import Options
+from ._call_checks import CallChecks
+from ._copies import RebuiltWithModel
 from ._layout import Layout, Owned
+from ._mechanism import Mechanism
 from ._numbers import check_max_grad_norm, check_range
-from ._plan import Masks, Tensors
+from ._plan import Masks
 from ._selection import Choice, Selection
+from ._settings import DEFAULT_STD, check_choice, copied_amount, copied_masks, warn_of_default_std
 from ._ties import check_ties, copy_to_ties
-from ._tracing import is_dry_run, untraced
+from ._tracing import is_dry_run, is_unheard
+from ._weights import check_weights, difference, put_back
 from .rng import NoiseRNG
 from .saliency import GradCAM
 
 
-class TIP:
+class TIP(RebuiltWithModel):
     """Protects what a federated client sends of a model: Grad-CAM-targeted noise in the conv kernels' high band.
 
     TIP (arXiv 2602.11633). Hooks score the output channels of every conv layer during the ordinary backward pass
@@ -51,9 +53,12 @@ class TIP:
         model: the model, with at least one conv layer.
         ratio, cutoff, masks, keep: see :func:`tip_kernels.perturb_`.
         std: noise of one coefficient of the high band, in gradient units: a float, or a mapping from parameter
-            names to floats that names every conv kernel.
+            names to floats that names every conv kernel; 0.01 if absent, with a warning unless gradients are clipped.
         floor_std: noise on every other coordinate: a float, or a mapping that names every parameter.
-        scores: ``"private"``, from the backward passes of the training, or ``"public"``, from :meth:`measure` only.
+        scores: ``"private"``, from the backward passes of the training, or ``"public"``, from :meth:`measure` or
+            :meth:`set_scores` only.
+        buffers: ``"send"``, perturbed like parameters if they are floating, or ``"withhold"``: updates have zeros
+            there, so that the server keeps its own running statistics.
         max_grad_norm: clips the L2 norm of all tensors of a call together, as
             ``torch.nn.utils.clip_grad_norm_`` does, in the same pass; None does not clip.
         rng: key and step; a new key if absent.
@@ -71,22 +76,24 @@ class TIP:
         ratio: float = 0.3,
         cutoff: float = 0.5,
         masks: Masks | None = None,
-        std: float | Mapping[str, float] = 0.01,
+        std: float | Mapping[str, float] | None = None,
         keep: float = 1.0,
         floor_std: float | Mapping[str, float] = 0.0,
         scores: str = "private",
+        buffers: str = "send",
         max_grad_norm: float | None = None,
         rng: NoiseRNG | None = None,
         backend: str | None = None,
     ) -> None:
-        if scores not in ("private", "public"):
-            raise ValueError(f"expected scores to be 'private' or 'public', got {scores!r}")
+        check_choice("scores", scores, ("private", "public"))
+        check_choice("buffers", buffers, ("send", "withhold"))
         check_range("ratio", ratio, 0.0, 1.0)
-        # Copies, which nobody else can change under way.
-        std, floor_std = (dict(amount) if isinstance(amount, Mapping) else amount for amount in (std, floor_std))
-        masks = _copied(masks)
         max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
         check_max_grad_norm(max_grad_norm)
+        warns_of_std = std is None and max_grad_norm is None
+        # Copies, which nobody else can change under way.
+        std, floor_std = copied_amount(DEFAULT_STD if std is None else std), copied_amount(floor_std)
+        masks = copied_masks(masks)
         rng = NoiseRNG() if rng is None else rng
         self.model = model
         self._settings: dict[str, object] = {
@@ -94,6 +101,7 @@ class TIP:
             "std": std,
             "floor_std": floor_std,
             "scores": scores,
+            "buffers": buffers,
             "max_grad_norm": max_grad_norm,
             "cutoff": cutoff,
             "masks": masks,
@@ -101,12 +109,7 @@ class TIP:
             "rng": rng,
             "backend": backend,
         }
-        self._ratio = ratio
-        self._public = scores == "public"
-        self._layout = layout = Layout(model)
-        self._std = Amount("std", std, layout.names, [layout.names[index] for index in layout.all.convs])
-        self._floor_std = Amount("floor_std", floor_std, layout.names, layout.parameter_names)
-        self._options = Options(
+        options = Options(
             ratio=ratio,
             std=0.0,  # these two by the device of a call
             floor_std=0.0,
@@ -117,15 +120,22 @@ class TIP:
             max_grad_norm=max_grad_norm,
             backend=backend,
         )
-        self._check_settings()
-        self._bands = HighBands(cutoff, masks, float(keep))
-        self._cam = GradCAM(backend, only_measured=self._public)
-        self._selection = Selection(layout, self._cam, self._bands, ratio, only_measured=self._public)
+        is_public = scores == "public"
+        self._sends_buffers = buffers == "send"
+        self._layout = layout = Layout(model)
+        self._mechanism = Mechanism(
+            layout, options, ratio, std, floor_std, sends_buffers=self._sends_buffers, is_public=is_public
+        )
+        self._checks = CallChecks(self._mechanism)
+        self._cam = GradCAM(backend, only_measured=is_public)
+        self._selection = Selection(layout, self._cam, self._mechanism.bands, ratio, only_measured=is_public)
         self._last = Choice([], [], ratio)
         handles = [self._cam.watch(module, slots) for module, slots in layout.layers]
         self._remove_hooks = weakref.finalize(self, _remove, handles)
         self._remove_hooks.atexit = False
         self._is_open = True  # and not the finalizer's word for it, which torch.compile cannot trace
+        if warns_of_std:
+            warn_of_default_std()
 
     def perturb_gradients(self) -> None:
         """Clips and perturbs ``.grad`` of all the model's parameters, in place, by one call of the op.
@@ -134,11 +144,15 @@ class TIP:
         ``scaler.unscale_(optimizer)``), or let :meth:`attach` do it. Parameters without a gradient are skipped.
 
         Raises:
-            TypeError, ValueError, RuntimeError: see :func:`tip_kernels.perturb_`, a parameter with a gradient that the
-                model did not have when this was built, or the TIP is closed; nothing has changed then.
+            TypeError, ValueError, RuntimeError: see :func:`tip_kernels.perturb_`; there are no gradients, or they have
+                their noise already; a parameter has one that the model did not have when this was built; nothing of
+                them would get noise; or the TIP is closed. Nothing has changed then.
         """
         self._check_open()
-        self._check_gradients()
+        self._layout.check_gradients()
+        if not is_unheard():
+            changed = self._layout.changed_since(self._cam.versions)
+            self._checks.before_by_hand([slot.holder[slot.key] for slot in self._layout.all.slots], changed)
         self._perturb_gradients(self._layout.all)
 
     def perturb_update(self, update: Mapping[str, torch.Tensor]) -> None:
@@ -147,22 +161,75 @@ class TIP:
         Args:
             update: tensors by the names of the model's parameters and buffers, in their shapes; not all need be
                 there, and they need not be on the model's device. Floating buffers, such as the running statistics
-                of a batch norm, count as ordinary tensors (and in the norm); others are left alone. Of tied
-                parameters the first given is perturbed and copied to the others; nothing of an update may be sent
-                after a call that did not return.
+                of a batch norm, count as ordinary tensors (and in the norm) and integer ones are left alone, or with
+                ``buffers="withhold"`` all become zero. Of tied parameters the first given is perturbed and copied to
+                the others; nothing of an update may be sent after a call that did not return.
 
         Raises:
             TypeError, ValueError, RuntimeError: a name that the model does not have or did not have when this was
-                built, another shape, the TIP is closed, or see :func:`tip_kernels.perturb_`; nothing has changed then.
+                built, another shape, the model's weights in place of an update, an update that has its noise already,
+                the TIP is closed, or see :func:`tip_kernels.perturb_`; nothing has changed then.
         """
         self._check_open()
         self._layout.check_names(update)
         names = self._layout.names
         tensors, ties = self._layout.by_index(update)
-        self._floor_std.require(names[i] for i, tensor in enumerate(tensors) if tensor is not None)
+        if not any(tensor is not None for tensor in tensors):
+            raise ValueError("expected an update with parameters of the model, got none")
+        if not is_unheard():
+            self._layout.refuse_weights(update)
+        buffers = self._take_buffers(update, tensors)
+        self._mechanism.floor_std.require(names[i] for i, tensor in enumerate(tensors) if tensor is not None)
         check_ties(tensors, ties, names)
         self._perturb(list(tensors), self._layout.all.convs, names)
         copy_to_ties(tensors, ties)
+        for buffer in buffers:
+            with torch.inference_mode(buffer.is_inference()):
+                buffer.detach().zero_()
+
+    def perturb_weights(self, weights: Mapping[str, torch.Tensor], received: Mapping[str, torch.Tensor]) -> None:
+        """Makes new weights, in place, what a client may send of them: ``received`` and a perturbed update.
+
+        The update is ``weights - received``, in float32 or wider, as :meth:`perturb_update` perturbs it. Integer
+        buffers, and with ``buffers="withhold"`` all, become what was received; variances (``running_var``) stay at
+        least 0.
+
+        Args:
+            weights: after the training, by the names of the model's parameters and buffers, in their shapes.
+            received: the same before the training, as the server knows them. Not the model's own tensors, which the
+                training has changed.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: other names than received, numbers that are not finite, or see
+                :meth:`perturb_update`; nothing has changed then.
+        """
+        check_weights(weights, received, self._layout)
+        names = frozenset(self._layout.floating_names if self._sends_buffers else self._layout.all_parameter_names)
+        update = difference(weights, received, names)
+        self.perturb_update(update)
+        put_back(weights, received, update, self._layout)
+
+    def scores(self) -> dict[str, torch.Tensor]:
+        """The scores that the next call would use: float32 ``[C_out]`` by the names of the conv kernels, copies."""
+        self._check_open()
+        self._cam.collect()
+        return {self._layout.names[index]: score.clone() for index, score in sorted(self._cam.scores.items())}
+
+    def set_scores(self, scores: Mapping[str, torch.Tensor]) -> None:
+        """Gives the scores that :meth:`scores` gave elsewhere, in place of :meth:`measure`.
+
+        They serve as measured ones do. They tell of the images they come from: keep them on the client, unless those
+        are public.
+
+        Args:
+            scores: float32 ``[C_out]`` by the names of conv kernels, as many as are known.
+
+        Raises:
+            TypeError, ValueError: not a tensor of this shape and dtype, or no conv kernel of the model has the name.
+            RuntimeError: the TIP is closed.
+        """
+        self._check_open()
+        self._cam.set_scores(self._layout.scores_by_index(scores))
 
     def measure(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Scores the channels by the sum of the class logits at ``labels``, as the paper does.
@@ -183,14 +250,18 @@ class TIP:
         self._check_open()
         self._cam.measure(self.model, images, labels)
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> Attachment:
+    def attach(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None) -> Attachment:
         """Perturbs the gradients of this optimizer's parameters in each of its steps, before it uses them.
 
         Each optimizer's parameters are clipped and perturbed on their own. With a closure (LBFGS) the gradients are
-        perturbed after each evaluation. A ``GradScaler`` has unscaled them by then, but not for fused optimizers:
-        there call ``scaler.unscale_(optimizer)`` first. A step that the scaler skips leaves its scores to be added
-        to the next step's; :meth:`reset` forgets them. A copy of the optimizer is not attached, and refuses to step
-        until it is.
+        perturbed after each evaluation. Of Opacus's ``DPOptimizer`` the optimizer in it is attached, which steps with
+        what Opacus has made. A step that a ``GradScaler`` skips leaves its scores to be added to the next step's;
+        :meth:`reset` forgets them. A copy of the optimizer is not attached, and refuses to step until it is.
+
+        Args:
+            optimizer: its parameters are all the model's.
+            scaler: unscales the gradients before they are perturbed, where it has not yet: for fused optimizers, which
+                do it in their step, and for steps that are not made by ``scaler.step(optimizer)``.
 
         Returns:
             A handle; ``handle.remove()`` undoes it.
@@ -202,9 +273,10 @@ class TIP:
                 the model did not have when this was built.
         """
         self._check_open()
-        self._check_gradients()
+        self._layout.check_gradients()
+        optimizer = getattr(optimizer, "original_optimizer", optimizer)
         self._layout.owned_by(optimizer)
-        return Attachment(optimizer, self._perturb_gradients_of)
+        return Attachment(optimizer, self._perturb_gradients_of, scaler)
 
     def selected(self) -> dict[str, torch.Tensor]:
         """Which channels the last call selected: bool ``[C_out]`` by the names of its conv kernels.
@@ -231,34 +303,17 @@ class TIP:
             ValueError: nothing of the kind holds, because the scores come from private data, nothing is clipped,
                 or some tensor has no floor or some high band no ``std``.
         """
-        if not self._public:
-            raise ValueError("expected scores='public', got 'private': the choice of channels tells of private data")
-        max_grad_norm = self._options.max_grad_norm
-        if max_grad_norm is None:
-            raise ValueError("expected max_grad_norm to be a number, got None: nothing bounds what one message tells")
-        least = math.inf
-        for name, amount in self._floor_std.named().items():
-            if amount == 0:
-                raise ValueError(f"expected a floor_std above 0 for all that is sent, got 0 ({name})")
-            least = min(least, amount)
-        amounts = self._std.named()
-        for index in self._layout.all.convs if self._ratio != 0 else ():
-            name, kernel_size = self._layout.names[index], self._layout.kernel_sizes[index]
-            if not self._bands.is_empty(kernel_size):
-                if amounts[name] == 0:
-                    raise ValueError(f"expected a std above 0 for every high band, got 0 ({name})")
-                least = min(least, amounts[name] / self._bands.left(kernel_size))
-        return least / max_grad_norm
+        return self._mechanism.noise_multiplier()
 
     @property
     def rng(self) -> NoiseRNG:
         """Key and step of the noise."""
-        return self._options.rng
+        return self._mechanism.options.rng
 
     @property
     def elements(self) -> int:
-        """Numbers in a message of the whole model: those of its parameters and floating buffers."""
-        return self._layout.elements
+        """Numbers in a message of the whole model: parameters, and floating buffers unless they are withheld."""
+        return sum(self._layout.sizes[name] for name in self._mechanism.sent_names)
 
     def state_dict(self) -> dict[str, object]:
         """Step and generator of the noise. Never the key, and no scores."""
@@ -287,63 +342,48 @@ class TIP:
         shown = ", ".join(f"{name}={value!r}" for name, value in self._settings.items() if value is not None)
         return f"TIP({type(self.model).__name__}, {shown})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.model, self._settings)
-
-    @untraced
-    def _check_gradients(self) -> None:
-        self._layout.check_gradients()
-
     def _perturb_gradients_of(self, optimizer: torch.optim.Optimizer) -> None:
         self._check_open()
-        self._check_gradients()
+        self._layout.check_gradients()
         self._perturb_gradients(self._layout.owned_by(optimizer))
 
     def _perturb_gradients(self, owned: Owned) -> None:
         grads: list[torch.Tensor | None] = [None] * len(self._layout.parameter_names)
         for slot in owned.slots:
             grads[slot.index] = slot.holder[slot.key].grad
+        if all(grad is None for grad in grads):  # a step that uses none takes no step of the noise either
+            return
         self._perturb(grads, owned.convs, self._layout.parameter_names)
 
     def _perturb(self, tensors: list[torch.Tensor | None], convs: list[int], names: tuple[str, ...]) -> None:
         """Clips and perturbs ``tensors``, given by index; the scores of ``convs`` are used then."""
         self._check_open()
+        given = list(tensors)
+        if not is_unheard():
+            self._checks.before(given, names)
         self._cam.collect()
         choice = self._selection.choose(tensors, convs)
         for index in self._layout.transposed.intersection(choice.indices):
             tensors[index] = tensors[index].transpose(0, 1)  # type: ignore[union-attr]
         with_data = (tensor for tensor in tensors if tensor is not None and not tensor.is_meta)
         device = next((tensor.device for tensor in with_data), self.rng.device)
-        self._prepare(tensors, choice.scores, choice.ratio, device, names).run()
+        self._mechanism.prepare(tensors, choice.scores, choice.ratio, device, names).run()
         if is_dry_run():
             return
         self._cam.consume(convs)
         self._last = choice
+        if not is_unheard():
+            self._checks.after(given, names)
 
-    def _check_settings(self) -> None:
-        """Has ``perturb_`` check every setting on a call for the kernels themselves, which is not made."""
-        layout = self._layout
-        kernels: list[torch.Tensor | None] = [None] * len(layout.parameter_names)
-        scores: list[torch.Tensor | None] = [None] * len(layout.parameter_names)
-        for slot in layout.all.slots:
-            if slot.index in layout.kernel_sizes:
-                kernel = slot.holder[slot.key]
-                device = kernel.device
-                kernels[slot.index] = kernel.transpose(0, 1) if slot.index in layout.transposed else kernel
-                scores[slot.index] = torch.empty(layout.channels[slot.index], dtype=torch.float32, device=device)
-        self._prepare(kernels, scores, self._ratio, device, layout.parameter_names)
-
-    def _prepare(
-        self,
-        tensors: Tensors,
-        scores: Tensors,
-        ratio: float | list[float],
-        device: torch.device,
-        names: tuple[str, ...],
-    ) -> PreparedCall:
-        std, floor_std = self._std.on(device, len(names)), self._floor_std.on(device, len(names))
-        options = self._options._replace(ratio=ratio, std=std, floor_std=floor_std, names=names)
-        return prepare(tensors, scores, options)
+    def _take_buffers(
+        self, update: Mapping[str, torch.Tensor], tensors: list[torch.Tensor | None]
+    ) -> list[torch.Tensor]:
+        """The buffers of an update, if they are not to be sent, and out of ``tensors`` then."""
+        if self._sends_buffers:
+            return []
+        first = len(self._layout.parameter_names)
+        tensors[first:] = [None] * (len(tensors) - first)
+        return [tensor for name, tensor in update.items() if name not in self._layout.all_parameter_names]
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -351,19 +391,6 @@ class TIP:
                 "expected an open TIP, got a closed one: build a new one, or remove() the handle that attach() "
                 "returned to train without protection"
             )
-
-
-def _copied(masks: Masks | None) -> Masks | None:
-    """What is no mapping of masks stays as it is, for the checks to say so."""
-    if not isinstance(masks, Mapping):
-        return masks
-    keys = [tuple(key) if isinstance(key, Sequence) else key for key in masks]
-    values = [mask.clone() if isinstance(mask, torch.Tensor) else mask for mask in masks.values()]
-    return dict(zip(keys, values, strict=True))
-
-
-def _rebuild(model: nn.Module, settings: dict[str, Any]) -> TIP:
-    return TIP(model, **settings)
 
 
 def _remove(handles: list[RemovableHandle]) -> None:

@@ -5,6 +5,7 @@ The generators themselves are in the backends; ``docs/design.md`` section 3 is t
 
 import hashlib
 import os
+import warnings
 import weakref
 from typing import Any
 
@@ -69,6 +70,8 @@ class NoiseRNG:
             key = None  # a traceback may show the variables of this frame
             raise problem
         self._secret = Secret(_new_state(os.urandom(KEY_BYTES) if key is None else key, step))
+        if key is not None:  # one that was drawn is nobody else's
+            self._secret.fingerprint = hashlib.sha256(b"tip_kernels fingerprint" + key).digest()
         self._owner = os.getpid()
         _LIVE.add(self)
 
@@ -144,6 +147,18 @@ class NoiseRNG:
         if state_dict["step"] > self.step:
             self._secret.tensor[4] = state_dict["step"]
 
+    def warn_of_another_with_this_key(self) -> None:
+        """Warns if this method has been called for another object of this process with the same key."""
+        fingerprint = self._secret.fingerprint
+        if fingerprint is None or _USED.setdefault(fingerprint, self) is self:
+            return
+        warnings.warn(
+            "another NoiseRNG of this process has the same key: the difference of two messages with the same noise has "
+            "none left, so give each client a NoiseRNG() of its own",
+            RuntimeWarning,
+            stacklevel=6,
+        )
+
     def __repr__(self) -> str:
         return f"NoiseRNG(generator={self.generator!r}, key=<hidden>)"
 
@@ -168,6 +183,7 @@ class NoiseRNG:
             secret.tensor.copy_(fresh.tensor)  # in place: a compiled graph may hold this very tensor
         else:
             self._secret = fresh  # a forked process cannot touch the parent's device memory
+        self._secret.fingerprint = None
         self._owner = os.getpid()
 
     def _rekey_in_child(self) -> None:
@@ -183,10 +199,11 @@ class NoiseRNG:
 class Secret:
     """Holds the state out of sight: what prints the attributes of an object prints this one's repr."""
 
-    __slots__ = ("tensor",)
+    __slots__ = ("fingerprint", "tensor")
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
+        self.fingerprint: bytes | None = None
 
     def __repr__(self) -> str:
         return "<hidden>"
@@ -221,6 +238,7 @@ def _new_state(key: bytes, step: int) -> torch.Tensor:
 
 
 _LIVE: "weakref.WeakSet[NoiseRNG]" = weakref.WeakSet()
+_USED: "weakref.WeakValueDictionary[bytes, NoiseRNG]" = weakref.WeakValueDictionary()
 _MOVING = ForkSafeLock()
 _REKEYING = ForkSafeLock()
 

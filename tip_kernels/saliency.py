@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from . import _dispatch
+from ._copies import build_waiting
 from ._layout import Slot
 from ._tracing import is_dry_run
 from .functional import channel_saliency
@@ -35,6 +36,7 @@ class GradCAM:
 
     def __init__(self, backend: str | None = None, only_measured: bool = False) -> None:
         self.scores: dict[int, torch.Tensor] = {}
+        self.versions: dict[int, int] = {}  # of the kernels in their last eager forward pass, since the last call
         self._backend = backend
         self._only_measured = only_measured
         self._measured = False
@@ -57,12 +59,20 @@ class GradCAM:
         self._traced = False
         for buffer in self._buffers:
             if buffer.traced and not self._measured:
-                self._add(buffer.kernels, buffer.sums.clone())
+                self._add(buffer.kernels, buffer.sums.detach().clone())
             buffer.traced = False
             buffer.sums.data.zero_()  # of .data: a graph between forward and backward must not see a new version
 
+    def set_scores(self, scores: dict[int, torch.Tensor]) -> None:
+        """Takes these for measured ones."""
+        if not self._measured:
+            self.scores.clear()
+        self._measured = True
+        self.scores.update({index: score.clone() for index, score in scores.items()})
+
     def consume(self, indices: Iterable[int]) -> None:
         """A call has used these scores: forgets them, or lets the next measurement replace them."""
+        self.versions.clear()
         if self._only_measured:
             self._measured = False
         else:
@@ -113,6 +123,8 @@ class GradCAM:
 
     def _on_output(self, layer: "_Layer", output: torch.Tensor) -> torch.Tensor | None:
         measuring = self._edges is not None
+        if not measuring:
+            self.versions.update(layer.versions())
         if not (measuring or (output.requires_grad and layer.learns() and not self._only_measured)):
             return None
         if output._is_view():  # an activation in place would cut a view's node out of the graph, and its hook with it
@@ -152,8 +164,12 @@ class _Buffer:
         self.traced = False
 
 
-def _add_in_graph(op: Callable[..., torch.Tensor], sums: torch.Tensor, lacks_batch: bool, grad: torch.Tensor) -> None:
+def _add_in_graph(
+    op: Callable[..., torch.Tensor], sums: torch.Tensor, lacks_batch: bool, grad: torch.Tensor
+) -> torch.Tensor:
+    """A hook that leaves the gradient as it is. It returns it, since compiled autograd takes None for no gradient."""
     sums.add_(_finite(op(grad.unsqueeze(0) if lacks_batch else grad)))
+    return grad
 
 
 def _finite(score: torch.Tensor) -> torch.Tensor:
@@ -162,7 +178,7 @@ def _finite(score: torch.Tensor) -> torch.Tensor:
 
 
 class _Layer:
-    """The forward hook of one conv layer. In a copied or unpickled model it does nothing."""
+    """The forward hook of one conv layer. Its copies do nothing in a model that is copied without its TIP."""
 
     def __init__(self, cam: GradCAM, buffer: _Buffer, axes: int) -> None:
         self.kernels = buffer.kernels
@@ -173,6 +189,11 @@ class _Layer:
     def learns(self) -> bool:
         """Whether the layer's kernels will have a gradient."""
         return any(kernel.holder[kernel.key].requires_grad for kernel in self.kernels)
+
+    def versions(self) -> dict[int, int]:
+        """Of its kernels, by index."""
+        kernels = ((kernel.index, kernel.holder[kernel.key]) for kernel in self.kernels)
+        return {index: kernel._version for index, kernel in kernels if not kernel.is_inference()}
 
     def __call__(self, module: nn.Module, _args: object, output: object) -> torch.Tensor | None:
         if not isinstance(output, torch.Tensor):
@@ -185,15 +206,21 @@ class _Layer:
         return self._cam._on_output(self, output)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _inert_hook, ()
+        return _make_copied_hook, ()
 
 
-def _no_hook(_module: nn.Module, _args: object, _output: object) -> None:
+def _copied_hook(module: nn.Module, args: object, output: object) -> torch.Tensor | None:
+    """Does nothing, unless the model was copied with a TIP in it: that one is built now, and its hook called."""
+    if torch.compiler.is_compiling() or not build_waiting(module):
+        return None
+    for hook in list(module._forward_hooks.values()):
+        if isinstance(hook, _Layer):
+            return hook(module, args, output)
     return None
 
 
-def _inert_hook() -> Callable[..., None]:
-    return _no_hook
+def _make_copied_hook() -> Callable[..., torch.Tensor | None]:
+    return _copied_hook
 
 
 Edges = list[tuple[_Layer, torch.autograd.graph.GradientEdge]]

@@ -1,0 +1,159 @@
+"""What a TIP says of calls that would do nothing, less than is believed, or the same twice.
+
+Not asked where a compiled graph or a dry run makes the call.
+"""
+
+import gc
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from ._mechanism import Mechanism
+from ._plan import Tensors, label, select_count
+
+logger = logging.getLogger("tip_kernels")
+
+_MARK = "_tip_kernels_version"  # an attribute of a tensor: its version when a TIP had perturbed it
+_LARGEST_NORMAL = 6.77
+
+
+class CallChecks:
+    """The checks of one TIP; what concerns its settings and not one call is said once."""
+
+    def __init__(self, mechanism: Mechanism) -> None:
+        self._mechanism = mechanism
+        self._said: set[str] = set()
+
+    def before(self, tensors: Tensors, names: Sequence[str]) -> None:
+        """Raises RuntimeError for tensors that have their noise, and ValueError for noise that their dtype cannot hold.
+
+        The first time it also reports how much of a message gets noise, and raises RuntimeError if nothing does.
+        """
+        self._refuse_perturbed(tensors, names)
+        self._once("key", self._mechanism.options.rng.warn_of_another_with_this_key)
+        self._once("report", lambda: self._report(tensors, names))
+
+    def before_by_hand(self, parameters: Sequence[torch.Tensor | None], changed: Iterable[str]) -> None:
+        """Of ``perturb_gradients()``, which a user may call at the wrong time, as an attached optimizer does not.
+
+        Args:
+            parameters: whose gradients they are, by index.
+            changed: names of the weights that have changed since their forward pass.
+
+        Raises:
+            RuntimeError: there is no gradient, or the optimizer will overwrite those that there are.
+        """
+        if all(parameter is None or parameter.grad is None for parameter in parameters):
+            raise RuntimeError(
+                "expected gradients, got none: call perturb_gradients() after loss.backward(), and before zero_grad()"
+            )
+        for parameter in parameters:
+            if getattr(parameter, "grad_sample", None) is not None and getattr(parameter, "summed_grad", None) is None:
+                raise RuntimeError(
+                    "expected gradients that the optimizer will use, got those of Opacus, which makes others in its "
+                    "step: attach() the optimizer instead"
+                )
+        for name in changed:
+            self._once("changed", lambda: _warn_of_changed_weights(name))  # noqa: B023, called at once
+        self._once("scaled", _warn_of_scaled_gradients)
+
+    def after(self, tensors: Tensors, names: Sequence[str]) -> None:
+        """Marks them as perturbed, and warns of float16 numbers that the noise has made infinite."""
+        for index, tensor in enumerate(tensors):
+            if tensor is None or tensor.is_inference():
+                continue
+            setattr(tensor, _MARK, tensor._version)
+            if tensor.dtype is torch.float16 and tensor.device.type == "cpu" and not tensor.isfinite().all():
+                warnings.warn(
+                    f"float16 numbers with noise are not finite {label(index, names)}: scale the loss less, clip, or "
+                    "perturb in float32",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+
+    def _once(self, what: str, say: Callable[[], None]) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            say()
+
+    def _refuse_perturbed(self, tensors: Tensors, names: Sequence[str]) -> None:
+        for index, tensor in enumerate(tensors):
+            if tensor is None or tensor.is_inference() or getattr(tensor, _MARK, None) != tensor._version:
+                continue
+            message = (
+                "expected new gradients or a new update, got one that a TIP has perturbed already"
+                f" {label(index, names)}: call perturb_gradients() or attach() an optimizer, not both, once after "
+                "each backward pass"
+            )
+            if tensor.device.type == "cpu":
+                raise RuntimeError(message)
+            self._once("perturbed", lambda: _warn(f"{message}. Fine if a CUDA graph has written new ones"))  # noqa: B023
+            return
+
+    def _report(self, tensors: Tensors, names: Sequence[str]) -> None:
+        """Says how many of the numbers of a message get noise."""
+        mechanism = self._mechanism
+        floors, amounts = mechanism.floor_std.named(), mechanism.std.named()
+        targets = dict(mechanism.targets())
+        sent = reached = noised = 0
+        for index, tensor in enumerate(tensors):
+            if tensor is None:
+                continue
+            name, size = names[index], tensor.numel()
+            sent += size
+            std = amounts[name] if name in targets else 0.0
+            floor = floors.get(name, 0.0)
+            _check_dtype(max(std, floor), tensor.dtype, label(index, names))
+            _check_dtype(min(std or floor, floor or std), tensor.dtype, label(index, names))
+            share = select_count(mechanism.ratio, 10**6) / 10**6 if std > 0 else 0.0
+            reached += size if floor > 0 or std > 0 else 0
+            noised += size if floor > 0 else int(share * size)
+        wants_noise = mechanism.ratio > 0 and any(amount > 0 for amount in amounts.values())
+        if reached == 0 and wants_noise:
+            raise RuntimeError(
+                "expected conv kernels larger than 1x1 to put noise into, got none among what is sent: all of it would "
+                "be sent exactly; set floor_std, or unfreeze the layers"
+            )
+        level = logging.WARNING if wants_noise and 2 * reached < sent else logging.INFO
+        logger.log(
+            level,
+            "noise in %.1f %% of the %d numbers of a message (conv kernels with a high band: %.1f %%); the rest is "
+            "sent exactly, and floor_std noises it",
+            100 * noised / max(sent, 1), sent, 100 * reached / max(sent, 1),
+        )  # fmt: skip
+
+
+def _check_dtype(amount: float, dtype: torch.dtype, where: str) -> None:
+    """Raises ValueError for noise that overflows the dtype, or that is nothing beside its smallest number."""
+    info = torch.finfo(dtype)
+    smallest = info.smallest_normal * info.eps
+    if amount > 0 and not smallest <= amount < info.max / _LARGEST_NORMAL:
+        raise ValueError(
+            f"expected noise that {str(dtype).removeprefix('torch.')} can hold, from {smallest:.2g} to "
+            f"{info.max / _LARGEST_NORMAL:.2g}, got {amount:g} for tensor {where}"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=6)
+
+
+def _warn_of_changed_weights(name: str) -> None:
+    _warn(
+        f"the weights have changed between the forward pass and perturb_gradients() ({name}): if optimizer.step() came "
+        "first, it used gradients without noise; call it afterwards, or attach() the optimizer"
+    )
+
+
+def _warn_of_scaled_gradients() -> None:
+    """Looks through all objects of the process for a ``GradScaler`` at work that has unscaled no gradients."""
+    scalers = [found for found in gc.get_objects() if issubclass(type(found), torch.amp.GradScaler)]
+    at_work = [scaler for scaler in scalers if scaler.is_enabled() and scaler._scale is not None]
+    unscaled = (state["stage"].name != "READY" for scaler in at_work for state in scaler._per_optimizer_states.values())
+    if at_work and not any(unscaled):
+        _warn(
+            "expected unscaled gradients, but a GradScaler is at work that has unscaled none: call "
+            "scaler.unscale_(optimizer) before perturb_gradients(), or the noise will be divided by its scale"
+        )
