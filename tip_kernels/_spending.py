@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from ._accountant import warn_of_missing_tails
-from ._tracing import is_capturing, is_dry_run, untraced
+from ._tracing import call_untraced, is_capturing, is_dry_run, untraced
 from .budget import PrivacyBudget
 from .rng import NoiseRNG
 
@@ -41,6 +41,9 @@ class Spending:
             raise RuntimeError(
                 "expected no capture of a CUDA graph around a TIP with a budget: its replays would not be counted"
             )
+        call_untraced(self._count)
+
+    def _count(self) -> None:
         messages = self._budget.spend(self._noise_multiplier)
         if not self._has_warned:
             self._has_warned = warn_of_missing_tails(messages * self._elements, self._budget.delta, 6)
