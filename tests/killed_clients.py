@@ -44,7 +44,7 @@ def client(path: str, sent: int, most: int = sys.maxsize) -> None:
         except BudgetExceeded:
             assert not any(tensor.any() for tensor in update.values())
             return
-        assert all(tensor.all() for tensor in update.values())
+        assert all(tensor.any() for tensor in update.values())
         os.write(sent, b"1")
 
 
