@@ -70,6 +70,11 @@ def spend(budget: PrivacyBudget, messages: int, noise: float = NOISE) -> None:
         budget.spend(noise)
 
 
+def send_all(defense: TIP) -> None:
+    while True:
+        defense.perturb_update(update_of(defense))
+
+
 # What is counted
 
 
@@ -96,8 +101,8 @@ def test_refusal_exactly_at_the_limit(budget):
         defense.perturb_update(update_of(defense))
     update = update_of(defense)
     message = (
-        r"expected a message within epsilon 8 at delta 1e-05, got one that would make it 8\.\d+, after 24 messages that "
-        r"make 7\.\d+: nothing has changed and nothing of it may be sent"
+        r"expected a message within epsilon 8 at delta 1e-05, got one that would make it 8\.\d+, after 24 messages "
+        r"that make 7\.\d+: nothing has changed and nothing of it may be sent"
     )
     for _ in range(2):
         with pytest.raises(BudgetExceeded, match=message):
@@ -284,8 +289,7 @@ def test_changed_settings_share_a_file(path):
     spend(on(path), 12)
     defense = guaranteed(on(path), noise=10.0)
     with pytest.raises(BudgetExceeded):
-        for _ in range(1000):
-            defense.perturb_update(update_of(defense))
+        send_all(defense)
     sent = on(path).messages - 12
     assert composed([(NOISE, 1, 12), (10.0, 1, sent - 1)]) < EPSILON < composed([(NOISE, 1, 12), (10.0, 1, sent + 2)])
 
@@ -326,7 +330,7 @@ def test_a_restart_goes_on(path):
 def test_a_missing_file_starts_at_zero_in_a_folder_that_exists(tmp_path):
     assert on(tmp_path / "new.json").messages == 0
     assert on(tmp_path / "new.json").messages == 0
-    with pytest.raises(FileNotFoundError, match="expected a folder for the budget's file, got none: .*no_folder"):
+    with pytest.raises(FileNotFoundError, match=r"expected a folder for the budget's file, got none: .*no_folder"):
         on(tmp_path / "no_folder" / "budget.json")
     assert not (tmp_path / "no_folder").exists()
 
@@ -374,7 +378,9 @@ def test_a_damaged_file_is_refused(path, damage):
     update = update_of(defense)
     uses = [lambda: on(path), budget.spent, budget.state_dict, lambda: defense.perturb_update(update)]
     for use in uses:
-        with pytest.raises(ValueError, match="expected the budget's file .*budget.json to be whole, got a damaged one"):
+        with pytest.raises(
+            ValueError, match=r"expected the budget's file .*budget.json to be whole, got a damaged one"
+        ):
             use()
     assert path.read_bytes() == damaged
     assert all((tensor == 1).all() for tensor in update.values())
@@ -412,7 +418,7 @@ def test_a_file_that_is_gone_or_older_is_refused(path):
         budget.spend(NOISE)
     assert not path.exists()
     path.write_bytes(older)
-    with pytest.raises(ValueError, match="expected .* to have all messages counted before, got an older state"):
+    with pytest.raises(ValueError, match=r"expected .* to have all messages counted before, got an older state"):
         budget.spend(NOISE)
     assert path.read_bytes() == older
 
