@@ -96,8 +96,10 @@ def test_refusal_exactly_at_the_limit(budget):
         return calibration.accounted_epsilon(defense, rounds=rounds, delta=DELTA)
 
     assert epsilon(LIMIT) <= EPSILON < epsilon(LIMIT + 1)
+    assert budget.messages_left(NOISE) == LIMIT
     for sent in range(LIMIT):
-        assert budget.messages_left(NOISE) == LIMIT - sent
+        if sent == LIMIT - 3:
+            assert budget.messages_left(NOISE) == 3
         defense.perturb_update(update_of(defense))
     update = update_of(defense)
     message = (
@@ -262,6 +264,12 @@ def composed(events, relation="ADD_OR_REMOVE_ONE") -> float:
             event = dp_accounting.PoissonSampledDpEvent(probability, event)
         accountant.compose(event, count)
     return accountant.get_epsilon(DELTA)
+
+
+def test_hardly_any_noise_is_worth_more_than_any_target(budget):
+    with pytest.raises(BudgetExceeded, match="would make it inf, after 0 messages"):
+        budget.spend(1e-9)
+    assert budget.messages_left(1e-4) == 0
 
 
 def test_two_mechanisms_compose(budget):

@@ -26,7 +26,7 @@ Counts = Mapping[Kind, int]
 
 
 def composed_epsilon(counts: Counts, delta: float, relation: str) -> float:
-    """The epsilon of all these messages together; 0 of none. It errs upwards.
+    """The epsilon of all these messages together; 0 of none, infinite where floats cannot hold it. It errs upwards.
 
     Raises:
         ImportError: ``dp-accounting`` is not installed, or older than 0.5.
@@ -40,9 +40,12 @@ def composed_epsilon(counts: Counts, delta: float, relation: str) -> float:
         return 0.0
     neighbors = dp_accounting.NeighboringRelation[RELATIONS[relation]]
     accountant = pld.PLDAccountant(neighbors, value_discretization_interval=_interval(events))
-    for kind, count in events.items():
-        accountant.compose(_event(kind), count)
-    return float(accountant.get_epsilon(delta))
+    try:
+        for kind, count in events.items():
+            accountant.compose(_event(kind), count)
+        return float(accountant.get_epsilon(delta))
+    except OverflowError:  # below about a thousandth of the clipping norm
+        return math.inf
 
 
 def require() -> None:

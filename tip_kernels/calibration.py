@@ -186,7 +186,7 @@ def noise_multiplier_for(
     high = distance * math.sqrt(rounds) * analytic_gaussian_std(epsilon, delta)
     while not is_enough(high):
         high *= 1.1
-    low, least = high / 1.1, high / 1000
+    low, least = high / 1.1, high / 100
     while is_enough(low):
         if low < least:
             raise ValueError(

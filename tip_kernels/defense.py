@@ -65,7 +65,8 @@ class TIP(RebuiltWithModel):
             ``floor_std`` divided by ``sqrt(shares)``, so that a whole sum has ``std`` and ``floor_std``.
         honest: how many of the ``shares`` surely add their noise to every sum, this client too: those that neither
             drop out nor tell their noise. :meth:`noise_multiplier` rests on it.
-        budget: counts a message in each perturb call, and refuses what would exceed it.
+        budget: counts a message in each perturb call before anything changes; what would exceed it raises
+            :class:`tip_kernels.BudgetExceeded`.
         rng: key and step; a new key if absent.
         backend: see :func:`tip_kernels.perturb_`.
 
@@ -342,7 +343,10 @@ class TIP(RebuiltWithModel):
         self.close()
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self._settings.items() if value is not None)
+        told = {name: value for name, value in self._settings.items() if value is not None}
+        if self._settings["shares"] == 1:
+            del told["shares"]
+        shown = ", ".join(f"{name}={value!r}" for name, value in told.items())
         return f"TIP({type(self.model).__name__}, {shown})"
 
     def _perturb_gradients_of(self, optimizer: torch.optim.Optimizer) -> None:
