@@ -549,6 +549,14 @@ class CountedTIP(TIP):
             self.budget.count()
         super().perturb_weights(weights, received)
 
+    def state_dict(self):
+        return {**super().state_dict(), "budget": self.budget and self.budget.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        if self.budget is not None:
+            self.budget.load_state_dict(state_dict["budget"])
+
 
 class Counter:
     """A budget of so many messages, each of which costs half an epsilon."""
@@ -589,7 +597,7 @@ def test_a_budget_goes_on_in_the_context_and_ends(caplog, made):
     for _ in range(2):
         reply = exchange(TIPMod(net, budget=made(), **PUBLIC), received, trained(received), context(state))
         assert_refused(reply, "the budget is used up")
-    assert json.loads(state[flower.STATE]["budget"]) == {"messages": 2}
+    assert json.loads(state[flower.STATE]["tip"])["budget"] == {"messages": 2}
 
 
 @pytest.mark.usefixtures("_counted")
@@ -599,7 +607,7 @@ def test_a_message_that_fails_once_counted_stays_counted(monkeypatch):
     assert exchange(TIPMod(net, budget=Counter(5), **PUBLIC), received, trained(received), context(state)).has_error()
     bad = {**trained(received), "0.bias": torch.full((4,), torch.nan)}
     assert exchange(TIPMod(net, budget=Counter(5), **PUBLIC), received, bad, context(state)).has_error()
-    assert json.loads(state[flower.STATE]["budget"]) == {"messages": 2}
+    assert json.loads(state[flower.STATE]["tip"])["budget"] == {"messages": 2}
 
 
 @pytest.mark.usefixtures("_counted")

@@ -28,6 +28,7 @@ SCORES = "tip_kernels.scores"
 EPSILON = "tip-epsilon"
 """The metric in which ``report_epsilon`` sends the epsilon spent."""
 
+_SAVED = "tip"
 _BFLOAT16 = "bfloat16"
 logger = logging.getLogger("flwr")  # Flower's own: its processes show these lines
 
@@ -131,7 +132,7 @@ class TIPMod:
         settings = self._settings if budget is None else {**self._settings, "budget": budget}
         with TIP(model, **settings) as defense:
             self._give_scores(defense, base, context)
-            _perturb(defense, budget, weights, base, context)
+            _perturb(defense, weights, base, context)
         protected = RecordDict(dict(content.items()))
         protected[name] = ArrayRecord({key: _array(weights[names[key]], array) for key, array in record.items()})
         if budget is not None:
@@ -190,23 +191,17 @@ def to_tensors(record: ArrayRecord) -> dict[str, torch.Tensor]:
 
 
 def _perturb(
-    defense: TIP,
-    budget: "PrivacyBudget | None",
-    weights: dict[str, torch.Tensor],
-    received: dict[str, torch.Tensor],
-    context: Context,
+    defense: TIP, weights: dict[str, torch.Tensor], received: dict[str, torch.Tensor], context: Context
 ) -> None:
     """Perturbs ``weights`` in place and counts it in the context, which a failure under way must not undo."""
-    counted = {"tip": defense} if budget is None else {"tip": defense, "budget": budget}
-    saved = context.state.config_records.get(STATE, {})
-    for what, counter in counted.items():
-        if what in saved:
-            counter.load_state_dict(json.loads(saved[what]))
-    try:
-        with _refusals_of_tip():
+    saved = context.state.config_records.get(STATE)
+    with _refusals_of_tip():
+        if saved is not None:
+            defense.load_state_dict(json.loads(saved[_SAVED]))
+        try:
             defense.perturb_weights(weights, received)
-    finally:
-        context.state[STATE] = ConfigRecord({what: json.dumps(it.state_dict()) for what, it in counted.items()})
+        finally:
+            context.state[STATE] = ConfigRecord({_SAVED: json.dumps(defense.state_dict())})
 
 
 @contextlib.contextmanager
