@@ -5,6 +5,7 @@ Flower's own workflow, mod and cryptography; only the way of the messages is our
 
 import copy
 import inspect
+import types
 
 import numpy as np
 import pytest
@@ -91,7 +92,9 @@ class InProcess(Grid):
 
     def set_run(self, run): ...
 
-    def run(self): ...
+    @property
+    def run(self):
+        return types.SimpleNamespace(run_id=1)
 
     def create_message(self, *arguments, **named): ...
 
