@@ -1,7 +1,9 @@
 """TIPMod in Flower's own ClientApp, by messages made by hand. What is not perturbed is never sent."""
 
+import importlib
 import json
 import logging
+import pathlib
 import time
 
 import numpy as np
@@ -652,3 +654,23 @@ def test_a_real_budget():
     assert len(spent) > 1
     assert spent == sorted(set(spent))
     assert spent[-1] <= 7.0
+
+
+# The example
+
+
+@pytest.mark.parametrize("protects", [True, False])
+def test_the_client_of_the_example(monkeypatch, protects):
+    pytest.importorskip("sklearn")
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent.parent / "examples/flower"))
+    example, task = (importlib.import_module(f"tip_digits.{name}") for name in ("client_app", "task"))
+    own = []
+    monkeypatch.setattr(example, "ArrayRecord", lambda state: own.append(state) or ArrayRecord(state))
+    received = task.Net(1).state_dict()
+    config = {"data": "digits", "tip": protects, "local-epochs": 1, "lr": 0.05}
+    node = {"partition-id": 1, "num-partitions": 2}
+    reply = example.app(request(to_record(received)), Context(1, 2, node, RecordDict(), config))
+    assert reply.content["metrics"]["num-examples"] == 648
+    (own,) = own
+    assert own["7.weight"].shape == (10, 512)
+    assert [not torch.equal(sent_by(reply)[name], own[name]) for name in own] == [protects] * len(own)

@@ -22,6 +22,7 @@ from flwr.client.mod import secaggplus_mod
 from flwr.clientapp import ClientApp
 from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.common.constant import ErrorCode
+from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from flwr.server import LegacyContext, ServerConfig
 from flwr.server.strategy import FedAvg
 from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
@@ -186,6 +187,13 @@ def test_clients_share_the_noise_of_a_sum():
     for node, arrays in tap.seen.items():
         own = np.concatenate([(a - b).ravel() for a, b in zip(arrays, trained(initial(), node), strict=True)])
         assert abs(own.std() / (SETTINGS["std"] / 2) - 1) < tolerance
+
+
+def test_masks_of_flower_have_32_bits():
+    """Why docs/frameworks.md warns of shares against a server that searches; when it fails, Flower has mended it."""
+    seed = np.random.default_rng(0).bytes(32)
+    folded = np.bitwise_xor.reduce(np.frombuffer(seed, np.uint32)).tobytes()
+    assert np.array_equal(*(pseudo_rand_gen(one, 2**32, [(9,)])[0] for one in (seed, folded + bytes(28))))
 
 
 def test_a_client_that_refuses_drops_out():

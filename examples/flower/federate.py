@@ -94,7 +94,7 @@ def federation() -> Iterator[Federation]:
 def _environment(home: pathlib.Path) -> dict[str, str]:
     """Flower without telemetry and update check, which finds its own commands and this package."""
     paths = {
-        "PATH": [str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", "")],
+        "PATH": [str(pathlib.Path(sys.executable).parent), os.environ["PATH"]],
         "PYTHONPATH": [str(ROOT), os.environ.get("PYTHONPATH", "")],
     }
     joined = {name: os.pathsep.join(filter(None, parts)) for name, parts in paths.items()}
