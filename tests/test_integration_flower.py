@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import pathlib
+import pickle
 import time
 
 import numpy as np
@@ -161,6 +162,16 @@ def test_a_mod_of_one_function():
         return Message(reply_content(to_record(trained(received))), reply_to=message)
 
     assert_equal(sent_by(app(request(to_record(received)), context())), by_hand(received, trained(received)))
+
+
+def test_two_mods_for_one_message():
+    mod, received = TIPMod(net, **SETTINGS), weights()
+    app = ClientApp(mods=[mod])
+    content = reply_content(to_record(trained(received)))
+    app.train(mods=[mod])(lambda message, ctxt: Message(content, reply_to=message))
+    ctxt = context()
+    for _ in range(2):
+        assert_refused(app(request(to_record(received)), ctxt), "expected one TIPMod for each message, got two")
 
 
 def test_metrics_and_configs_pass():
@@ -638,21 +649,25 @@ def test_epsilon_among_several_metrics():
     assert counter.messages == 0
 
 
-def test_a_real_budget():
+@pytest.mark.parametrize("keeps", ["context", "path"])
+def test_a_real_budget(tmp_path, keeps):
+    """Each message in another process; a path outlasts the context, too."""
     budgets = pytest.importorskip("tip_kernels.budget")
     pytest.importorskip("dp_accounting")
     received, state = weights(), RecordDict()
+    path = tmp_path / "budget.json" if keeps == "path" else None
     settings = {**PUBLIC, "std": 1.0, "floor_std": 1.0, "max_grad_norm": 1.0}
     spent = []
-    for _ in range(20):
-        mod = TIPMod(net, budget=budgets.PrivacyBudget(7.0, 1e-5), report_epsilon=True, **settings)
-        reply = exchange(mod, received, trained(received), context(state))
+    for _ in range(4):
+        budget = budgets.PrivacyBudget(7.0, 1e-5, path=path)
+        mod = TIPMod(net, budget=lambda ctxt, made=budget: made, report_epsilon=True, **settings)
+        reply = exchange(mod, received, trained(received), context(state if path is None else None))
         if reply.has_error():
             break
         spent.append(reply.content["metrics"]["tip-epsilon"])
-    assert_refused(reply, "epsilon")
-    assert len(spent) > 1
+    assert_refused(reply, "expected a message within epsilon 7 at delta 1e-05")
     assert spent == sorted(set(spent))
+    assert 1 < len(spent) < 4
     assert spent[-1] <= 7.0
 
 
@@ -674,3 +689,17 @@ def test_the_client_of_the_example(monkeypatch, protects):
     (own,) = own
     assert own["7.weight"].shape == (10, 512)
     assert [not torch.equal(sent_by(reply)[name], own[name]) for name in own] == [protects] * len(own)
+
+
+def test_the_example_on_cifar10(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent.parent / "examples/flower"))
+    task = importlib.import_module("tip_digits.task")
+    for number in (1, 2):
+        batch = {b"data": np.full((300, 3072), 255, np.uint8), b"labels": [number] * 300}
+        (tmp_path / f"data_batch_{number}").write_bytes(pickle.dumps(batch))
+    parts = [*(task.of_client(str(tmp_path), part, 3) for part in range(3)), task.public(str(tmp_path))]
+    assert [tuple(images.shape) for images, _ in parts] == [(count, 3, 32, 32) for count in (34, 33, 33, 100)]
+    assert set(torch.cat([labels for _, labels in parts]).tolist()) == {1, 2}
+    assert task.Net(task.channels(str(tmp_path)))(parts[0][0]).shape == (34, 10)
+    with pytest.raises(FileNotFoundError, match="or the folder cifar-10-batches-py"):
+        task.public(str(tmp_path / "none"))

@@ -101,10 +101,13 @@ class TIPMod:
             received = _copy(_only_arrays(message.content, "the request")[1])  # an app may empty the record it reads
         except Exception as error:
             return _error_reply(message, error)
+        before = context.state.get(STATE)
         reply = call_next(message, context)
         try:
             if reply.has_error():
                 return reply
+            if context.state.get(STATE) is not before:
+                raise RefusalError("expected one TIPMod for each message, got two: list it for the app or a function")
             reply.content = self._protected(reply.content, received, context)
             return reply
         except Exception as error:
