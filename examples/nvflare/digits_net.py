@@ -12,6 +12,7 @@ class Net(nn.Module):
 
     def __init__(self, batch_norm: bool = False) -> None:
         super().__init__()
+        self.batch_norm = batch_norm  # from attributes NVFlare knows with what arguments to build the model again
         self.layers = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),
             nn.BatchNorm2d(16) if batch_norm else nn.GroupNorm(4, 16),

@@ -2,7 +2,8 @@
 
     python examples/nvflare/job.py
 
-The clients' log says in each round how much of a message gets noise, the last line what the global model is worth.
+The clients' log says how much of a message gets noise and, in each round, that TIP has perturbed it; the last line
+says what the global model is worth.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nvflare.apis.filter import Filter
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.client.config import ExchangeFormat, TransferType
 from nvflare.recipe.sim_env import SimEnv
@@ -23,7 +25,7 @@ HERE = pathlib.Path(__file__).parent
 sys.path.append(str(HERE))  # where the job finds the files that it carries
 from digits_net import Net, public, test  # noqa: E402
 
-SETTINGS = {"ratio": 0.5, "std": 0.01, "floor_std": 0.01, "max_grad_norm": 1.0, "scores": "public"}
+SETTINGS = {"ratio": 0.5, "std": 0.02, "floor_std": 0.02, "max_grad_norm": 2.0, "scores": "public"}
 EXCHANGES = {"numpy": ExchangeFormat.NUMPY, "torch": ExchangeFormat.PYTORCH}
 TASKS = ["train"]
 
@@ -51,8 +53,9 @@ def make_recipe(
     transfer: str = "FULL",
     epsilon: float | None = None,
     batch_norm: bool = False,
+    before: Filter | None = None,
 ) -> FedAvgRecipe:
-    """FedAvg by NVFlare's own recipe; the last lines are what TIP adds."""
+    """FedAvg by NVFlare's own recipe; the last lines are what TIP adds, after a filter ``before`` it."""
     recipe = FedAvgRecipe(
         name="digits",
         model=Net(batch_norm),
@@ -74,6 +77,8 @@ def make_recipe(
         epsilon=epsilon,
         delta=None if epsilon is None else 1e-5,
     )
+    if before is not None:
+        recipe.add_client_output_filter(before, tasks=TASKS)
     recipe.add_client_input_filter(tip_filter, tasks=TASKS)
     recipe.add_client_output_filter(tip_filter, tasks=TASKS)
     return recipe
