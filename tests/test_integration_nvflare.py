@@ -21,7 +21,11 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import ContentBlockedException, FilterChainType, FilterContextKey
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.app_common.executors.client_api_executor import ClientAPIExecutor
+from nvflare.app_common.widgets.component_path_authorizer import ComponentPathAuthorizer
+from nvflare.app_common.workflows.fedavg import FedAvg
 from nvflare.fuel.utils.component_builder import ComponentBuilder
 from nvflare.job_config.api import FedJob
 from nvflare.job_config.defs import FilterType
@@ -539,6 +543,39 @@ def test_tasks_that_no_filter_would_be_found_for(tasks):
 def test_a_filter_on_the_server():
     with pytest.raises(ValueError, match="on the server, where noise comes too late"):
         FedJob("job").to_server(integration.TIPFilter("net.Net"), filter_type=FilterType.TASK_RESULT, tasks=["train"])
+
+
+@pytest.mark.parametrize("listed", [None, ["tip_kernels.integrations.nvflare.TIPFilter", f"{__name__}.Net"]])
+def test_what_a_site_has_to_allow(tmp_path, listed):
+    """Of a job without code of its own, whose classes NVFlare looks up in the site's resources."""
+    resources = {} if listed is None else {"class_allow_list": listed}
+    (tmp_path / "resources.json").write_text(json.dumps(resources))
+    workspace = types.SimpleNamespace(get_resources_file_path=lambda: str(tmp_path / "resources.json"))
+    allows = ComponentPathAuthorizer().authorize_component_config
+    for path in ("tip_kernels.integrations.nvflare.TIPFilter", f"{__name__}.Net"):
+        if listed is None:
+            with pytest.raises(UnsafeComponentError, match=f"'{path}' .* is not in allow_list"):
+                allows({"path": path}, workspace=workspace)
+        else:
+            allows({"path": path}, workspace=workspace)
+
+
+def test_a_job_carries_neither_this_package_nor_torch(tmp_path):
+    job = FedJob("job")
+    job.set_app_packages(["other"])
+    for kind in (FilterType.TASK_DATA, FilterType.TASK_RESULT):
+        job.to_clients(integration.TIPFilter("net.Net", settings=SETTINGS), filter_type=kind, tasks=["train"])
+    job.to_clients(ClientAPIExecutor("in_process", task_script_path="client.py"), tasks=["train"])
+    job.to_server(FedAvg(num_clients=1, num_rounds=1))
+    job.export_job(str(tmp_path))
+    assert not list(tmp_path.rglob("*.py"))
+    assert job.job.app_packages == ["other", "tip_kernels"]
+    (path,) = tmp_path.rglob("config_fed_client.json")
+    for chain in ("task_data_filters", "task_result_filters"):
+        (entry,) = json.loads(path.read_text())[chain]
+        assert entry["filters"] == [
+            {"path": "tip_kernels.integrations.nvflare.TIPFilter", "args": {"model": "net.Net", "settings": SETTINGS}}
+        ]
 
 
 # In NVFlare's simulator
