@@ -116,7 +116,7 @@ def test_a_copy_of_the_optimizer_inside_refuses_to_step():
     around = DPOptimizer(copied, noise_multiplier=0.0, max_grad_norm=1.0, expected_batch_size=4)
     for optimizer in (copied, around):
         for parameter, own in zip(copied.param_groups[0]["params"], private.model.parameters(), strict=True):
-            parameter.grad, parameter.grad_sample = torch.ones_like(own), own.grad_sample
+            parameter.grad, parameter.grad_sample = torch.ones_like(own), own.grad_sample.clone()
         with pytest.raises(RuntimeError, match="got a copy of one, which is not attached"):
             optimizer.step()
     private.optimizer.step()
