@@ -171,7 +171,7 @@ class TIPFilter(DXOFilter):  # type: ignore[misc]
             self._defense.perturb_update(tensors)
         _check_finite(tensors, " after the noise")
         dxo.data = {name: _as_given(tensor, dxo.data[name]) for name, tensor in tensors.items()}
-        self.log_info(fl_ctx, f"TIP has perturbed {len(tensors)} tensors of kind {dxo.data_kind}")
+        self.log_info(fl_ctx, f"TIP has perturbed {len(tensors)} tensors of kind {DataKind(dxo.data_kind).value}")
         self._tell_epsilon(dxo, fl_ctx)
         return dxo
 
