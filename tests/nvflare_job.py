@@ -1,4 +1,7 @@
-"""The example's job with recorders before and after what TIP does: python -m tests.nvflare_job FOLDER numpy FULL."""
+"""The example's job with recorders before and after what TIP does: python -m tests.nvflare_job FOLDER numpy FULL.
+
+With another argument, "spoil", clients have NaN in their results.
+"""
 
 import pathlib
 import sys
@@ -6,18 +9,19 @@ import sys
 from examples.nvflare import job
 
 sys.path.append(str(pathlib.Path(__file__).parent))
-from nvflare_recorder import Recorder
+from nvflare_recorder import Recorder, Spoiler
 
 
 def main() -> None:
-    workspace, exchange, transfer = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    exchange, transfer, *spoil = sys.argv[2:]
+    workspace = pathlib.Path(sys.argv[1])
     records = str(workspace / "records")
     recipe = job.make_recipe(
         workspace,
         exchange=exchange,
         transfer=transfer,
         batch_norm=True,
-        before=Recorder(records, "goes"),
+        before=Spoiler() if spoil else Recorder(records, "goes"),
     )
     recipe.add_client_input_filter(Recorder(records, "came"), tasks=job.TASKS)
     recipe.add_server_input_filter(Recorder(records, "arrived"), tasks=job.TASKS)

@@ -83,15 +83,7 @@ def test_a_job_carries_neither_this_package_nor_torch(tmp_path):
 def test_what_a_server_receives(tmp_path, exchange, transfer):
     """Two clients, two rounds: clipped updates with noise everywhere, and nothing else."""
     pytest.importorskip("sklearn")
-    records = tmp_path / "records"
-    records.mkdir()
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.nvflare_job", str(tmp_path), exchange, transfer],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    run, records = run_job(tmp_path, exchange, transfer)
     assert run.returncode == 0, run.stdout + run.stderr
     assert {path.name for path in records.iterdir()} == {
         f"{what}.site-{site}.{count}" for what in ("came", "goes", "arrived") for site in (1, 2) for count in (0, 1)
@@ -101,6 +93,33 @@ def test_what_a_server_receives(tmp_path, exchange, transfer):
         assert all(np.corrcoef(residual, other)[0, 1] < 0.1 for other in residuals[:index])
     carried = [path for path in tmp_path.glob("digits/site-1/simulate_job/app_*/custom/**/*") if path.is_file()]
     assert {path.name for path in carried} == {"client.py", "digits_net.py", "probe.npz", "nvflare_recorder.py"}
+
+
+@pytest.mark.long
+def test_what_a_server_receives_of_a_result_that_is_refused(tmp_path):
+    """A return code, and the reason is in the client's log."""
+    pytest.importorskip("sklearn")
+    run, records = run_job(tmp_path, "numpy", "FULL", "spoil")
+    assert run.returncode != 0  # FedAvg needs both clients
+    arrived = [pickle.loads(path.read_bytes()) for path in records.glob("arrived.*")]
+    assert arrived
+    assert all(content == ("TASK_RESULT_FILTER_ERROR", {}, {}) for content in arrived)
+    log = (tmp_path / "digits/site-1/log.txt").read_text()
+    assert "TIP sends nothing of this task: ValueError: expected 'layers.0.bias' to be finite" in log
+
+
+def run_job(folder: pathlib.Path, *arguments: str) -> tuple[subprocess.CompletedProcess, pathlib.Path]:
+    """Runs the example's job in the simulator; returns that and the folder of the records."""
+    records = folder / "records"
+    records.mkdir()
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.nvflare_job", str(folder), *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    return run, records
 
 
 def check_arrival(records, site: int, count: int, transfer: str) -> np.ndarray:
