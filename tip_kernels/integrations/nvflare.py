@@ -18,6 +18,7 @@ from nvflare.apis.job_def import SERVER_SITE_NAME
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from torch import nn
 
+from ..budget import PrivacyBudget
 from ..defense import TIP
 
 Tensors = dict[str, torch.Tensor]
@@ -203,9 +204,7 @@ class TIPFilter(DXOFilter):  # type: ignore[misc]
         if not isinstance(model, nn.Module):
             raise TypeError(f"expected {self.model} to make a torch.nn.Module, got {type(model).__name__}")
         settings = dict(self.settings or {})
-        if self.epsilon is not None:
-            from ..budget import PrivacyBudget
-
+        if self.epsilon is not None and self.delta is not None:
             path = pathlib.Path(engine.get_workspace().get_root_dir()) / self.budget_file
             self._budget = settings["budget"] = PrivacyBudget(self.epsilon, self.delta, path=path)
         return TIP(model, **settings)
