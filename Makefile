@@ -134,19 +134,19 @@ audit: $(TOOLS)/ready
 # built against the oldest torch; a library built against a newer one is tested by LIBRARY=tip_kernels/_cpu.abi3.so.
 OLDEST := build/oldest
 test-oldest: $(TOOLS)/ready
-	rm -rf $(OLDEST) && mkdir -p $(OLDEST)
+	rm -rf $(OLDEST) && mkdir -p $(OLDEST)/source  # beside the environment, since some tests copy their folder
 	$(PYTHON) -m venv $(OLDEST)/venv
 	echo 'setuptools==77.0.1' | $(TOOLS)/bin/uv pip compile --quiet --resolution lowest-direct --no-header --no-annotate \
 	  --python $(OLDEST)/venv/bin/python --only-binary :all: --extra accounting --extra test --extra triton \
 	  pyproject.toml - > $(OLDEST)/packages.txt
 	$(OLDEST)/venv/bin/pip install --quiet --no-deps --requirement $(OLDEST)/packages.txt
-	git archive HEAD | tar -x -C $(OLDEST)
+	git archive HEAD | tar -x -C $(OLDEST)/source
 ifdef LIBRARY
-	cp $(LIBRARY) $(OLDEST)/tip_kernels/
+	cp $(LIBRARY) $(OLDEST)/source/tip_kernels/
 else
-	cd $(OLDEST) && TIP_KERNELS_CUDA_ARCHS=none TIP_KERNELS_REQUIRE_COMPILED=1 venv/bin/python setup.py --quiet build_ext --inplace
+	cd $(OLDEST)/source && TIP_KERNELS_CUDA_ARCHS=none TIP_KERNELS_REQUIRE_COMPILED=1 ../venv/bin/python setup.py --quiet build_ext --inplace
 endif
-	cd $(OLDEST) && venv/bin/python -m pytest --numprocesses auto $(OLDEST_TESTS)
+	cd $(OLDEST)/source && ../venv/bin/python -m pytest --numprocesses auto $(OLDEST_TESTS)
 
 # From the commit and nothing else, with its date, and without debug information.
 RELEASE ?= build/release
