@@ -182,11 +182,11 @@ class Counted(TIP):
     """Takes a budget, and counts before anything changes."""
 
     def __init__(self, model, *, budget, **settings) -> None:
-        self.budget = budget
+        self._counted = budget
         super().__init__(model, **settings, rng=NoiseRNG(KEY))
 
     def perturb_update(self, update) -> None:
-        self.budget.count()
+        self._counted.count()
         super().perturb_update(update)
 
 
