@@ -10,8 +10,10 @@
 # make test-asan      kernels and raw ops under the address and undefined-behavior sanitizers
 # make test-tsan      tests with threads under the thread sanitizer
 # make test-clang     the kernels' tests on a library that Clang compiled
-# make test-ptx       the GPU kernels in random orders of their threads, and without each of their barriers
+# make test-ptx       the GPU kernels in random orders of their threads, and without each of their barriers; Triton's for
+#                     compute capability 10.0
 # make test-torches   that the sources compile with the oldest torch and the newest; downloads half a gigabyte
+# make test-tritons   that the Triton kernels compile with the oldest Triton and the newest; downloads half a gigabyte
 # make mutate         changes of the Python sources that no test notices; hours, with SAMPLE=200 half an hour
 # make coverage       lines and branches that tests reach, of tip_kernels/ and of csrc/
 #
@@ -30,7 +32,8 @@ BIN := $(VENV)/bin
 LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
 
-.PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches test-ptx mutate coverage
+.PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches test-ptx
+.PHONY: test-tritons mutate coverage
 .PHONY: release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
@@ -62,6 +65,12 @@ test-clang test-asan test-tsan: test-%: $(VENV)/ready
 test-torches: $(VENV)/ready
 	$(BIN)/python -m tests.fetch_torches
 	$(BIN)/python -m pytest --numprocesses auto tests/test_torch_abi.py
+
+test-tritons: $(VENV)/ready
+	$(BIN)/python -m tests.fetch_tritons
+	for triton in $$PWD/build/tritons/*; do echo $$triton && \
+	  PYTHONPATH=$$triton $(BIN)/python -m pytest --numprocesses auto -m 'long or not long' \
+	  tests/test_triton_compile.py tests/test_triton_driver.py || exit 1; done
 
 test-ptx: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses auto -m long
@@ -125,19 +134,19 @@ audit: $(TOOLS)/ready
 # built against the oldest torch; a library built against a newer one is tested by LIBRARY=tip_kernels/_cpu.abi3.so.
 OLDEST := build/oldest
 test-oldest: $(TOOLS)/ready
-	rm -rf $(OLDEST) && mkdir -p $(OLDEST)
+	rm -rf $(OLDEST) && mkdir -p $(OLDEST)/source  # beside the environment, since some tests copy their folder
 	$(PYTHON) -m venv $(OLDEST)/venv
 	echo 'setuptools==77.0.1' | $(TOOLS)/bin/uv pip compile --quiet --resolution lowest-direct --no-header --no-annotate \
 	  --python $(OLDEST)/venv/bin/python --only-binary :all: --extra accounting --extra test --extra triton \
 	  pyproject.toml - > $(OLDEST)/packages.txt
 	$(OLDEST)/venv/bin/pip install --quiet --no-deps --requirement $(OLDEST)/packages.txt
-	git archive HEAD | tar -x -C $(OLDEST)
+	git archive HEAD | tar -x -C $(OLDEST)/source
 ifdef LIBRARY
-	cp $(LIBRARY) $(OLDEST)/tip_kernels/
+	cp $(LIBRARY) $(OLDEST)/source/tip_kernels/
 else
-	cd $(OLDEST) && TIP_KERNELS_CUDA_ARCHS=none TIP_KERNELS_REQUIRE_COMPILED=1 venv/bin/python setup.py --quiet build_ext --inplace
+	cd $(OLDEST)/source && TIP_KERNELS_CUDA_ARCHS=none TIP_KERNELS_REQUIRE_COMPILED=1 ../venv/bin/python setup.py --quiet build_ext --inplace
 endif
-	cd $(OLDEST) && venv/bin/python -m pytest --numprocesses auto $(OLDEST_TESTS)
+	cd $(OLDEST)/source && ../venv/bin/python -m pytest --numprocesses auto $(OLDEST_TESTS)
 
 # From the commit and nothing else, with its date, and without debug information.
 RELEASE ?= build/release

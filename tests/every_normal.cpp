@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/simd.h"  // before core/, which uses its overloads
+#include "cpu/pack.h"  // before core/, which uses its overloads
 
 #include "core/normals.h"
 
@@ -105,9 +105,9 @@ void check_angles(uint64_t begin, uint64_t end, uint64_t stride, Report& report)
 
 // Both words, a Weyl sequence each, several vectors side by side as the kernel does it.
 void check_pairs(uint64_t begin, uint64_t end, Report& report) {
-  constexpr int kSize = tip::Pack<U>::kSize;
+  constexpr int kSize = tip::kPack;
   for (uint64_t pair = begin; pair < end; pair += kLanes * kSize) {
-    tip::Pack<U> first, second;
+    tip::Pack<U, kSize> first, second;
     for (int i = 0; i < kSize; ++i) {
       for (int lane = 0; lane < kLanes; ++lane) {
         const uint64_t place = pair + i * kLanes + lane;
@@ -115,7 +115,7 @@ void check_pairs(uint64_t begin, uint64_t end, Report& report) {
         second.v[i][lane] = static_cast<uint32_t>(place * 0xD1342543DE82EF95u >> 32);
       }
     }
-    tip::Pack<F> even, odd;
+    tip::Pack<F, kSize> even, odd;
     tip::box_muller(first, second, 1.0f, even, odd);
     for (int i = 0; i < kSize; ++i) {
       for (int lane = 0; lane < kLanes; ++lane) {

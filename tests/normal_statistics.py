@@ -128,7 +128,7 @@ def chernoff(k: int, mean: float, count: int) -> float:
         return count * (scipy.special.logsumexp(log_weights + theta * centered) - theta * distance)
 
     far = 4 * distance / power_variance(k)
-    best = scipy.optimize.minimize_scalar(log_bound, bounds=(0, far), options={"xatol": 1e-6 * far})
+    best = scipy.optimize.minimize_scalar(log_bound, bounds=(0, far), method="bounded", options={"xatol": 1e-6 * far})
     return min(1.0, 2 * math.exp(min(0.0, best.fun)))
 
 

@@ -119,6 +119,12 @@ def test_a_list_has_at_most_eight_steps():
     assert max(numbers) <= 8
 
 
+def test_every_file_of_the_cpu_library_is_in_the_page():
+    section = PAGE.split("## The CPU library")[1].split("## ")[0]
+    names = {path.stem for path in (ROOT / "csrc/cpu").iterdir()}
+    assert names == set(re.findall(r"(\w+)\.(?:h|cpp)\b", section))
+
+
 def test_the_folders_are_told_in_twenty_lines():
     listing = PAGE.split("## Folders")[1].split("## The way")[0]
     assert 10 <= sum(line.startswith("    ") for line in listing.splitlines()) <= 20

@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import time
 
+import contract_model as model
 import pytest
 import torch
 
 import tip_kernels as tip
 from bench import paths
-from bench.speed import baselines, models, ratios, report, stages, timing
+from bench.speed import baselines, models, modes, ratios, report, stages, timing
 
 STD, RATIO = 0.5, 0.3
 
@@ -136,3 +137,17 @@ def test_stages_compile_with_the_kernels_as_they_are():
     command = [*stages.COMPILE, "-fsyntax-only"]
     result = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_modes_count_the_normals_and_words_of_the_contract():
+    for name, mode in modes.MODES.items():
+        taps = 1 if mode.flat else 9
+        high = int(model.high_bins((3, 3), mode.options.get("cutoff", 0.5)).sum())
+        used = taps if "floor_std" in mode.options else high
+        assert mode.normals == 9 // taps * used, name
+        assert mode.words == model.pitch(used) / used, name
+
+
+def test_every_mode_runs(monkeypatch):
+    monkeypatch.setattr(modes, "MILLISECONDS", 0.0)
+    assert list(modes.nanoseconds(modes.MODES, 600, repeats=1)) == list(modes.MODES)

@@ -277,3 +277,39 @@ BAD = [
 def test_bad_arguments(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function(*arguments)
+
+
+@pytest.mark.parametrize("relation", ["add_or_remove", "replace"])
+@pytest.mark.parametrize(("epsilon", "rounds"), [(0.5, 1), (8.0, 100), (100.0, 3)])
+def test_noise_for_a_target_is_the_gaussian_mechanisms(epsilon, rounds, relation):
+    """Never less than the exact noise, and more by no more than the accountant's grid and the bisection ask for."""
+    multiplier = calibration.noise_multiplier_for(epsilon, 1e-5, rounds=rounds, relation=relation)
+    distance = 2 if relation == "replace" else 1
+    exact = distance * math.sqrt(rounds) * calibration.analytic_gaussian_std(epsilon, 1e-5)
+    assert exact <= multiplier <= exact * 1.01
+    options = {"rounds": rounds, "delta": 1e-5, "relation": relation}
+    assert calibration.accounted_epsilon(guaranteed(multiplier), **options) <= epsilon
+    assert calibration.accounted_epsilon(guaranteed(multiplier * (1 - 2e-4)), **options) > epsilon
+
+
+def test_noise_for_a_target_under_sampling():
+    options = {"rounds": 10, "sampling_probability": 0.1}
+    multiplier = calibration.noise_multiplier_for(2.0, 1e-5, **options)
+    assert calibration.accounted_epsilon(guaranteed(multiplier), delta=1e-5, **options) <= 2.0
+    assert calibration.accounted_epsilon(guaranteed(multiplier * (1 - 2e-4)), delta=1e-5, **options) > 2.0
+    with pytest.raises(ValueError, match=r"expected a target that asks for noise, got epsilon 2.0 and delta 0.5"):
+        calibration.noise_multiplier_for(2.0, 0.5, **options | {"rounds": 1})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epsilon": 0.0}, "epsilon to be positive and finite, got 0.0"),
+        ({"delta": 0.0}, r"delta in \(0, 1\), got 0.0"),
+        ({"rounds": 0}, "rounds to be a positive integer, got 0"),
+        ({"relation": "swap"}, "relation to be one of add_or_remove, replace, got 'swap'"),
+    ],
+)
+def test_bad_noise_targets(change, message):
+    with pytest.raises(ValueError, match=message):
+        calibration.noise_multiplier_for(**{"epsilon": 1.0, "delta": 1e-5, "rounds": 1, **change})

@@ -28,7 +28,7 @@ def test_every_variant_passes_the_tests_of_its_backend(variant):
         pytest.skip("the variant of this process, which all other tests are about")
     if _name_in_use(variant) != variant:
         pytest.skip(f"this processor or build has no {variant}")
-    names = ("perturb", "rounding", "generators", "far_addresses", "saliency", "normals")
+    names = ("perturb", "cpu_paths", "rounding", "generators", "far_addresses", "saliency", "normals")
     tests = [f"tests/test_{name}.py" for name in names]
     result = _run(variant, "-m", "pytest", "-q", "-k", "cpu", *tests)
     assert result.returncode == 0, result.stdout[-3000:]

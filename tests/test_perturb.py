@@ -36,6 +36,7 @@ SHAPES = {
     "long runs": (7, 95, 3, 3),
     "bias": (37,),
     "linear": (11, 13),
+    "long linear": (3, 700),
     "scalar": (),
 }
 FACTORS = {
@@ -111,12 +112,24 @@ def all_pairs() -> list[Case]:
 
 
 def long_runs() -> list[Case]:
-    """3x3 kernels for whole vectors of every width and what is left of them, from an even and an odd kernel on."""
-    factors = [("contiguous", "channels_last", "offset", "slice"), FACTORS["dtype"], FACTORS["shard"], FACTORS["scale"]]
-    return [
-        Case("long runs", layout, dtype, shard=shard, scale=scale)
-        for layout, dtype, shard, scale in itertools.product(*factors)
+    """3x3 kernels and elements for whole vectors of every width and what is left of them, from any unit on."""
+    layouts, dtypes = ("contiguous", "channels_last", "offset", "slice"), FACTORS["dtype"]
+    kinds = [  # keep, floor, scale
+        (1.0, 0.0, None),
+        (1.0, 0.0, SCALE),
+        (1.0, FLOOR, SCALE),
+        (0.5, 0.0, SCALE),
+        (0.5, FLOOR, None),
     ]
+    kernels = [
+        Case("long runs", layout, dtype, keep=keep, floor=floor, scale=scale, shard=shard)
+        for layout, dtype, shard, (keep, floor, scale) in itertools.product(layouts, dtypes, (False, True), kinds)
+    ]
+    elements = [
+        Case("long linear", layout, dtype, floor=FLOOR, scale=scale, shard=shard)
+        for layout, dtype, (scale, shard) in itertools.product(layouts, dtypes, ((None, False), (SCALE, True)))
+    ]
+    return kernels + elements
 
 
 CASES = all_pairs() + long_runs()
@@ -236,7 +249,7 @@ def assert_close(
 
 @pytest.mark.parametrize("case", CASES, ids=case_id)
 def test_equals_the_reference(case, backend):
-    if backend.interpreted and (CASES.index(case) % 4 or case.shape in ("many kernels", "long runs")):
+    if backend.interpreted and (CASES.index(case) % 4 or case.shape in ("many kernels", "long runs", "long linear")):
         pytest.skip("Triton's interpreter takes a quarter of the cases, of small tensors")
     grad, scores = inputs(case)
     arithmetic = case.dtype if case.dtype == torch.float64 else torch.float32

@@ -28,6 +28,7 @@ FEATURES = (
     test_saliency_op, test_saliency_strides,
 )  # fmt: skip
 globals().update(backend_tests(*FEATURES))  # every test of a backend's results, here with the fixture below
+del test_float32_gradients_do_not_show_in_the_last_bit  # noqa: F821 statistics of many elements, half a minute
 
 
 @pytest.fixture

@@ -53,13 +53,14 @@ def test_saliency(shape, dtype, layout, device, backend):
 
 
 CONV, LAST, UNALIGNED = (12, 8, 3, 3), {"last": True}, {"offset": 1}
+LARGE = (2, 264, 3, 3)  # several tiles of a program
 EVERYTHING = {"floor_std": 0.3, "grad_scale": -1.7, "keep": 0.5}
 ROWS = {  # shapes, dtype, generator, options, layout: the paths and arithmetics of test_triton_compile.launches
     "3x3": ([CONV], torch.float32, "chacha12", {}, {}),
     "3x3 floor": ([CONV], torch.float32, "chacha8", {"floor_std": 0.3}, {}),
     "3x3 16-bit": ([CONV], torch.bfloat16, "chacha20", {}, {}),
     "3x3 channels_last": ([CONV], torch.float32, "chacha12", {"keep": 0.5}, LAST),
-    "3x3 unaligned": ([CONV], torch.float16, "philox", {"grad_scale": -1.7}, UNALIGNED),
+    "3x3 unaligned": ([LARGE], torch.float16, "philox", {"grad_scale": -1.7}, UNALIGNED),
     "any": ([(5, 3, 7, 7), (3, 5, 3, 3)], torch.float32, "chacha12", {}, {}),
     "any 16-bit": ([(4, 2, 9, 9)], torch.bfloat16, "philox", EVERYTHING, {}),
     "network": ([(5, 3, 7, 7), CONV, (40,), (7, 30)], torch.float32, "philox", EVERYTHING, {}),

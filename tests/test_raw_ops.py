@@ -267,7 +267,17 @@ def test_random_ill_formed_calls(name, calls):
         environment["TRITON_INTERPRET"] = "1"
     elif name not in tip.available_backends():
         pytest.skip("no compiled library")
-    command = [sys.executable, "tests/fuzz_raw_ops.py", "--calls", str(calls), "--backends", name, "--seconds", "300"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz_raw_ops",
+        "--calls",
+        str(calls),
+        "--backends",
+        name,
+        "--seconds",
+        "300",
+    ]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "0 failures, 0 crashes, 0 hangs" in run.stdout

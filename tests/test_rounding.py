@@ -185,6 +185,16 @@ def test_what_is_too_large_for_the_grid_stays(backend):
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_is_too_large_for_the_grid_of_float64_stays(backend, sign):
+    """From 2^52 to 2^53 steps float64 numbers are multiples of the step already, and half of them are odd ones."""
+    step = step_of(1.0)
+    x = torch.full((1000,), sign * 1.5 * 2.0**52 * step, dtype=torch.float64)
+    noise = (_release(backend, x, 1.0) - x) / step
+    assert (noise % 2 == 1).double().mean() > 0.4  # as would not be had 2^52 steps been added in between
+    assert noise.abs().max() < 7 / step
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_ties_go_to_even_multiples(backend, sign):
     """Between 2^22 and 2^23 steps float32 numbers are half a step apart, so that half of them are ties."""
     if backend.name == "reference":

@@ -1,5 +1,6 @@
 """Masks and bases against torch.fft."""
 
+import contextlib
 import itertools
 import math
 
@@ -106,6 +107,18 @@ def test_radial_masks_by_hand(kernel_size, cutoff, rows):
     want = torch.tensor([[digit == "1" for digit in row] for row in rows])
     mask = spectrum.radial_mask(kernel_size, cutoff)
     assert torch.equal(mask, want if len(kernel_size) > 1 else want[0])
+
+
+def test_of_3x3_only_all_but_dc_has_eight_columns():
+    """By which the compiled backends and Triton know it."""
+    found = []
+    for bins in itertools.product([False, True], repeat=6):
+        mask = torch.tensor(bins).reshape(3, 2)
+        with contextlib.suppress(ValueError):  # no real signal has it
+            found.append((spectrum.real_basis((3, 3), mask)[1], mask))
+    assert len(found) == 2**5
+    (only,) = [mask for high_dim, mask in found if high_dim == 8]
+    assert torch.equal(only, spectrum.radial_mask((3, 3), 0.5))
 
 
 @pytest.mark.parametrize("kernel_size", KERNEL_SIZES, ids=str)

@@ -5,7 +5,6 @@ Triton's interpreter is on in this process, so a second one compiles; it runs th
 
 import collections
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -15,6 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from without_interpreter import run_script
+
+import tip_kernels as tip
+from tip_kernels.backends.triton import launch
+from tip_kernels.backends.triton.variant import OPTIONS
 
 pytest.importorskip("triton")
 
@@ -24,6 +28,10 @@ TARGETS = {
     "sm_100": ("cuda", 100, 32),
     "gfx942": ("hip", "gfx942", 64),
 }
+ALLOWED = {"rsqrt.approx.ftz.f32", "llvm.amdgcn.rsq.f32"}
+"""Where approximations may be: in the first guess of a root, whose error a Newton step squares (test_normals.py). The
+exactly rounded root takes the same steps and a call for numbers that are not among the squares of a radius; that call
+makes the kernels of all convolutions spill."""
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
 
 
@@ -59,28 +67,37 @@ def launches(lanes: int) -> dict[str, Any]:
     everything = {"floor": True, "scale": True}
     return {
         "3x3": plan([conv]),
-        "3x3 floor": plan([conv], floor=True, generator=8),
+        "3x3 floor": plan([conv], floor=True),
         "3x3 16-bit": plan([conv], dtype=torch.bfloat16, generator=20),
         "3x3 channels_last": plan([conv], layout=torch.channels_last, keep=True),
         "3x3 unaligned": plan([conv], aligned=False, scale=True, dtype=torch.float16, generator=10),
         "convolutions": plan([(64, 3, 7, 7), conv]),
+        "elements": plan([(10, 64), (64,)], floor=True, generator=8),
+        "elements 16-bit": plan([(10, 64), (64,)], dtype=torch.bfloat16, generator=20, **everything),
         "network": plan(net, generator=10, **everything),
         "network in double": plan(net, dtype=torch.float64, keep=True, **everything),
     }
 
 
+def passed_types(variant) -> list[str]:
+    """Triton's names of the types that a launch passes."""
+    from triton.runtime.jit import MockTensor, mangle_type
+
+    return [mangle_type(MockTensor.wrap_dtype(argument)) for argument in variant.argument_types()]
+
+
 def compile_for(target_name: str, cases: list[str]) -> dict[str, dict]:
-    """Reports of the compilers by case: registers, spills, bytes of local memory, instructions."""
+    """Reports of the compilers by case: registers, bytes of a thread's local memory, instructions."""
     from triton.backends.compiler import GPUTarget
 
     from tip_kernels.backends.triton import kernels, saliency
-    from tip_kernels.backends.triton.variant import OPTIONS
 
     target = GPUTarget(*TARGETS[target_name])
     reports = {}
     for name, variant in launches(target.warp_size).items():
         if name in cases:
-            reports[name] = report(kernels.perturb_portions, variant.signature(), variant.constants(), OPTIONS, target)
+            signature = dict(zip(kernels.perturb_portions.arg_names, passed_types(variant), strict=False))
+            reports[name] = report(kernels.perturb_portions, signature, variant.constants(), OPTIONS, target)
     if "words" in cases:
         integers = {"tensor_id": "i64", "first_position": "i64", "count": "i32"}
         signature = {"out": "*i32", "state": "*i64", **integers}
@@ -106,24 +123,25 @@ def report(kernel, signature: dict[str, str], constants: dict[str, Any], options
     aligned = kernel.__name__ in ("row_sums", "column_sums")  # the others are not specialized by alignment
     source = ASTSource(kernel, signature=types, constexprs=constants, attrs=pointers if aligned else {})
     compiled = triton.compile(source, target=target, options=options)
-    return cuda_report(compiled.asm["cubin"]) if target.backend == "cuda" else hip_report(compiled.asm["amdgcn"])
+    return cuda_report(compiled.asm) if target.backend == "cuda" else hip_report(compiled.asm)
 
 
-def cuda_report(cubin: bytes) -> dict:
+def cuda_report(asm: dict[str, Any]) -> dict:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(asm["cubin"])
         file.flush()
         usage, code = (cuobjdump(option, file.name) for option in ("-res-usage", "-sass"))
     registers, stack, local = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage).groups()
     instructions = collections.Counter(INSTRUCTION.findall(code))
-    spills = sum(n for name, n in instructions.items() if name.startswith(("LDL", "STL")))
     return {
         "registers": int(registers),
         "local": int(stack) + int(local),
-        "spills": spills,
         "wide loads": sum(n for name, n in instructions.items() if re.match(r"LDG.*\.128", name)),
         "wide stores": sum(n for name, n in instructions.items() if re.match(r"STG.*\.128", name)),
-        "approximations": sum(n for name, n in instructions.items() if re.match(r"MUFU\.(LG2|EX2|SIN|COS|TANH)", name)),
+        "approximations": sorted(
+            {name for name in instructions if re.match(r"MUFU\.(LG2|EX2|SIN|COS|TANH)", name)}
+            | set(re.findall(r"\b[a-z][a-z0-9_.]*\.(?:approx|ftz|full)\b[a-z0-9_.]*", asm["ptx"]))
+        ),
         "instructions": sum(instructions.values()),
     }
 
@@ -136,63 +154,66 @@ def cuobjdump(option: str, path: str) -> str:
     return subprocess.run([str(tool), option, path], check=True, capture_output=True, text=True).stdout
 
 
-def hip_report(assembly: str) -> dict:
+def hip_report(asm: dict[str, Any]) -> dict:
+    assembly = asm["amdgcn"]
+
     def field(name: str) -> int:
         return int(re.search(rf"\.{name}:\s+(\d+)", assembly)[1])
 
     return {
         "registers": field("vgpr_count"),
         "local": field("private_segment_fixed_size"),
-        "spills": field("vgpr_spill_count") + field("sgpr_spill_count"),
         "wide loads": len(re.findall(r"(?:global|flat)_load_dwordx4", assembly)),
         "wide stores": len(re.findall(r"(?:global|flat)_store_dwordx4", assembly)),
-        "approximations": len(re.findall(r"v_(?:log|exp|sin|cos)_f32", assembly)),
+        # The hardware's own root is off by a unit in the last place; llvm.sqrt corrects it.
+        "approximations": sorted(
+            set(re.findall(r"v_(?:log|exp|sin|cos)_f32", assembly))
+            | set(re.findall(r"llvm\.amdgcn\.(?:sqrt|rsq|rcp|log|exp2|sin|cos)[a-z0-9.]*", asm["llir"]))
+        ),
         "instructions": len(re.findall(r"^\s+[vs]_\w+", assembly, re.MULTILINE)),
     }
 
 
 CASES = [*launches(32), "words", "row sums", "column sums"]
-IN_REGISTERS = ["3x3", "3x3 floor", "3x3 16-bit", "3x3 channels_last", "convolutions"]
-NINE_VECTORS = ["3x3", "3x3 floor", "3x3 channels_last"]
+IN_REGISTERS = ["3x3", "3x3 floor", "3x3 16-bit", "3x3 channels_last", "convolutions", "elements", "elements 16-bit"]
+LOCAL = {"convolutions": 40}
+"""Bytes that ptxas 12, which Triton 3.6 has, puts into memory rather than take more than 128 registers."""
+LATER = ("sm_100",)
+"""Targets for make test-ptx and test-tritons: each takes minutes."""
+VECTORS = {"3x3": 9, "3x3 floor": 9, "3x3 channels_last": 9, "elements": 4, "elements 16-bit": 2}
+"""Of 16 bytes: a lane's four kernels of nine taps, or its 16 elements."""
 
 
 def reports_for(target: str) -> dict[str, dict]:
     """From another process. Triton keeps what it compiled for the next time."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(pathlib.Path(__file__).parents[1])
-    command = [sys.executable, __file__, target, json.dumps(CASES)]
-    process = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return json.loads(process.stdout.splitlines()[-1])
+    return run_script(__file__, target, json.dumps(CASES))
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [pytest.param(t, marks=pytest.mark.long if t in LATER else ()) for t in TARGETS])
 def test_machine_code(target):
     """One test a target, because compiling takes long: all variants compile, and
 
-    * a lane's four kernels of 3x3, their normals and the basis stay in registers, without spills;
-    * its 36 floats come and go as nine vectors of 16 bytes, and saliency reads vectors of 16 bytes;
-    * no unit's approximation of a logarithm, sine or cosine is used: that would spoil the tails.
+    * what a lane works on, four kernels of 3x3 or a chunk of a larger one, stays in registers, but for LOCAL;
+    * it comes and goes in VECTORS, and saliency reads vectors of 16 bytes;
+    * nothing is approximate: no unit's own logarithm, sine or cosine, which would spoil the tails, and no instruction
+      that is less than correctly rounded (.approx, .full) or takes small numbers for zeros (.ftz), but for ALLOWED.
     """
     reports = reports_for(target)
     assert reports.keys() == set(CASES)
     assert min(report["registers"] for report in reports.values()) > 0
     assert min(report["instructions"] for report in reports.values()) > 50
-    assert {case: (reports[case]["spills"], reports[case]["local"]) for case in IN_REGISTERS} == dict.fromkeys(
-        IN_REGISTERS, (0, 0)
-    )
-    assert min(reports[case]["wide loads"] for case in NINE_VECTORS) >= 9
-    assert min(reports[case]["wide stores"] for case in NINE_VECTORS) >= 9
+    assert [case for case in IN_REGISTERS if reports[case]["local"] > LOCAL.get(case, 0)] == []
+    for case, vectors in VECTORS.items():
+        assert reports[case]["wide loads"] >= vectors, case
+        assert reports[case]["wide stores"] >= vectors, case
     assert min(reports[case]["wide loads"] for case in ("row sums", "column sums")) > 0
-    assert [case for case in CASES if reports[case]["approximations"]] == []
+    approximations = {case: set(reports[case]["approximations"]) - ALLOWED for case in CASES}
+    assert approximations == {case: set() for case in CASES}
 
 
 def test_launches_pass_what_is_compiled(monkeypatch):
     """The types of the launcher's arguments are the signature that the tests above compile."""
     from triton.runtime.jit import mangle_type
-
-    import tip_kernels as tip
-    from tip_kernels.backends.triton import launch
-    from tip_kernels.backends.triton.variant import OPTIONS
 
     passed = []
 
@@ -202,7 +223,7 @@ def test_launches_pass_what_is_compiled(monkeypatch):
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(launch, "_kernel", lambda: Recorder)
-    monkeypatch.setattr(launch, "_constants", lambda variant: {"variant": variant})
+    monkeypatch.setattr(launch, "_load", lambda variant, device: {"variant": variant})
     for dtype in (torch.float32, torch.float64):
         grads = [torch.zeros(8, 8, 3, 3, dtype=dtype), torch.zeros(3, dtype=dtype)]
         scores = [torch.zeros(8), None]
@@ -211,7 +232,7 @@ def test_launches_pass_what_is_compiled(monkeypatch):
     assert len(passed) == 4
     for grid, args, options in passed:
         variant = options.pop("variant")
-        assert [mangle_type(arg) for arg in args] == list(variant.signature().values())
+        assert [mangle_type(arg) for arg in args] == passed_types(variant)
         assert options == OPTIONS
         assert grid == (2 if variant.floor else 1,)
 

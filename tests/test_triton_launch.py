@@ -1,5 +1,7 @@
 """The launches of the Triton backend: who takes the step, programs as on a GPU, and what outlives a call."""
 
+import math
+
 import pytest
 import torch
 from released import assert_on_grid, step_of, unrounded
@@ -17,20 +19,48 @@ def who_takes_the_step(request, monkeypatch):
     return on_gpu
 
 
-def test_the_step_is_used_when_a_later_launch_fails(backend, who_takes_the_step, monkeypatch):
-    """The noise of the first launch stays; a second call must not repeat it."""
+class Kernel:
+    """In place of the kernel: runs it, but for the second dtype fails, at once or when it is launched."""
+
+    def __init__(self, kernel, fails: str) -> None:
+        self.kernel, self.fails, self.launched = kernel, fails, []
+
+    def __getitem__(self, grid):
+        def launched(*args, **options):
+            if self.fails == "launch" and options["DTYPE"].name == "fp64":
+                raise OSError("on purpose")
+            self.launched.append(options["DTYPE"].name)
+            if grid != (1, 1, 1):  # of what is compiled: that is for loading it
+                self.kernel[grid](*args, **options)
+
+        return launched
+
+    def warmup(self, *types, grid, **options):
+        if self.fails == "warmup" and options["DTYPE"].name == "fp64":
+            raise OSError("on purpose")
+        return self
+
+
+@pytest.fixture
+def failing(backend, monkeypatch):
+    """Replaces the kernel by one that fails."""
     if backend.name != "triton":
         pytest.skip("about launches by dtype")
+
+    def replace(fails: str) -> Kernel:
+        kernel = Kernel(launch._kernel(), fails)
+        monkeypatch.setattr(launch, "_kernel", lambda: kernel)
+        launch._load.cache_clear()
+        return kernel
+
+    yield replace
+    launch._load.cache_clear()
+
+
+def test_the_step_is_used_when_a_later_launch_fails(backend, who_takes_the_step, failing):
+    """The noise of the first launch stays; a second call must not repeat it."""
     grads = [backend.zeros(64), backend.zeros(64, dtype=torch.float64)]
-    compile_time, calls = launch._constants, []
-
-    def fails_once(variant):
-        calls.append(variant)
-        if len(calls) == 2:
-            raise OSError("on purpose")
-        return compile_time(variant)
-
-    monkeypatch.setattr(launch, "_constants", fails_once)
+    kernel = failing("launch")
     rng = tip.NoiseRNG.from_seed(3)
     options = {"ratio": 0, "std": 0.0, "floor_std": 1.0}
     with pytest.raises(OSError, match="on purpose"):
@@ -39,8 +69,44 @@ def test_the_step_is_used_when_a_later_launch_fails(backend, who_takes_the_step,
     first = grads[0].clone()
     assert first.all()
     grads[0].zero_()
+    kernel.fails = ""
     backend.perturb_(grads, [None, None], rng=rng, **options)
+    assert rng.step == 2
     assert not torch.isin(grads[0], first).any()
+
+
+def test_nothing_has_changed_when_a_kernel_does_not_compile(backend, who_takes_the_step, failing, monkeypatch):
+    """Those of all dtypes are compiled and loaded before the first is launched: a call leaves no noise half done."""
+    grads = [backend.zeros(64), backend.zeros(64, dtype=torch.float64)]
+    kernel = failing("warmup")
+    rng = tip.NoiseRNG.from_seed(3)
+    options = {"ratio": 0, "std": 0.0, "floor_std": 1.0}
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "_is_interpreted", lambda: False)
+        with pytest.raises(OSError, match="on purpose"):
+            backend.perturb_(grads, [None, None], rng=rng, **options)
+    assert kernel.launched == []
+    assert rng.step == 0
+    assert not any(grad.any() for grad in grads)
+    launch._load.cache_clear()
+    backend.perturb_(grads, [None, None], rng=rng, **options)
+    assert kernel.launched == ["fp32", "fp64"]
+    assert rng.step == 1
+    assert all(grad.all() for grad in grads)
+
+
+def test_two_states_share_no_counter(backend, who_takes_the_step):
+    """Programs count themselves in the state of their call, which is as before when it ends."""
+    grad = backend.zeros(64)
+    states = [torch.tensor([1, 2, 3, 4, 0, 7]), torch.tensor([1, 2, 3, 4, 0, 0])]
+    if backend.name != "triton" or not who_takes_the_step:
+        pytest.skip("about programs on a GPU")
+    for state in states:
+        torch.ops.tip_kernels.perturb_triton_(
+            [grad], [torch.zeros(0)], [0], [0], [-1], [], [], torch.ones(1), torch.ones(1), None, state, 1.0, 12, None
+        )
+    assert states[0][4:].tolist() == [0, 8]  # what another call counts is left to it
+    assert states[1][4:].tolist() == [1, 0]
 
 
 def test_mixed_dtypes_and_formats_in_one_call(backend, who_takes_the_step):
@@ -60,6 +126,45 @@ def test_mixed_dtypes_and_formats_in_one_call(backend, who_takes_the_step):
         # a normal is at most 6.8, off by some float32 roundoffs; a bfloat16 may then round to a neighbor
         relative = 2.0**-7 if grad.dtype is torch.bfloat16 else 0.0
         assert torch.allclose(grad, want, rtol=relative, atol=1e-5)
+
+
+@pytest.mark.parametrize("amounts", [{}, {"floor_std": 0.5}, {"keep": 0.25, "grad_scale": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    ("kernel_size", "cutoff"), [((3, 3), 0.5), ((3, 3), 0.75), ((9,), 0.0), ((1, 9), 0.0), ((2, 2), 0.0)], ids=str
+)
+def test_kernels_in_registers(backend, kernel_size, cutoff, amounts):
+    """Fours of kernels with and without a basis, of channels that fill whole programs or share them."""
+    if not backend.interpreted:
+        pytest.skip("about ways through Triton's kernels; on a GPU test_perturb.py takes them")
+    for shape in ((5, 8), (3, 20)):
+        grad = backend.gradient(*shape, *kernel_size)
+        expected = grad.clone()
+        scores = backend.scores(len(grad))
+        given = {"ratio": 0.4, "std": 1.0, "cutoff": cutoff, **amounts}
+        backend.perturb_([grad], [scores], rng=tip.NoiseRNG.from_seed(3), **given)
+        with unrounded():
+            tip.perturb_([expected], [scores], rng=tip.NoiseRNG.from_seed(3), backend="reference", **given)
+        step = step_of(amounts.get("floor_std", 0.0), 1.0)
+        assert_on_grid(grad, step)
+        # normals of at most 6.8 and their sums over nine taps, some float32 roundoffs off
+        assert torch.allclose(grad, expected, rtol=0, atol=2e-5 + step / 2)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 3, 3), (160,)], ids=str)
+@pytest.mark.parametrize("large", [3000.0, -(2.0**14), math.inf, math.nan])
+def test_large_values_change_no_other_value(backend, shape, large):
+    """Where no value is large, all go to the grid in a shorter way: to the same multiples."""
+    if not backend.interpreted:
+        pytest.skip("about two ways through Triton's kernels")
+    grads = [backend.gradient(*shape), backend.gradient(*shape)]
+    grads[1].flatten()[5] = large  # 2^22 steps are 2048, 2^23 are 4096
+    for grad in grads:
+        rng = tip.NoiseRNG.from_seed(3)
+        scores = backend.scores(len(grad)) if grad.dim() > 1 else None
+        backend.perturb_([grad], [scores], ratio=0.5, std=1.0, floor_std=0.5, rng=rng)
+        assert_on_grid(grad, step_of(0.5))
+    differ = (grads[0] != grads[1]).flatten()
+    assert differ.nonzero().flatten().tolist() == [5]
 
 
 @pytest.mark.parametrize("enough", [1, 2**14])

@@ -150,13 +150,23 @@ def test_paths():
     ]
     built = build(tensors)
     assert [row.path for row in built.rows] == [SMALL_KERNELS, ANY_KERNEL, ANY_KERNEL, ANY_KERNEL, IDLE, IDLE]
-    assert built.small_kind == (9, 8)
+    assert built.small_kind == (9, 8, True)
     assert built.chunk == 32  # 24 normals of the 5x5 kernels
     assert not built.elements
     with_floor = build(tensors, floor=True)
     paths = [SMALL_KERNELS, ANY_KERNEL, ANY_KERNEL, ANY_KERNEL, SMALL_KERNELS, ELEMENTS]
     assert [row.path for row in with_floor.rows] == paths
     assert {row.path for row in build(tensors, is_double=True).rows} == {ANY_KERNEL, IDLE}
+
+
+@pytest.mark.parametrize(
+    ("shape", "high_dim", "needs_no_basis"),
+    [((3, 3), 8, True), ((3, 3), 4, False), ((3, 3), 9, False), ((9,), 8, False), ((1, 9), 8, False)],
+)
+def test_which_kernels_need_no_basis(shape, high_dim, needs_no_basis):
+    """Nine taps in another arrangement have other sines and cosines."""
+    built = build([conv(8, 8, *shape, high_dim=high_dim)])
+    assert built.small_kind == (9, high_dim, needs_no_basis)
 
 
 @pytest.mark.parametrize("used", range(1, 70))

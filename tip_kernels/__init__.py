@@ -2,6 +2,7 @@
 
 from . import calibration, spectrum
 from ._dispatch import available_backends
+from .budget import BudgetExceeded, PrivacyBudget
 from .defense import TIP
 from .functional import Shard, channel_saliency, perturb, perturb_
 from .rng import NoiseRNG
@@ -10,7 +11,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TIP",
+    "BudgetExceeded",
     "NoiseRNG",
+    "PrivacyBudget",
     "Shard",
     "available_backends",
     "calibration",

@@ -1,5 +1,6 @@
 """An amount of noise, one for a model or one for each of its parameters."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -16,13 +17,19 @@ class Amount:
         value: a float, or a mapping by parameter name.
         names: of the model's parameters and buffers, by index.
         required: names that a mapping must have.
+        shares: how many messages add up to this noise; that of one is ``1 / sqrt(shares)`` of it.
 
     Raises:
         TypeError, ValueError: not a float or a mapping, a name that is missing or unknown, or an amount below 0.
     """
 
     def __init__(
-        self, name: str, value: float | Mapping[str, float], names: tuple[str, ...], required: Iterable[str]
+        self,
+        name: str,
+        value: float | Mapping[str, float],
+        names: tuple[str, ...],
+        required: Iterable[str],
+        shares: int = 1,
     ) -> None:
         self._name = name
         self._names = names
@@ -37,7 +44,11 @@ class Amount:
                 raise ValueError(f"expected {name} to name the model's parameters, got {unknown[0]!r}")
             for key, amount in value.items():
                 check_amount(f"{name}[{key!r}]", amount)
+            self._value = value = {key: float(amount) / math.sqrt(shares) for key, amount in value.items()}
             self._table = torch.tensor([float(value.get(key, 0.0)) for key in names], dtype=torch.float32, device="cpu")
+        elif shares > 1:
+            check_amount(name, value)
+            self._value = value / math.sqrt(shares)
 
     def named(self) -> dict[str, float]:
         """By name: of all tensors, or of those that a mapping names."""

@@ -143,6 +143,14 @@ class Layout:
                 ties.append(Tie(name, tensor, index))
         return tensors, ties
 
+    def take_buffers(
+        self, update: Mapping[str, torch.Tensor], tensors: list[torch.Tensor | None]
+    ) -> list[torch.Tensor]:
+        """All buffers of an update; those among ``tensors``, by index, are taken out."""
+        first = len(self.parameter_names)
+        tensors[first:] = [None] * (len(tensors) - first)
+        return [tensor for name, tensor in update.items() if name not in self.all_parameter_names]
+
     def scores_by_index(self, scores: Mapping[str, torch.Tensor]) -> dict[int, torch.Tensor]:
         """Puts scores of conv kernels at their indices.
 

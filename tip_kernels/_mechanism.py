@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -18,35 +19,25 @@ class Mechanism:
 
     Args:
         layout: the model's.
-        options: of every call; ``ratio``, ``std``, ``floor_std`` and ``names`` of it are replaced in each.
-        ratio, std, floor_std: as a TIP takes them.
-        sends_buffers: whether the floating buffers of an update are sent, too.
-        is_public: whether the choice of channels depends on nothing private.
+        settings: the arguments of a TIP by name.
 
     Raises:
         TypeError, ValueError, RuntimeError: a setting that ``perturb_`` refuses.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        options: Options,
-        ratio: float,
-        std: float | Mapping[str, float],
-        floor_std: float | Mapping[str, float],
-        *,
-        sends_buffers: bool,
-        is_public: bool,
-    ) -> None:
+    def __init__(self, layout: Layout, settings: Mapping[str, Any]) -> None:
         self.layout = layout
-        self.options = options
-        self.ratio = ratio
-        self.sent_names = layout.names if sends_buffers else layout.parameter_names
-        self.std = Amount("std", std, layout.names, [layout.names[index] for index in layout.all.convs])
-        self.floor_std = Amount("floor_std", floor_std, layout.names, layout.parameter_names)
-        self.bands = HighBands(options.cutoff, options.masks, float(options.keep))
+        chosen = {name: settings[name] for name in Options._fields if name in settings}
+        self.options = Options(**{**chosen, "std": 0.0, "floor_std": 0.0})  # these two by the device of a call
+        self.ratio: float = settings["ratio"]
+        self.sent_names = layout.names if settings["buffers"] == "send" else layout.parameter_names
+        self._shares, self._honest = settings["shares"], settings["honest"]
+        kernels = [layout.names[index] for index in layout.all.convs]
+        self.std = Amount("std", settings["std"], layout.names, kernels, self._shares)
+        self.floor_std = Amount("floor_std", settings["floor_std"], layout.names, layout.parameter_names, self._shares)
+        self.bands = HighBands(settings["cutoff"], settings["masks"], float(settings["keep"]))
         self.ranks: Ranks | None = None  # that share the key of the options, and scores
-        self._is_public = is_public
+        self._is_public = settings["scores"] == "public"
         self._check()
 
     def prepare(
@@ -69,6 +60,11 @@ class Mechanism:
         max_grad_norm = self.options.max_grad_norm
         if max_grad_norm is None:
             raise ValueError("expected max_grad_norm to be a number, got None: nothing bounds what one message tells")
+        if self._shares > 1 and self._honest is None:
+            raise ValueError(
+                f"expected honest to say how many of the {self._shares} shares of the noise are surely in every sum, "
+                "got None"
+            )
         least = math.inf
         floors = self.floor_std.named()
         for name in self.sent_names:
@@ -80,8 +76,10 @@ class Mechanism:
         for name, kernel_size in self.targets():
             if amounts[name] == 0:
                 raise ValueError(f"expected a std above 0 for every high band, got 0 ({name})")
-            least = min(least, amounts[name] / self.bands.left(kernel_size))
-        return least / max_grad_norm
+            left = self.bands.left(kernel_size)
+            # In a sum others may have selected channels that this client has not, which it sends as they are.
+            least = min(least, amounts[name] / (left if self._shares == 1 else max(left, 1.0)))
+        return least * math.sqrt(self._honest or 1) / max_grad_norm
 
     def targets(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and kernel sizes of the conv kernels in which ``std`` noise can be."""

@@ -2,12 +2,37 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from ._numbers import check_max_grad_norm, check_range
 from ._plan import Masks
+from .rng import NoiseRNG
 
 DEFAULT_STD = 0.01
+
+
+def checked_settings(**settings: Any) -> dict[str, Any]:
+    """The arguments of a TIP by name, with the defaults that depend on others or are made anew.
+
+    Amounts and masks are checked where they are used.
+    """
+    check_choice("scores", settings["scores"], ("private", "public"))
+    check_choice("buffers", settings["buffers"], ("send", "withhold"))
+    check_range("ratio", settings["ratio"], 0.0, 1.0)
+    check_shares(settings["shares"], settings["honest"])
+    std, max_grad_norm, rng = settings["std"], settings["max_grad_norm"], settings["rng"]
+    max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
+    check_max_grad_norm(max_grad_norm)
+    return {
+        **settings,
+        "std": copied_amount(DEFAULT_STD if std is None else std),
+        "floor_std": copied_amount(settings["floor_std"]),
+        "masks": copied_masks(settings["masks"]),
+        "max_grad_norm": max_grad_norm,
+        "rng": NoiseRNG() if rng is None else rng,
+    }
 
 
 def warn_of_default_std() -> None:
@@ -24,6 +49,17 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises ValueError unless ``value`` is one of them."""
     if value not in choices:
         raise ValueError(f"expected {name} to be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_shares(shares: int, honest: int | None) -> None:
+    """Raises ValueError unless they are whole numbers of clients, and TypeError if they are no integers."""
+    for name, value in (("shares", shares), ("honest", honest)):
+        if value is not None and not isinstance(value, int):
+            raise TypeError(f"expected {name} to be an integer, got {type(value).__name__}")
+    if shares < 1:
+        raise ValueError(f"expected shares to be at least 1, got {shares}")
+    if honest is not None and not 1 <= honest <= shares:
+        raise ValueError(f"expected honest in [1, {shares}], of the shares, got {honest}")
 
 
 def copied_amount(amount: float | Mapping[str, float]) -> float | Mapping[str, float]:

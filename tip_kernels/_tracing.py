@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -29,6 +30,16 @@ def untraced(function: Function) -> Function:
     """
     function._torchdynamo_disable = True  # type: ignore[attr-defined]
     return function
+
+
+def call_untraced(function: Callable[[], None]) -> None:
+    """Calls a function that Dynamo shall not trace, nor what it calls, where it has broken its graph.
+
+    Call it from a function that is :func:`untraced`.
+    """
+    if "torch._dynamo" in sys.modules:  # else nothing traces, and the import would take seconds
+        function = torch.compiler.disable(function)
+    function()
 
 
 def specialize(number: Number) -> Number:

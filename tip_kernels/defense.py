@@ -9,19 +9,19 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ._attachment import Attachment
-from ._call import Options
 from ._call_checks import CallChecks
 from ._copies import RebuiltWithModel
 from ._layout import Layout, Owned
 from ._mechanism import Mechanism
-from ._numbers import check_max_grad_norm, check_range
 from ._plan import Masks
 from ._selection import Choice, Selection
-from ._settings import DEFAULT_STD, check_choice, copied_amount, copied_masks, warn_of_default_std
+from ._settings import checked_settings, warn_of_default_std
 from ._sharing import Sharing, unwrapped
+from ._spending import Spending, load_state, state_of
 from ._ties import check_ties, copy_to_ties
 from ._tracing import is_dry_run, is_unheard
 from ._weights import check_weights, difference, put_back
+from .budget import PrivacyBudget
 from .rng import NoiseRNG
 from .saliency import GradCAM
 
@@ -62,12 +62,18 @@ class TIP(RebuiltWithModel):
             there, so that the server keeps its own running statistics.
         max_grad_norm: clips the L2 norm of all tensors of a call together, as
             ``torch.nn.utils.clip_grad_norm_`` does, in the same pass; None does not clip.
+        shares: with secure aggregation, the messages in each sum that the server sees; each gets ``std`` and
+            ``floor_std`` divided by ``sqrt(shares)``, so that a whole sum has ``std`` and ``floor_std``.
+        honest: how many of the ``shares`` surely add their noise to every sum, this client too: those that neither
+            drop out nor tell their noise. :meth:`noise_multiplier` rests on it.
+        budget: counts a message in each perturb call before anything changes; what would exceed it raises
+            :class:`tip_kernels.BudgetExceeded`.
         rng: key and step; a new key if absent.
         backend: see :func:`tip_kernels.perturb_`.
 
     Raises:
         TypeError, ValueError, RuntimeError: no conv layer, a lazy layer, a model on meta, or an argument that
-            :func:`tip_kernels.perturb_` refuses.
+            :func:`tip_kernels.perturb_` refuses; a budget, and settings that guarantee nothing.
     """
 
     def __init__(
@@ -83,35 +89,35 @@ class TIP(RebuiltWithModel):
         scores: str = "private",
         buffers: str = "send",
         max_grad_norm: float | None = None,
+        shares: int = 1,
+        honest: int | None = None,
+        budget: PrivacyBudget | None = None,
         rng: NoiseRNG | None = None,
         backend: str | None = None,
     ) -> None:
-        check_choice("scores", scores, ("private", "public"))
-        check_choice("buffers", buffers, ("send", "withhold"))
-        check_range("ratio", ratio, 0.0, 1.0)
-        max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
-        check_max_grad_norm(max_grad_norm)
         warns_of_std = std is None and max_grad_norm is None
-        # Copies, which nobody else can change under way.
-        std, floor_std = copied_amount(DEFAULT_STD if std is None else std), copied_amount(floor_std)
-        masks = copied_masks(masks)
-        rng = NoiseRNG() if rng is None else rng
         self.model = model
-        self._settings: dict[str, object] = {
-            "ratio": ratio, "std": std, "floor_std": floor_std, "scores": scores, "buffers": buffers,
-            "max_grad_norm": max_grad_norm, "cutoff": cutoff, "masks": masks, "keep": keep, "rng": rng,
-            "backend": backend,
-        }  # fmt: skip
-        options = Options(
-            ratio=ratio, std=0.0, floor_std=0.0,  # the two amounts by the device of a call
-            rng=rng, cutoff=cutoff, masks=masks, keep=keep, max_grad_norm=max_grad_norm, backend=backend,
-        )  # fmt: skip
+        self._settings: dict[str, Any] = checked_settings(
+            ratio=ratio,
+            std=std,
+            floor_std=floor_std,
+            scores=scores,
+            buffers=buffers,
+            max_grad_norm=max_grad_norm,
+            shares=shares,
+            honest=honest,
+            budget=budget,
+            cutoff=cutoff,
+            masks=masks,
+            keep=keep,
+            rng=rng,
+            backend=backend,
+        )
         is_public = scores == "public"
         self._sends_buffers = buffers == "send"
         self._layout = layout = Layout(model)
-        self._mechanism = Mechanism(
-            layout, options, ratio, std, floor_std, sends_buffers=self._sends_buffers, is_public=is_public
-        )
+        self._mechanism = Mechanism(layout, self._settings)
+        self._spending = None if budget is None else Spending(budget, self.noise_multiplier(), self.elements)
         self._checks = CallChecks(self._mechanism)
         self._cam = GradCAM(backend, only_measured=is_public)
         self._sharing = Sharing(layout, self._cam, self._mechanism)
@@ -166,7 +172,7 @@ class TIP(RebuiltWithModel):
             raise ValueError("expected an update with parameters of the model, got none")
         if not is_unheard():
             self._layout.refuse_weights(update)
-        buffers = self._take_buffers(update, tensors)
+        buffers = [] if self._sends_buffers else self._layout.take_buffers(update, tensors)
         self._mechanism.floor_std.require(names[i] for i, tensor in enumerate(tensors) if tensor is not None)
         check_ties(tensors, ties, names)
         self._perturb(list(tensors), self._layout.all.convs, names)
@@ -287,9 +293,12 @@ class TIP(RebuiltWithModel):
         changed: integer buffers of an update, such as a batch norm's counter, pass it as they are. Even ``keep=0``
         leaves what float32 rounding does not take away, so that the high band needs a ``std`` there too.
 
+        With ``shares`` it is that of a sum: one message under the noise of the ``honest`` clients. It holds if nobody
+        sees more than sums of as many messages of equal weights: docs/design.md, section 5.
+
         Raises:
             ValueError: nothing of the kind holds, because the scores come from private data, nothing is clipped,
-                or some tensor has no floor or some high band no ``std``.
+                some tensor has no floor or some high band no ``std``, or there are ``shares`` and no ``honest``.
         """
         return self._mechanism.noise_multiplier()
 
@@ -299,17 +308,27 @@ class TIP(RebuiltWithModel):
         return self._mechanism.options.rng
 
     @property
+    def budget(self) -> PrivacyBudget | None:
+        """What counts the messages."""
+        budget: PrivacyBudget | None = self._settings["budget"]
+        return budget
+
+    @property
     def elements(self) -> int:
         """Numbers in a message of the whole model: parameters, and floating buffers unless they are withheld."""
         return sum(self._layout.sizes[name] for name in self._mechanism.sent_names)
 
     def state_dict(self) -> dict[str, object]:
-        """Step and generator of the noise. Never the key, and no scores."""
-        return {"rng": self.rng.state_dict()}
+        """Step and generator of the noise, and what the budget has counted. Never the key, and no scores."""
+        return state_of(self.rng, self.budget)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a saved step; see :meth:`tip_kernels.NoiseRNG.load_state_dict`."""
-        self.rng.load_state_dict(state_dict["rng"])
+        """Goes on from a saved step (:class:`tip_kernels.NoiseRNG`) and count (:class:`tip_kernels.PrivacyBudget`).
+
+        Raises:
+            ValueError: a state of another generator or target, or one with a budget and the other without.
+        """
+        load_state(self.rng, self.budget, state_dict)
 
     def close(self) -> None:
         """Removes the hooks in the model; no perturb call is possible afterwards.
@@ -327,7 +346,10 @@ class TIP(RebuiltWithModel):
         self.close()
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self._settings.items() if value is not None)
+        told = {name: value for name, value in self._settings.items() if value is not None}
+        if self._settings["shares"] == 1:
+            del told["shares"]
+        shown = ", ".join(f"{name}={value!r}" for name, value in told.items())
         return f"TIP({type(self.model).__name__}, {shown})"
 
     def _perturb_gradients_of(self, optimizer: torch.optim.Optimizer) -> None:
@@ -356,23 +378,16 @@ class TIP(RebuiltWithModel):
             tensors[index] = tensors[index].transpose(0, 1)  # type: ignore[union-attr]
         with_data = (tensor for tensor in tensors if tensor is not None and not tensor.is_meta)
         device = next((tensor.device for tensor in with_data), self.rng.device)
-        self._mechanism.prepare(tensors, choice.scores, choice.ratio, device, names).run()
+        call = self._mechanism.prepare(tensors, choice.scores, choice.ratio, device, names)
+        if self._spending is not None:
+            self._spending.spend(device)
+        call.run()
         if is_dry_run():
             return
         self._cam.consume(convs)
         self._last = choice
         if not is_unheard():
             self._checks.after(given, names)
-
-    def _take_buffers(
-        self, update: Mapping[str, torch.Tensor], tensors: list[torch.Tensor | None]
-    ) -> list[torch.Tensor]:
-        """The buffers of an update, if they are not to be sent, and out of ``tensors`` then."""
-        if self._sends_buffers:
-            return []
-        first = len(self._layout.parameter_names)
-        tensors[first:] = [None] * (len(tensors) - first)
-        return [tensor for name, tensor in update.items() if name not in self._layout.all_parameter_names]
 
     def _check_open(self) -> None:
         if not self._is_open:

@@ -2,7 +2,8 @@
 
 ratios, overhead, bandwidth   the speed tables, of baselines and models, by interleaved timing
 gpu, gpu_check.sh, sanitize   what needs an NVIDIA GPU
-stages, instructions          what bounds the kernels of the CPU and of CUDA
+stages, modes, instructions   what bounds the kernels of the CPU and of CUDA
+bounds, issued                what the machine code of CUDA and Triton allows, path by path, counted without a GPU
 bench_perturb                 single calls, as pytest-benchmark sees them
 report, results               how a report is written, and one for each device
 """

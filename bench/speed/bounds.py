@@ -1,4 +1,4 @@
-"""What the machine code of the CUDA kernels allows at best, path by path; needs nvcc and no GPU.
+"""What the machine code of the CUDA and Triton kernels allows at best, path by path; needs nvcc and Triton, and no GPU.
 
     python -m bench.speed.bounds [--page docs/performance.md]
 
@@ -12,20 +12,16 @@ import collections
 import functools
 import pathlib
 import re
+import statistics
 import subprocess
 import tempfile
-from typing import NamedTuple
 
-import pytest
 import torch
 
-import tip_kernels as tip
 from bench import pages
 from bench.speed.instructions import find_nvcc, find_tool
-from tests.ptx.cuda import CudaOnCpu
-from tests.ptx.dispatch import use
+from bench.speed.issued import Launch, Path, launches_of
 
-ARCH = "90"
 ISSUED = 132 * 4 * 32 * 1.755e9
 """Thread instructions a second of an H100 or H200: multiprocessors, schedulers, threads of a warp, clock."""
 
@@ -33,23 +29,15 @@ MEMORY = {"H100": 3.35e12, "H200": 4.8e12}
 """Bytes a second that the makers name."""
 
 SASS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9]*)")
+DEBUG_INFORMATION = re.compile(r"^\s*\.(?:loc|file)\b.*$", re.MULTILINE)
+MIXING = re.compile(r"\b(?:shf\.l\.wrap|mul\.wide\.u32)")
+"""Lines of ciphers."""
+
 LINE = re.compile(r'//## File "\.nv_debug_ptx_txt", line (\d+)')
 
 
-class Path(NamedTuple):
-    """A call of which a block's work is counted, for every element of a tensor."""
-
-    name: str
-    shape: tuple[int, ...]
-    options: dict
-    dtype: torch.dtype = torch.float32
-    last: bool = False
-    generator: str = "chacha12"
-    bytes_moved: int = 2  # times the size of an element
-
-
 CHANNEL = (1, 2048, 3, 3)
-"""What one block of a large model takes: eight passes of its 128 threads, two kernels each."""
+"""What one block of a large model takes: in CUDA eight passes of 128 threads, two kernels each, in Triton 16 tiles."""
 
 FLOOR = {"floor_std": 0.5}
 PATHS = (
@@ -57,7 +45,7 @@ PATHS = (
     Path("3x3, bfloat16", CHANNEL, {}, torch.bfloat16),
     Path("3x3, channels_last", CHANNEL, {}, last=True),
     Path("3x3, Philox", CHANNEL, {}, generator="philox"),
-    Path("3x3, small model", (1, 256, 3, 3), {}),
+    Path("3x3, small model", (1, 256, 3, 3), {}, small_model=True),
     Path("3x3 with a floor", CHANNEL, FLOOR),
     Path("3x3 with a floor, bfloat16", CHANNEL, FLOOR, torch.bfloat16),
     Path("3x3 with a floor, channels_last", CHANNEL, FLOOR, last=True),
@@ -73,14 +61,23 @@ PATHS = (
 )
 
 
+ASSEMBLERS = {
+    "cuda": lambda: (str(pathlib.Path(str(find_nvcc())).with_name("ptxas")),),
+    "triton": lambda: (str(find_tool("ptxas-blackwell")), "--regAllocOptLevel=2"),  # which Triton takes for all GPUs
+}
+BACKENDS = {"cuda": "CUDA", "triton": "Triton"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--page", type=pathlib.Path, help="page that has the table")
-    page = parser.parse_args().page
-    text = table([(path, instructions_of(path)) for path in PATHS])
-    print(text)
-    if page:
-        pages.publish(page, "bounds", text)
+    parser.add_argument("--page", type=pathlib.Path, help="page that has the tables")
+    parser.add_argument("--backend", choices=BACKENDS, help="both unless one is named")
+    given = parser.parse_args()
+    for backend in [given.backend] if given.backend else BACKENDS:
+        text = table([(path, instructions_of(path, backend)) for path in PATHS])
+        print(f"{BACKENDS[backend]}:\n\n{text}\n", flush=True)
+        if given.page:
+            pages.publish(given.page, f"bounds of {BACKENDS[backend]}", text)
 
 
 def table(counted: list[tuple[Path, float]]) -> str:
@@ -94,39 +91,37 @@ def table(counted: list[tuple[Path, float]]) -> str:
     return "\n".join(rows)
 
 
-def instructions_of(path: Path) -> float:
+def instructions_of(path: Path, backend: str) -> float:
     """Machine instructions that a thread issues for an element."""
-    device = CudaOnCpu(ARCH)
-    device.count_issued = True
-    device.passes = 8 if path.shape[0] * path.shape[1] > 300 else 0
-    with pytest.MonkeyPatch.context() as patch:
-        run(path, device, patch)
     total = 0.0
-    for launch, issued in device.issued:
-        weights = machine_instructions(device.ptx_of(launch.name))[launch.name]
-        total += sum(count * weights[line] for line, count in issued.items())
-    elements = torch.Size(path.shape).numel()
-    return 32 * total / elements
+    for launch in launches_of(path, backend):
+        weights = weights_of(launch, backend)
+        total += sum(count * weights[line] for line, count in launch.issued.items())
+    return 32 * total / torch.Size(path.shape).numel()
 
 
-def run(path: Path, device: CudaOnCpu, patch: pytest.MonkeyPatch) -> None:
-    """The call, with every channel selected unless the path says otherwise."""
-    use("cuda", device.op, patch)
-    grad = torch.randn(path.shape).to(path.dtype)
-    if path.last:
-        grad = grad.contiguous(memory_format=torch.channels_last)
-    scores = torch.rand(path.shape[0]) if grad.dim() == 4 else None
-    options = {"ratio": 1.0, "std": 1.0, "rng": tip.NoiseRNG(generator=path.generator), **path.options}
-    tip.perturb_([grad], [scores], backend="cuda", **options)
+def weights_of(launch: Launch, backend: str) -> collections.Counter[int]:
+    """Machine instructions by line of PTX.
+
+    Raises:
+        ValueError: ptxas has unrolled a loop: its lines have several instructions, each of which takes only some turns.
+    """
+    text = DEBUG_INFORMATION.sub("", launch.ptx.partition("\t.section\t.debug")[0])  # it would name lines of Python
+    weights = machine_instructions(text, *ASSEMBLERS[backend]())[launch.kernel]
+    mixing = [weights[i] for i, line in enumerate(text.splitlines(), 1) if MIXING.search(line)]
+    if statistics.mode(mixing or [1]) > 1:
+        raise ValueError(f"expected each line of {launch.kernel} once in the machine code, got unrolled loops")
+    return weights
 
 
 @functools.cache
-def machine_instructions(ptx: pathlib.Path) -> dict[str, collections.Counter[int]]:
+def machine_instructions(ptx: str, *ptxas: str) -> dict[str, collections.Counter[int]]:
     """How many instructions ptxas makes of each line of PTX, kernel by kernel."""
+    target = re.findall(r"^\.target (\w+)", ptx, re.MULTILINE)[0]
     with tempfile.TemporaryDirectory() as folder:
-        cubin = pathlib.Path(folder) / "kernels.cubin"
-        ptxas = pathlib.Path(str(find_nvcc())).with_name("ptxas")
-        subprocess.run([ptxas, f"-arch=sm_{ARCH}", "-lineinfo", ptx, "-o", cubin], check=True)
+        source, cubin = pathlib.Path(folder) / "kernels.ptx", pathlib.Path(folder) / "kernels.cubin"
+        source.write_text(ptx)
+        subprocess.run([*ptxas, f"-arch={target}", "-lineinfo", source, "-o", cubin], check=True)
         command = [str(find_tool("nvdisasm")), "-gp", str(cubin)]
         listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found: dict[str, collections.Counter[int]] = {}

@@ -2,8 +2,8 @@
 
     python -m bench.speed.stages [--copies 2]
 
-Nanoseconds and cycles (of the clock that the processor names) for each normal, the least of 15 repeats. More copies at
-once show what cores take from one another, whatever the program: no kernel can scale better on that machine.
+Nanoseconds and cycles (of the clock that the processor names) for each normal, the least of many repeats. More copies
+at once show what cores take from one another, whatever the program: no kernel can scale better on that machine.
 """
 
 import argparse

@@ -5,18 +5,20 @@
 
 TIP_BEGIN_NAMESPACE
 
-constexpr int kPair3x3 = 18;               // values of two kernels, which share a group of words
-constexpr float kGain3x3 = 0.47140452f;    // sqrt(2/9), of every column but DC's; left to the caller's amplitude
-constexpr float kDcGain3x3 = 0.33333333f;  // of the column of DC
+constexpr int kPair3x3 = 18;  // values of two kernels
 
-// The kernel y [9] of 8 coefficients z in units of kGain3x3.
+// sqrt(2/9), of every column but DC's, which is left to the caller's amplitude; and 1/3, of the column of DC.
+constexpr double kExactGain3x3 = 0.47140452079103168, kExactDcGain3x3 = 1.0 / 3;
+constexpr float kGain3x3 = static_cast<float>(kExactGain3x3), kDcGain3x3 = static_cast<float>(kExactDcGain3x3);
+
+// The kernel y [9] of 8 coefficients z in units of kGain3x3, in arithmetic Real.
 //
 // With the columns (cos, sin) of the bins (0,1), (1,0), (1,1), (1,2) in this order (docs/design.md, section 2) and
 // cos(a + b) and sin(a + b) expanded, y(s, t) = p(t) + cos(2 pi s/3) q(t) + sin(2 pi s/3) r(t): 27 operations
 // where the product with the basis takes 72.
-template <class F>
+template <class Real = float, class F>
 TIP_HD void synthesize_3x3(const F* z, F* y) {
-  constexpr float sine = 0.86602540f;  // of 2 pi / 3; the cosine is -1/2
+  constexpr Real sine = static_cast<Real>(0.86602540378443865);  // of 2 pi / 3; the cosine is -1/2
   const F q_cos = z[4] + z[6], q_sin = z[5] - z[7];
   const F r_cos = z[5] + z[7], r_sin = z[6] - z[4];
   const F p_half = z[0] * -0.5f, q_half = z[2] - q_cos * 0.5f, r_half = z[3] - r_cos * 0.5f;

@@ -1,4 +1,4 @@
-// Noise into gradients, unit by unit or row by row. Whole vectors of 3x3 kernels: cpu/pairs3x3.h.
+// Noise into gradients, row by row. Whole vectors of them: cpu/vectors.h.
 #pragma once
 
 #include "cpu/half.h"  // before core/grid.h, which uses its overloads
@@ -37,23 +37,47 @@ struct Destination {
   }
 };
 
+// Brings memory that will be written to the first-level cache.
+template <int kVectors, class T>
+TIP_HD void prefetch(const T* x) {
+  constexpr int64_t kLine = 64;
+#pragma GCC unroll 18
+  for (int64_t byte = 0; byte < static_cast<int64_t>(kVectors * kLanes * sizeof(T)); byte += kLine)
+    __builtin_prefetch(reinterpret_cast<const char*>(x) + byte, 1);
+}
+
 // x <- scale * x + noise, rounded to a grid, for a vector of elements.
-template <class T, class Round = NoGrid>
-TIP_HD void add_vector(T* x, float scale, F noise, Round round = {}) {
+template <class T, class V, class Round>
+TIP_HD void add_vector(T* x, NumberOf<V> scale, V noise, Round round) {
   narrow(x, round(widen(x) * scale + noise));
 }
 
 // The same, noise [units][taps] in units of the gradient.
-template <class T, class Round>
-void add_rows(const Destination<T>& to, float scale, const float* noise, Round round) {
+template <class T, class A, class Round>
+void add_rows(const Destination<T>& to, A scale, const A* noise, Round round) {
   if (!to.contiguous) {
     to.for_each([=](T* x, int64_t i) { assign(*x, round(value(*x) * scale + noise[i])); });
     return;
   }
+  constexpr int64_t kWidth = kLanesOf<VectorOf<T>>;
   const int64_t count = to.units * to.taps;
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) add_vector(to.data + i, scale, load(noise + i), round);
+  for (; i + kWidth <= count; i += kWidth) add_vector(to.data + i, scale, load(noise + i), round);
   for (; i < count; ++i) assign(to.data[i], round(value(to.data[i]) * scale + noise[i]));
+}
+
+// Gradients to rows [units][taps].
+template <class T, class A>
+void read_rows(const Destination<T>& from, A* rows) {
+  if (!from.contiguous) {
+    from.for_each([=](const T* x, int64_t i) { rows[i] = value(*x); });
+    return;
+  }
+  constexpr int64_t kWidth = kLanesOf<VectorOf<T>>;
+  const int64_t count = from.units * from.taps;
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) store(rows + i, widen(from.data + i));
+  for (; i < count; ++i) rows[i] = value(from.data[i]);
 }
 
 template <class T, class A>
@@ -66,51 +90,22 @@ void scale_units(const Destination<T>& to, A scale) {
   for (int64_t i = 0; i < count; ++i) assign(to.data[i], value(to.data[i]) * scale);
 }
 
-template <class A>
-TIP_HD const A* matrix_of(const Basis& basis) {
-  if constexpr (sizeof(A) == sizeof(double)) {
-    return basis.exact;
-  } else {
-    return basis.rounded;
+// Calls f with an element of a dtype.
+template <class Function>
+void with_element(DType dtype, Function f) {
+  switch (dtype) {
+    case DType::f32: return f(float());
+    case DType::f64: return f(double());
+    case DType::bf16: return f(BFloat16());
+    case DType::f16: return f(Half());
   }
 }
 
-// z[j] += factor * (the high-band coefficient j of x)
-template <class A>
-void add_high_band(const A* q, const A* x, int64_t taps, int64_t high_dim, A factor, A* z) {
-  for (int64_t t = 0; t < taps; ++t)
-    for (int64_t j = 0; j < high_dim; ++j) z[j] += factor * q[t * taps + j] * x[t];
-}
-
-// One unit at a time in arithmetic A, from its bare normals: x <- s x + Q (amplitude * normals - (1 - keep) high(s x)),
-// rounded to the tensor's grid.
-template <class T, class A>
-void perturb_units(const Destination<T>& to, const RunTable& table, const Run& run, const float* normals, A* scratch) {
-  const RunTensor& tensor = *run.tensor;
-  const int64_t used = tensor.used, high_dim = tensor.basis ? tensor.basis->high_dim : 0;
-  const bool white = run.noise == Noise::white;
-  const Grid<A> grid(tensor.grid);
-  A* x = scratch;
-  A* z = scratch + to.taps;
-  for (int64_t u = 0; u < to.units; ++u) {
-    T* unit = to.data + u * to.unit_stride;
-    for (int64_t t = 0; t < to.taps; ++t) x[t] = static_cast<A>(value(unit[to.tap_offsets[t]])) * table.grad_scale;
-    for (int64_t j = 0; j < used; ++j) {
-      const float amplitude = white || j >= high_dim ? tensor.floor_std : tensor.std;
-      z[j] = static_cast<A>(amplitude) * normals[u * used + j];
-    }
-    if (white) {
-      for (int64_t t = 0; t < to.taps; ++t) x[t] += z[t];
-    } else {
-      const A* q = matrix_of<A>(*tensor.basis);
-      if (table.keep != 1.0) add_high_band(q, x, to.taps, high_dim, static_cast<A>(table.keep - 1.0), z);
-      for (int64_t t = 0; t < to.taps; ++t)
-        for (int64_t j = 0; j < used; ++j) x[t] += q[t * to.taps + j] * z[j];
-    }
-    if (grid)
-      for (int64_t t = 0; t < to.taps; ++t) x[t] = grid(x[t]);
-    for (int64_t t = 0; t < to.taps; ++t) assign(unit[to.tap_offsets[t]], x[t]);
-  }
+// Calls f with what rounds to a grid of this step, 0 for none.
+template <class A, class Function>
+void with_grid(float step, Function f) {
+  const Grid<A> grid(step);
+  grid ? f(grid) : f(NoGrid());
 }
 
 TIP_END_NAMESPACE

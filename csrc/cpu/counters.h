@@ -7,10 +7,11 @@
 
 TIP_BEGIN_NAMESPACE
 
-inline Counter<U> successive_groups(uint32_t tensor, uint64_t first) {
+// Group `first` of a tensor, and every `stride`-th after it.
+inline Counter<U> successive_groups(uint32_t tensor, uint64_t first, int stride = 1) {
   Counter<U> group;
   for (int lane = 0; lane < kLanes; ++lane) {
-    const Counter<uint32_t> one = counter(tensor, first + static_cast<uint64_t>(lane));
+    const Counter<uint32_t> one = counter(tensor, first + static_cast<uint64_t>(lane * stride));
     group.low[lane] = one.low;
     group.high[lane] = one.high;
   }

@@ -1,4 +1,4 @@
-// Vectors of elements as float vectors and back; bfloat16 and float16 are rounded to nearest even.
+// Vectors of elements as vectors of floats, or of doubles, and back; bfloat16 and float16 are rounded to nearest even.
 #pragma once
 
 #include "cpu/simd.h"
@@ -11,6 +11,8 @@ typedef uint16_t U16 __attribute__((vector_size(2 * kLanes)));
 
 TIP_HD F widen(const float* from) { return load(from); }
 TIP_HD void narrow(float* to, F x) { store(to, x); }
+TIP_HD D widen(const double* from) { return load(from); }
+TIP_HD void narrow(double* to, D x) { store(to, x); }
 
 // Of 16-bit lanes; GCC 12 would take five instructions of one port for what AVX2 does in one.
 TIP_HD U widen(U16 x) {

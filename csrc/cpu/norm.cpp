@@ -7,15 +7,8 @@ TIP_BEGIN_NAMESPACE
 
 namespace {
 
-// As many lanes of double as a register holds, from half a vector of float.
-constexpr int kHalf = kLanes / 2;
-typedef double D __attribute__((vector_size(8 * kHalf)));
-typedef float HalfF __attribute__((vector_size(4 * kHalf)));
-
 TIP_HD void add_squares(F x, D& low, D& high) {
-  HalfF halves[2];
-  memcpy(halves, &x, sizeof halves);
-  const D a = __builtin_convertvector(halves[0], D), b = __builtin_convertvector(halves[1], D);
+  const D a = slice_of<D>(&x, 0), b = slice_of<D>(&x, 1);
   low += a * a;
   high += b * b;
 }
@@ -39,7 +32,7 @@ double sum_together(const T* x, int64_t count) {
     for (int chain = 0; chain < kChains; ++chain) add_squares(widen(x + i + chain * kLanes), low[chain], high[chain]);
   const D total = (low[0] + high[0]) + (low[1] + high[1]);
   double sum = 0;
-  for (int lane = 0; lane < kHalf; ++lane) sum += total[lane];
+  for (int lane = 0; lane < kLanesOf<D>; ++lane) sum += total[lane];
   return sum + sum_strided(x + i, count - i, 1);
 }
 

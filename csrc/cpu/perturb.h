@@ -8,9 +8,9 @@ namespace tip {
 
 // Floats of the parts of cpu/scratch.h, in this order.
 struct ScratchSizes {
-  int64_t normals, columns, rows, unit;
+  int64_t normals, coefficients, columns, gradients, rows;
 
-  int64_t floats() const { return normals + columns + rows + unit; }
+  int64_t floats() const { return normals + coefficients + columns + gradients + rows; }
 };
 
 }  // namespace tip

@@ -14,15 +14,17 @@ namespace tip {
 
 namespace {
 
-// Whether synthesize_3x3 does what this basis does; nine taps can also be those of a 1-D kernel.
+// Whether synthesize_3x3 does what this basis does, in float64 too; nine taps can also be those of a 1-D kernel.
 bool is_all_but_dc_3x3(const BasisInput& basis) {
   if (basis.taps != 9 || basis.high_dim != 8) return false;
-  float z[8] = {0.5f, -1.0f, 2.0f, 3.0f, -4.0f, 5.0f, 6.0f, -7.0f}, y[9];
-  synthesize_3x3(z, y);
+  const double z[8] = {0.5, -1, 2, 3, -4, 5, 6, -7};
+  double y[9];
+  synthesize_3x3<double>(z, y);
   for (int k = 0; k < 9; ++k) {
     double sum = 0;
     for (int j = 0; j < 8; ++j) sum += basis.matrix[k * 9 + j] * z[j];
-    if (!(std::abs(sum - kGain3x3 * y[k]) <= 1e-5)) return false;  // nor is NaN
+    if (!(std::abs(sum - kExactGain3x3 * y[k]) <= 1e-12)) return false;  // nor is NaN
+    if (!(std::abs(basis.matrix[k * 9 + 8] - kExactDcGain3x3) <= 1e-13)) return false;
   }
   return true;
 }

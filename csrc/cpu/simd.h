@@ -1,6 +1,8 @@
-// Vectors of 32-bit lanes in the width of the instruction set at hand, from GCC's and Clang's vector extension.
+// Vectors in the width of the instruction set at hand, from GCC's and Clang's vector extension: of 32-bit lanes and,
+// for float64 gradients, of half as many doubles.
 #pragma once
 
+#include <type_traits>
 #include <utility>
 
 #include "core/lanes.h"
@@ -56,8 +58,41 @@ TIP_HD F square_root(F x) {
 #endif
 }
 
-// 32-bit values in 64-bit lanes, whose upper halves are ignored: what vector multiplications to 64 bits read.
+typedef double D __attribute__((vector_size(4 * kLanes)));
+typedef decltype(D{} < D{}) DCondition;
 typedef uint64_t W __attribute__((vector_size(4 * kLanes)));
+
+TIP_HD D choose(DCondition condition, D yes, D no) { return condition ? yes : no; }
+TIP_HD D magnitude(D x) { return reinterpret_cast<D>(reinterpret_cast<W>(x) & 0x7FFFFFFFFFFFFFFFu); }
+TIP_HD D with_sign(D magnitude, D of) {
+  return reinterpret_cast<D>(reinterpret_cast<W>(magnitude) | (reinterpret_cast<W>(of) & 0x8000000000000000u));
+}
+
+// The vector V for the arithmetic of elements T, its numbers and their count, and how many of it, slices, hold as many
+// lanes as an F.
+template <class T>
+using VectorOf = std::conditional_t<sizeof(T) == sizeof(double), D, F>;
+template <class V>
+using NumberOf = std::conditional_t<std::is_same_v<V, D>, double, float>;
+template <class V>
+constexpr int kLanesOf = sizeof(V) / sizeof(NumberOf<V>);
+template <class V>
+constexpr int kSlices = kLanes / kLanesOf<V>;
+
+// Slice `slice` of the lanes of the vector at x.
+template <class V>
+TIP_HD V slice_of(const F* x, int slice) {
+  if constexpr (kSlices<V> == 1) {
+    return *x;
+  } else {
+    typedef float Floats __attribute__((vector_size(2 * kLanes)));
+    Floats floats;
+    memcpy(&floats, reinterpret_cast<const char*>(x) + slice * sizeof floats, sizeof floats);
+    return __builtin_convertvector(floats, V);
+  }
+}
+
+// 32-bit values in 64-bit lanes, whose upper halves are ignored: what vector multiplications to 64 bits read.
 struct Factors {
   W even, odd;
 };
@@ -84,92 +119,18 @@ TIP_HD void multiply_wide(Factors a, uint32_t b, Factors& high, Factors& low) {
   high = {low.even >> 32, low.odd >> 32};
 }
 
-// Several vectors that go through one computation side by side: the long dependency chains of log and sqrt then
-// hide each other's latency, where one chain alone would leave the ports half idle.
-template <class V>
-struct Pack {
-#if defined(__AVX512F__)
-  static constexpr int kSize = 4;
-#else
-  static constexpr int kSize = 2;  // half the registers
-#endif
-  V v[kSize];
-};
-
-#define TIP_EACH(result, expression)                                   \
-  result each;                                                         \
-  _Pragma("GCC unroll 4") for (int i = 0; i < result::kSize; ++i) each.v[i] = expression; \
-  return each
-
-#define TIP_PACK_OPERATOR(op)                                                                  \
-  template <class V>                                                                           \
-  TIP_HD Pack<V> operator op(Pack<V> a, Pack<V> b) { TIP_EACH(Pack<V>, a.v[i] op b.v[i]); }    \
-  template <class V, class Scalar>                                                             \
-  TIP_HD Pack<V> operator op(Pack<V> a, Scalar b) { TIP_EACH(Pack<V>, a.v[i] op b); }
-
-TIP_PACK_OPERATOR(+)
-TIP_PACK_OPERATOR(-)
-TIP_PACK_OPERATOR(*)
-TIP_PACK_OPERATOR(&)
-TIP_PACK_OPERATOR(^)
-TIP_PACK_OPERATOR(<<)
-TIP_PACK_OPERATOR(>>)
-
-TIP_HD Pack<F> to_float(Pack<U> x) { TIP_EACH(Pack<F>, to_float(x.v[i])); }
-TIP_HD Pack<F> to_float(Pack<I> x) { TIP_EACH(Pack<F>, to_float(x.v[i])); }
-TIP_HD Pack<I> as_int(Pack<U> x) { TIP_EACH(Pack<I>, as_int(x.v[i])); }
-TIP_HD Pack<U> as_uint(Pack<I> x) { TIP_EACH(Pack<U>, as_uint(x.v[i])); }
-TIP_HD Pack<U> float_bits(Pack<F> x) { TIP_EACH(Pack<U>, float_bits(x.v[i])); }
-TIP_HD Pack<F> bits_float(Pack<U> x) { TIP_EACH(Pack<F>, bits_float(x.v[i])); }
-TIP_HD Pack<F> square_root(Pack<F> x) { TIP_EACH(Pack<F>, square_root(x.v[i])); }
-
 // Reads and writes of vectors at any address.
 TIP_HD F load(const float* from) {
   F x;
   memcpy(&x, from, sizeof x);
   return x;
 }
+TIP_HD D load(const double* from) {
+  D x;
+  memcpy(&x, from, sizeof x);
+  return x;
+}
 TIP_HD void store(float* to, F x) { memcpy(to, &x, sizeof x); }
-
-// Float i of the result is float from[i] of a and b in a row.
-template <int... from>
-TIP_HD F shuffle(F a, F b) {
-#if defined(__clang__)
-  return __builtin_shufflevector(a, b, from...);
-#else
-  return __builtin_shuffle(a, b, I{from...});
-#endif
-}
-
-constexpr auto kEachLane = std::make_integer_sequence<int, kLanes>();
-
-// One exchange of the transposition: swaps blocks of kStride lanes between rows that are kStride apart.
-template <int kStride, int... i>
-TIP_HD void exchange(F& a, F& b, std::integer_sequence<int, i...>) {
-  const F low = shuffle<(i & kStride ? i - kStride + kLanes : i)...>(a, b);
-  b = shuffle<(i & kStride ? i + kLanes : i + kStride)...>(a, b);
-  a = low;
-}
-
-template <int kStride>
-TIP_HD void transpose_from(F* rows) {
-  if constexpr (kStride > 0) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kLanes; ++r)
-      if (!(r & kStride)) exchange<kStride>(rows[r], rows[r + kStride], kEachLane);
-    transpose_from<kStride / 2>(rows);
-  }
-}
-
-// Transposes kLanes x kLanes floats.
-TIP_HD void transpose(F* rows) { transpose_from<kLanes / 2>(rows); }
-
-// The floats of a and b in turns: a[0], b[0], a[1], and so on.
-template <int... i>
-TIP_HD void zip(F a, F b, F zipped[2], std::integer_sequence<int, i...>) {
-  zipped[0] = shuffle<(i / 2 + i % 2 * kLanes)...>(a, b);
-  zipped[1] = shuffle<(kLanes / 2 + i / 2 + i % 2 * kLanes)...>(a, b);
-}
-TIP_HD void zip(F a, F b, F zipped[2]) { zip(a, b, zipped, kEachLane); }
+TIP_HD void store(double* to, D x) { memcpy(to, &x, sizeof x); }
 
 TIP_END_NAMESPACE

@@ -58,7 +58,7 @@ _NOTE_MEMORY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
 def _library() -> ctypes.CDLL:
     path = build().library
     ops = torch.library.Library("tip_ptx", "DEF")
-    schemas = {"perturb_": _ops._PERTURB, "channel_saliency": _ops._SALIENCY, "words_": _ops._WORDS}
+    schemas = {"perturb_": _ops.PERTURB_SCHEMA, "channel_saliency": _ops._SALIENCY, "words_": _ops._WORDS}
     for name, schema in {**schemas, "clip_scale": _ops._CLIP, "cuda_problem": "(int device) -> str"}.items():
         ops.define(name + schema)
     torch.ops.load_library(path)

@@ -64,8 +64,8 @@ class GlobalRaces:
         self._fenced: dict[int, Knowledge] = {}
         self._published: dict[int, Knowledge] = {}  # by address
         self.reads_precede_atomics = False
-        """Whether warps stay together and an atomic without a fence waits for its warp's reads, on which its operand
-        depends: what Triton's kernels count on."""
+        """Whether an atomic without a fence waits for its warp's reads, on which its operand depends: what Triton's
+        kernels count on."""
         self._reads_told: dict[int, Knowledge] = {}  # by address: what has been read
         self._reads_known: dict[int, Knowledge] = {}
         self.has_waited = np.zeros(len(order.block), bool)
@@ -145,8 +145,6 @@ class GlobalRaces:
             return True
         if order.block[one] == order.block[two]:
             in_warp = order.warp[one] == order.warp[two]
-            if in_warp and self.reads_precede_atomics and not first.writes:
-                return True
             has_waited = in_warp and second.known[b, order.lane[one]] >= first.clock[a]
             return bool(has_waited or first.epoch[a] < second.epoch[b])
         sources = [second.learned[b]]

@@ -1,5 +1,6 @@
 """The ops of the Triton backend on CPU tensors: their host code runs as on a GPU, and PTX is executed."""
 
+import collections
 import functools
 import json
 import os
@@ -14,18 +15,19 @@ import torch
 from bench import paths
 from tip_kernels import _ops
 from tip_kernels.backends.triton import device as device_module
-from tip_kernels.backends.triton import kernels, launch, resident, words
+from tip_kernels.backends.triton import kernels, launch, portions, resident, words
 
 from .launch import LOCKSTEP, LoadedKernel, LoadedModule, Machine
 from .memory import READ, UNWRITTEN, WRITE, GlobalMemory
 from .parse import parse
 
 LANES = 32
-WRITTEN = ("header", "sums", "out")
+WRITTEN = ("sums", "out")
 """Arguments of kernels that they write, besides what the op's schema says."""
 
 
 class Compiled(NamedTuple):
+    ptx: str
     kernel: LoadedKernel
     passed: tuple[str, ...]  # names of the arguments that are parameters
     shared: int
@@ -50,7 +52,7 @@ def _compiled(request: str) -> Compiled:
         raise RuntimeError("the compiler has ended")
     made = json.loads(answer)
     kernel = LoadedModule(parse(made["ptx"])).kernels[made["name"]]
-    return Compiled(kernel, tuple(made["passed"]), made["shared"], made["warps"])
+    return Compiled(made["ptx"], kernel, tuple(made["passed"]), made["shared"], made["warps"])
 
 
 def _described(value: Any) -> Any:
@@ -66,7 +68,11 @@ class TritonOnCpu:
     def __init__(self) -> None:
         self.schedule = LOCKSTEP
         self.launches: list[tuple[str, tuple[int, ...]]] = []
-        self.replaced: dict[str, Callable[[LoadedKernel], LoadedKernel]] = {}
+        self.replace: Callable[[LoadedKernel], LoadedKernel] | None = None
+        self.enough_programs = 1
+        """After so many, a program takes more than a tile: where a channel has several tiles, all of them."""
+        self.count_issued = False
+        self.issued: list[tuple[str, collections.Counter[int]]] = []  # by launch: PTX, line of it to warps
         self._rights: list[tuple[torch.Tensor, int]] = []
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
@@ -75,7 +81,8 @@ class TritonOnCpu:
         for name in kernels.__all__:
             patch.setattr(kernels, name, _Recorder(self, name, getattr(kernels, name).arg_names))
         patch.setattr(launch, "_kernel", lambda: kernels.perturb_portions)
-        patch.setattr(launch, "_constants", lambda variant: variant.constants())
+        patch.setattr(launch, "_load", lambda variant, device: variant.constants())
+        patch.setattr(portions, "_ENOUGH_PROGRAMS", self.enough_programs)
         patch.setattr(launch, "can_be_interrupted", lambda device: False)
         for module in (device_module, resident, words):
             patch.setattr(module, "lanes_of_program", lambda device: LANES)
@@ -110,7 +117,7 @@ class TritonOnCpu:
         for key, value in given.items():
             if isinstance(value, torch.Tensor) and value.data_ptr() not in known:
                 memory.allow_tensor(key, value, WRITE if key in WRITTEN else READ)
-        kernel = self.replaced.get(name, lambda kernel: kernel)(compiled.kernel)
+        kernel = self.replace(compiled.kernel) if self.replace else compiled.kernel
         values = [given[key] for key in compiled.passed] + [0, 0]  # and two kinds of scratch memory that is not there
         params = bytearray(kernel.param_bytes)
         for (start, size), value in zip(kernel.kernel.params.values(), values, strict=True):
@@ -122,6 +129,9 @@ class TritonOnCpu:
                           self.schedule)  # fmt: skip
         machine.races.reads_precede_atomics = True
         machine.shared.agreed_writes = True
+        if self.count_issued:
+            machine.issued = collections.Counter()
+            self.issued.append((compiled.ptx, machine.issued))
         machine.run()
         machine.races.check()
 

@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import torch
+
 from ..._locks import ForkSafeLock
 from ..._ops import PerturbArguments
 from .. import _checks
@@ -21,16 +23,16 @@ def perturb_(given: PerturbArguments) -> None:
     amounts = [absent if tensor is None else tensor for tensor in (given.std, given.floor_std, given.grad_scale)]
     device = given.state.device
     with _LAUNCHING, make_current(device):
-        # All before the first launch, since after it a lack of memory would leave some of the noise undone.
+        # All before the first launch, since after it a lack of memory, or a kernel that does not compile or does not
+        # fit the device, would leave some of the noise undone.
         launches = make_ready(given)
+        constants = [_load(launch.variant, device) for launch in launches]
         step_is_taken = can_be_interrupted(device)
         if step_is_taken:
             given.state[4] += 1
         for i, launch in enumerate(launches):
             advance = int(i == 0 and not step_is_taken)
-            _kernel()[(launch.programs,)](
-                *launch.arguments, *amounts, given.state, advance, **_constants(launch.variant), **OPTIONS
-            )
+            _kernel()[(launch.programs,)](*launch.arguments, *amounts, given.state, advance, **constants[i], **OPTIONS)
 
 
 @functools.cache
@@ -41,8 +43,19 @@ def _kernel() -> Any:
     return perturb_portions
 
 
-@functools.lru_cache(maxsize=256)
-def _constants(variant: Variant) -> dict[str, Any]:
+@functools.cache
+def _is_interpreted() -> bool:
     import triton
 
-    return {**variant.constants(), "INTERPRETED": not isinstance(_kernel(), triton.JITFunction)}
+    return not isinstance(_kernel(), triton.JITFunction)
+
+
+@functools.lru_cache(maxsize=256)
+def _load(variant: Variant, device: torch.device) -> dict[str, Any]:
+    """Compiles a variant and loads it on the device, which is current; returns its compile-time arguments."""
+    constants = {**variant.constants(), "INTERPRETED": _is_interpreted()}
+    if not _is_interpreted():
+        # In Triton's eyes a dtype is a pointer to it. Subscripting what is compiled loads it, and launches nothing.
+        compiled = _kernel().warmup(*variant.argument_types(), grid=(1,), **constants, **OPTIONS)
+        compiled[(1, 1, 1)]
+    return constants

@@ -14,10 +14,10 @@ def choose_small_kind(tensors: Sequence[TensorFacts], floor: bool) -> SmallKind:
     """Of the kinds of kernels that fit into registers the one with the most elements."""
     sizes: dict[SmallKind, int] = {}
     for tensor in tensors:
-        kind = SmallKind(tensor.taps, tensor.high_dim)
         if _is_small(tensor, floor):
+            kind = _small_kind_of(tensor)
             sizes[kind] = sizes.get(kind, 0) + tensor.size
-    return max(sizes, key=sizes.__getitem__, default=SmallKind(0, 0))
+    return max(sizes, key=sizes.__getitem__, default=SmallKind())
 
 
 def path_of(tensor: TensorFacts, small_kind: SmallKind, floor: bool, scale: bool) -> int:
@@ -28,8 +28,13 @@ def path_of(tensor: TensorFacts, small_kind: SmallKind, floor: bool, scale: bool
         return IDLE
     if tensor.high_dim == 0:
         return ELEMENTS
-    is_small = _is_small(tensor, floor) and small_kind == SmallKind(tensor.taps, tensor.high_dim)
+    is_small = _is_small(tensor, floor) and small_kind == _small_kind_of(tensor)
     return SMALL_KERNELS if is_small else ANY_KERNEL
+
+
+def _small_kind_of(tensor: TensorFacts) -> SmallKind:
+    """Of the masks of a real 3x3 spectrum only that of all bins but DC has eight columns."""
+    return SmallKind(tensor.taps, tensor.high_dim, tensor.shape[2:] == (3, 3) and tensor.high_dim == 8)
 
 
 def _is_small(tensor: TensorFacts, floor: bool) -> bool:

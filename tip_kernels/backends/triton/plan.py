@@ -87,7 +87,7 @@ def plan_tables(
         is_double: whether the arithmetic is float64: then fewer values fit into registers.
         lanes: kernels or groups of words that a program handles at a time, a power of two.
     """
-    small_kind = SmallKind(0, 0) if is_double else choose_small_kind(tensors, floor)
+    small_kind = SmallKind() if is_double else choose_small_kind(tensors, floor)
     paths = [path_of(tensor, small_kind, floor, scale) for tensor in tensors]
     cuts = cut_tensors(tensors, paths, lanes)
     rows = _rows(tensors, paths, cuts, basis_starts(basis_taps), floor)
@@ -101,7 +101,7 @@ def plan_tables(
         programs=np.repeat(np.arange(len(rows), dtype=np.int32), counts),
         offsets=np.concatenate([*map(tap_offsets, tensors), np.zeros(1, np.int64)]),
         accesses=[access_of(tensor) for tensor in tensors] + [STRIDED] * (len(rows) - len(tensors)),
-        small_kind=small_kind if SMALL_KERNELS in paths else SmallKind(0, 0),
+        small_kind=small_kind if SMALL_KERNELS in paths else SmallKind(),
         chunk=_chunk(chunked, is_double or floor),
         elements=ELEMENTS in paths,
     )

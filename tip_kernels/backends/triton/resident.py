@@ -88,9 +88,9 @@ def _make_header(
     launch: Launch, grads: list[torch.Tensor], scores: list[torch.Tensor], keep: float, device: torch.device
 ) -> tuple[_Header, list[torch.Tensor]]:
     """See ``kernels/perturb.py`` for the layout."""
-    values = np.zeros(2 + 4 * len(launch.tables.rows), dtype=np.int64)
-    values[1] = np.float64(keep).view(np.int64)
-    entries = values[2:].reshape(-1, 4)
+    values = np.zeros(1 + 4 * len(launch.tables.rows), dtype=np.int64)
+    values[0] = np.float64(keep).view(np.int64)
+    entries = values[1:].reshape(-1, 4)
     addresses = [grad.data_ptr() for grad in grads]
     accesses = launch.accesses(addresses)
     entries[: len(grads), 0] = entries[: len(grads), 2] = addresses

@@ -50,10 +50,11 @@ class Row(NamedTuple):
 
 
 class SmallKind(NamedTuple):
-    """The one kind of conv kernel that a launch has in registers; (0, 0) for none."""
+    """The one kind of conv kernel that a launch has in registers; of 0 taps for none."""
 
-    taps: int
-    high_dim: int
+    taps: int = 0
+    high_dim: int = 0
+    all_but_dc_3x3: bool = False  # whether it is 3x3 and has all bins but DC in its high band: then it needs no basis
 
 
 class Tables(NamedTuple):

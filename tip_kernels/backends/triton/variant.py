@@ -35,6 +35,7 @@ class Variant(NamedTuple):
         return {
             "SMALL_TAPS": self.small_kind.taps,
             "SMALL_HIGH_DIM": self.small_kind.high_dim,
+            "ALL_BUT_DC_3X3": self.small_kind.all_but_dc_3x3,
             "SMALL_ACCESSES": sum(self.small_accesses),
             "CHUNK": self.chunk,
             "ELEMENTS": self.elements,
@@ -47,18 +48,8 @@ class Variant(NamedTuple):
             "LANES": self.lanes,
         }
 
-    def signature(self) -> dict[str, str]:
-        """Triton's types of the other arguments, which the launcher passes in this order."""
-        real = "*fp64" if self.real is torch.float64 else "*fp32"
-        return {
-            "header": "*i64",
-            "rows": "*i64",
-            "programs": "*i32",
-            "offsets": "*i64",
-            "bases": real,
-            "stds": "*fp32",
-            "floor_stds": "*fp32",
-            "grad_scale": "*fp32",
-            "state": "*i64",
-            "advance": "i32",
-        }
+    def argument_types(self) -> tuple[torch.dtype | int, ...]:
+        """What the other arguments point to, which the launcher passes in this order, and an integer for the last."""
+        header, rows, programs, offsets = torch.int64, torch.int64, torch.int32, torch.int64
+        std, floor_std, grad_scale = torch.float32, torch.float32, torch.float32
+        return header, rows, programs, offsets, self.real, std, floor_std, grad_scale, torch.int64, 0

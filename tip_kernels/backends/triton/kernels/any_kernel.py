@@ -45,7 +45,7 @@ def _draw_chunk(
         fresh = zeros(16, LANES)
         if group * 16 < count:
             words = generate(stream, tensor_id, (first_word >> 4) + group, GENERATOR)
-            fresh = _from(to_normals(words, 16, 16), (first_word & 15).to(tl.int32))
+            fresh = _from(to_normals(words, 1.0, 16, 16), (first_word & 15).to(tl.int32))
         later = ()
         for i in tl.static_range(16, CHUNK):
             later = later + (chunk[i],)

@@ -8,6 +8,7 @@ class Stream(NamedTuple):
 
     key: Any  # its eight words, uint32
     step: Any  # int64
+    columns: Any  # uint32: ChaCha's columns 2 and 3 after its first round, in which the counter has no part
 
 
 class Amounts(NamedTuple):

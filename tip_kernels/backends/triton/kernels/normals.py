@@ -1,4 +1,4 @@
-"""Box-Muller on full 32-bit words, as docs/design.md, section 3, has it."""
+"""Box-Muller on full 32-bit words, as docs/design.md, section 3, has it; the polynomials of csrc/core/normals.h."""
 
 import triton
 import triton.language as tl
@@ -8,66 +8,57 @@ from .words import wrapping_add
 
 @triton.jit
 def _minus_two_log(u):
-    """-2 ln(u) for u in [2^-33, 1], to about one unit in the last place, also next to 1.
-
-    u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); -2 ln(1 + f) = -2 f + f^2 + f^3 times a minimax polynomial
-    (degree 7, relative error 6e-9).
-    """
+    """-2 ln(u) for u in [2^-33, 1]: u = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), so that f is exact."""
     bits = u.to(tl.int32, bitcast=True)
-    exponent = (bits - 0x3F3504F3) >> 23
-    f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
-    p = f * 0.15268592536449432 - 0.2552318871021271
-    p = p * f + 0.26320523023605347
-    p = p * f - 0.28403520584106445
-    p = p * f + 0.3324669897556305
-    p = p * f - 0.40002453327178955
-    p = p * f + 0.500016450881958
-    p = p * f - 0.6666666269302368
-    square = f * f
-    tail = p * (square * f) + square
-    return exponent.to(tl.float32) * -1.3862943611198906 + (tail - 2.0 * f)
+    exponent = (bits - 0x3F3504F3) & -0x800000  # e * 2^23
+    f = (bits - exponent).to(tl.float32, bitcast=True) - 1.0
+    p = f * -0.17469682 + 0.28615043
+    p = p * f - 0.29835948
+    p = p * f + 0.33141017
+    p = p * f - 0.39924145
+    p = p * f + 0.50003511
+    p = p * f - 0.66667902
+    p = p * f + 0.99999982
+    return exponent.to(tl.float32) * -1.6525916635146132e-07 + f * (p * f - 2.0)  # ln 4 / 2^23
 
 
 @triton.jit
-def _cos_sin(word):
-    """Cosine and sine of 2 pi word / 2^32, to about one unit in the last place.
+def _root(x):
+    """The root, within a unit in the last place: a Newton step squares the approximation's error. Exact for 0."""
+    inverse = tl.rsqrt(x + 1e-30)
+    root = x * inverse
+    return tl.fma(0.5 * inverse, tl.fma(-root, root, x), root)
 
-    The nearest quarter turn is taken off in integers, exactly; the rest, within an eighth of a turn, goes into
-    minimax polynomials (relative errors below 4e-9).
+
+@triton.jit
+def box_muller(first, second, scale):
+    """Two normals, times ``scale``, from two words.
+
+    The angle is split at 0 and half a turn, where the sign is the word's own; what is left is a quarter turn too much.
     """
-    turned = wrapping_add(word, tl.full([], 0x20000000, tl.uint32))  # its top two bits count the quarter turns
-    angle = (word << 2).to(tl.int32, bitcast=True).to(tl.float32) * 3.657295198167899e-10  # pi / 2^33
-    z = angle * angle
-    s = z * -0.00019517267355695367 + 0.008332177996635437
-    s = s * z - 0.16666655242443085
-    sine = s * (z * angle) + angle
-    c = z * 2.443312041577883e-05 - 0.0013887316454201937
-    c = c * z + 0.04166664555668831
+    u = first.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10  # 2^-32, 2^-33
+    radius = _root(_minus_two_log(u)) * scale
+    signed = (radius.to(tl.uint32, bitcast=True) ^ (second & 0x80000000)).to(tl.float32, bitcast=True)
+    turned = wrapping_add(second << 1, tl.full([], 0x80000000, tl.uint32))
+    x = turned.to(tl.int32, bitcast=True).to(tl.float32) * 7.314590396335798e-10  # pi / 2^32
+    z = x * x
+    s = z * 2.6019031e-6 - 1.9807419e-4
+    s = s * z + 0.008333026
+    s = s * z - 0.16666657
+    c = z * -2.6051495e-7 + 2.476016e-5
+    c = c * z - 0.0013888362
+    c = c * z + 0.041666638
     c = c * z - 0.5
-    cosine = c * z + 1.0
-    odd = (turned & 0x40000000) != 0
-    cos_sign = wrapping_add(turned, tl.full([], 0x40000000, tl.uint32)) & 0x80000000
-    sin_sign = turned & 0x80000000
-    cos_bits = tl.where(odd, sine, cosine).to(tl.uint32, bitcast=True) ^ cos_sign
-    sin_bits = tl.where(odd, cosine, sine).to(tl.uint32, bitcast=True) ^ sin_sign
-    return cos_bits.to(tl.float32, bitcast=True), sin_bits.to(tl.float32, bitcast=True)
+    return -(signed * x) * (s * z + 1.0), signed * (c * z + 1.0)
 
 
 @triton.jit
-def _box_muller(word0, word1):
-    u = word0.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10  # 2^-32, 2^-33
-    radius = tl.sqrt(_minus_two_log(u))
-    cosine, sine = _cos_sin(word1)
-    return radius * cosine, radius * sine
-
-
-@triton.jit
-def to_normals(words, USED: tl.constexpr, PITCH: tl.constexpr):
-    """The normals of a group of words, of which the first USED of every PITCH matter; the others are zeros."""
+def to_normals(words, scale, USED: tl.constexpr, PITCH: tl.constexpr):
+    """``scale`` times the normals of a group of words, the first USED of every PITCH; the others are zeros."""
     normals = ()
     for i in tl.static_range(0, 16, 2):
         if i % PITCH < USED:
-            normals = normals + _box_muller(words[i], words[i + 1])
+            normals = normals + box_muller(words[i], words[i + 1], scale)
         else:
             zero = tl.full([], 0, tl.float32)
             normals = normals + (zero, zero)

@@ -6,7 +6,7 @@ import triton.language as tl
 from .any_kernel import perturb_any_kernel
 from .elements import perturb_elements
 from .grid import grid_limit
-from .inputs import Addresses, Amounts, Stream
+from .inputs import Addresses, Amounts
 from .small_kernels import perturb_small_kernels
 from .table import (
     PATH_ANY_KERNEL,
@@ -18,7 +18,7 @@ from .table import (
     ROW_TENSOR_ID,
 )
 from .ticket import take_ticket
-from .words import load_key
+from .words import stream_of
 
 _NOT_CONSTANT = (
     "header", "rows", "programs", "offsets", "bases", "stds", "floor_stds", "grad_scale", "state", "advance",
@@ -29,29 +29,30 @@ _NOT_CONSTANT = (
 @triton.jit(do_not_specialize=_NOT_CONSTANT)
 def perturb_portions(
     header, rows, programs, offsets, bases, stds, floor_stds, grad_scale, state, advance,
-    SMALL_TAPS: tl.constexpr, SMALL_HIGH_DIM: tl.constexpr, SMALL_ACCESSES: tl.constexpr,
+    SMALL_TAPS: tl.constexpr, SMALL_HIGH_DIM: tl.constexpr, ALL_BUT_DC_3X3: tl.constexpr,
+    SMALL_ACCESSES: tl.constexpr,
     CHUNK: tl.constexpr, ELEMENTS: tl.constexpr,
     GENERATOR: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
     DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """The op ``perturb_`` for the tensors of one dtype.
 
-    ``header`` holds the counter of finished programs, the bits of ``keep`` and, for each row, the addresses of the
-    gradient, its scores and its sums, and how its memory is accessed. ``bases`` are in the type of the arithmetic.
+    ``header`` holds the bits of ``keep`` and, for each row, the addresses of the gradient, its scores and its sums, and
+    how its memory is accessed. ``bases`` are in the type of the arithmetic.
     """
     REAL: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
     program = tl.program_id(0)
     tensor = tl.load(programs + program).to(tl.int64)
     row = rows + tensor * ROW_COLUMNS
     path = tl.load(row + ROW_PATH)
-    entry = header + (2 + 4 * tensor)
+    entry = header + (1 + 4 * tensor)
     addresses = Addresses(
         tl.load(entry), tl.load(entry + 1).to(tl.pointer_type(tl.float32)), tl.load(entry + 2), tl.load(entry + 3)
     )
     tensor_id = tl.load(row + ROW_TENSOR_ID)
     step = tl.load(state + 4) - (1 - advance)  # an earlier launch of this call has advanced it
-    stream = Stream(load_key(state), step)
-    keep = tl.load(header + 1).to(tl.float64, bitcast=True).to(REAL)
+    stream = stream_of(state, step)
+    keep = tl.load(header).to(tl.float64, bitcast=True).to(REAL)
     busy = path != PATH_IDLE  # there may be no std at all
     std32 = tl.load(stds + tensor_id, mask=busy, other=0.0)
     floor32 = tl.load(floor_stds + tensor_id, mask=busy, other=0.0) if FLOOR else std32
@@ -65,7 +66,8 @@ def perturb_portions(
         if path == PATH_SMALL_KERNELS:
             perturb_small_kernels(
                 row, index, addresses, offsets, bases, amounts, stream,
-                SMALL_ACCESSES, SMALL_TAPS, SMALL_HIGH_DIM, GENERATOR, FLOOR, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
+                SMALL_ACCESSES, SMALL_TAPS, SMALL_HIGH_DIM, ALL_BUT_DC_3X3, GENERATOR, FLOOR, SCALE, KEEP,
+                DTYPE, INTERPRETED, LANES,
             )  # fmt: skip
     if CHUNK:
         if path == PATH_ANY_KERNEL:
@@ -80,4 +82,4 @@ def perturb_portions(
                 GENERATOR, FLOOR, SCALE, DTYPE, REAL, INTERPRETED, LANES,
             )  # fmt: skip
     if advance != 0:
-        take_ticket(state, step, header)
+        take_ticket(state, step)

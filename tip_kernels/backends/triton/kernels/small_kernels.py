@@ -5,58 +5,64 @@ import triton.language as tl
 
 from ..bases import basis_pitch
 from ..paths import MAX_SMALL_TAPS
-from .grid import to_grid
+from .grid import all_to_grid
+from .kernel3x3 import band_noise_3x3, full_noise_3x3, keep_3x3
 from .normals import to_normals
+from .quads import Place, load_quad, store_quad
 from .selection import selected_lanes
-from .table import (
-    CONTIGUOUS,
-    INTERLEAVED,
-    ROW_BASIS,
-    ROW_KERNEL_STRIDE,
-    ROW_KERNELS,
-    ROW_TAP_OFFSETS,
-    ROW_TENSOR_ID,
-    STRIDED,
-)
+from .table import ROW_BASIS, ROW_KERNEL_STRIDE, ROW_KERNELS, ROW_TAP_OFFSETS, ROW_TENSOR_ID
 from .tile import any_lane, lane_channels, locate_kernel, portion_of
-from .vectors import join4, narrow, split4, zeros
+from .vectors import zeros
 from .words import generate
 
 _BASIS_PITCH = tl.constexpr(basis_pitch(MAX_SMALL_TAPS))
 
 
 @triton.jit
+def _group_noise(
+    normals, matrix, amounts, is_selected,
+    TAPS: tl.constexpr, HIGH_DIM: tl.constexpr, USED: tl.constexpr, PITCH: tl.constexpr, FLOOR: tl.constexpr,
+):  # fmt: skip
+    """Noise of the 16 / PITCH kernels of a group: TAPS tensors [LANES] a kernel, zeros where there is none."""
+    noises = ()
+    for kernel in tl.static_range(16 // PITCH):
+        for tap in tl.static_range(TAPS):
+            noise = matrix[tap * USED] * normals[kernel * PITCH]
+            for column in tl.static_range(1, HIGH_DIM):
+                noise += matrix[tap * USED + column] * normals[kernel * PITCH + column]
+            noise *= amounts.std
+            if FLOOR:
+                for column in tl.static_range(HIGH_DIM, TAPS):
+                    noise += matrix[tap * USED + column] * amounts.floor * normals[kernel * PITCH + column]
+                noise = tl.where(is_selected, noise, normals[kernel * PITCH + tap] * amounts.floor)
+            else:
+                noise = tl.where(is_selected, noise, 0.0)
+            noises = noises + (noise,)
+    return noises
+
+
+@triton.jit
 def _noise(
-    stream, tensor_id, quad, basis, amounts, is_selected,
-    TAPS: tl.constexpr, HIGH_DIM: tl.constexpr, USED: tl.constexpr, PITCH: tl.constexpr,
-    GENERATOR: tl.constexpr, FLOOR: tl.constexpr, LANES: tl.constexpr,
+    stream, tensor_id, quad, basis, amounts, is_selected, some_selected,
+    TAPS: tl.constexpr, HIGH_DIM: tl.constexpr, ALL_BUT_DC: tl.constexpr, GENERATOR: tl.constexpr, FLOOR: tl.constexpr,
 ):  # fmt: skip
     """Noise of kernels 4 quad .. 4 quad + 3: 4 TAPS tensors [LANES], kernel by kernel."""
-    matrix = ()
-    for i in tl.static_range(TAPS * USED):
-        matrix = matrix + (tl.load(basis + (i // USED * _BASIS_PITCH + i % USED)),)
-    by_kernel = zeros(4 * TAPS, LANES)
-    for group in range(PITCH // 4):  # each moves what it makes in at the end, and the oldest out
-        words = generate(stream, tensor_id, quad * (PITCH // 4) + group, GENERATOR)
-        normals = to_normals(words, USED, PITCH)
-        later = ()
-        for i in tl.static_range(16 // PITCH * TAPS, 4 * TAPS):
-            later = later + (by_kernel[i],)
-        for kernel in tl.static_range(16 // PITCH):
-            for tap in tl.static_range(TAPS):
-                noise = matrix[tap * USED] * normals[kernel * PITCH]
-                for column in tl.static_range(1, HIGH_DIM):
-                    noise += matrix[tap * USED + column] * normals[kernel * PITCH + column]
-                noise *= amounts.std
-                if FLOOR:
-                    for column in tl.static_range(HIGH_DIM, TAPS):
-                        noise += matrix[tap * USED + column] * amounts.floor * normals[kernel * PITCH + column]
-                    noise = tl.where(is_selected, noise, normals[kernel * PITCH + tap] * amounts.floor)
-                else:
-                    noise = tl.where(is_selected, noise, 0.0)
-                later = later + (noise,)
-        by_kernel = later
-    return by_kernel
+    USED: tl.constexpr = TAPS if FLOOR else HIGH_DIM
+    PITCH: tl.constexpr = 4 if USED <= 4 else (8 if USED <= 8 else 16)
+    if ALL_BUT_DC and FLOOR:
+        noise = full_noise_3x3(stream, tensor_id, quad, amounts, is_selected, some_selected, GENERATOR)
+    elif ALL_BUT_DC:
+        noise = band_noise_3x3(stream, tensor_id, quad, amounts, is_selected, GENERATOR)
+    else:
+        matrix = ()
+        for i in tl.static_range(TAPS * USED):
+            matrix = matrix + (tl.load(basis + (i // USED * _BASIS_PITCH + i % USED)),)
+        noise = ()
+        for group in tl.static_range(PITCH // 4):
+            words = generate(stream, tensor_id, quad * (PITCH // 4) + group, GENERATOR)
+            normals = to_normals(words, 1.0, USED, PITCH)
+            noise = noise + _group_noise(normals, matrix, amounts, is_selected, TAPS, HIGH_DIM, USED, PITCH, FLOOR)
+    return noise
 
 
 @triton.jit
@@ -79,90 +85,53 @@ def _high_band(x, basis, factor, is_selected, TAPS: tl.constexpr, HIGH_DIM: tl.c
 
 
 @triton.jit
-def _vector(grad, start, tap_offsets, stride, i: tl.constexpr, ACCESS: tl.constexpr):
-    """Pointers [LANES, 4] to what a lane reads i-th: four elements in a row, or tap i of its four kernels."""
-    four = tl.arange(0, 4)[None, :]
-    if ACCESS == CONTIGUOUS:
-        pointers = grad + start[:, None] + (4 * i + four)
-    elif ACCESS == INTERLEAVED:
-        pointers = grad + start[:, None] + tl.multiple_of(tl.load(tap_offsets + i), 4) + four
+def _scaled(
+    x, basis, amounts, is_selected,
+    TAPS: tl.constexpr, HIGH_DIM: tl.constexpr, ALL_BUT_DC: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
+):  # fmt: skip
+    """Four kernels times the scale, less what ``keep`` takes away."""
+    if KEEP and ALL_BUT_DC:
+        result = keep_3x3(x, amounts.keep, amounts.scale, is_selected)
     else:
-        pointers = grad + start[:, None] + (tl.load(tap_offsets + i) + four * stride)
-    return pointers
-
-
-@triton.jit
-def _load(grad, start, tap_offsets, stride, mask, TAPS: tl.constexpr, ACCESS: tl.constexpr, LANES: tl.constexpr):
-    """Four kernels as 4 TAPS tensors [LANES], kernel by kernel."""
-    values = ()
-    for i in tl.static_range(TAPS):
-        pointers = _vector(grad, start, tap_offsets, stride, i, ACCESS)
-        values = values + split4(tl.load(pointers, mask=mask[:, None]).to(tl.float32), LANES)
-    if ACCESS == CONTIGUOUS:
-        kernels = values
-    else:  # tap by tap so far
-        kernels = ()
-        for i in tl.static_range(4 * TAPS):
-            kernels = kernels + (values[i % TAPS * 4 + i // TAPS],)
-    return kernels
-
-
-@triton.jit
-def _store(
-    grad, start, tap_offsets, stride, mask, kernels,
-    TAPS: tl.constexpr, ACCESS: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    for i in tl.static_range(TAPS):
-        if ACCESS == CONTIGUOUS:
-            values = join4(kernels[4 * i], kernels[4 * i + 1], kernels[4 * i + 2], kernels[4 * i + 3], LANES)
-        else:
-            values = join4(kernels[i], kernels[TAPS + i], kernels[2 * TAPS + i], kernels[3 * TAPS + i], LANES)
-        pointers = _vector(grad, start, tap_offsets, stride, i, ACCESS)
-        tl.store(pointers, narrow(values, DTYPE, INTERPRETED), mask=mask[:, None])
-
-
-@triton.jit
-def _perturb(
-    grad, start, tap_offsets, stride, mask, noise, basis, amounts, is_selected,
-    TAPS: tl.constexpr, HIGH_DIM: tl.constexpr, ACCESS: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr,
-    KEEP: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
-    x = _load(grad, start, tap_offsets, stride, mask, TAPS, ACCESS, LANES)
-    if KEEP:
-        change = _high_band(x, basis, (amounts.keep - 1.0) * amounts.scale, is_selected, TAPS, HIGH_DIM)
-    result = ()
-    for i in tl.static_range(4 * TAPS):
-        value = x[i]
-        if SCALE:
-            value = value * amounts.scale
         if KEEP:
-            value += change[i]
-        value += noise[i]
-        if FLOOR:
-            value = to_grid(value, amounts.limit)
-        result = result + (value,)
-    _store(grad, start, tap_offsets, stride, mask, result, TAPS, ACCESS, DTYPE, INTERPRETED, LANES)
+            change = _high_band(x, basis, (amounts.keep - 1.0) * amounts.scale, is_selected, TAPS, HIGH_DIM)
+        result = ()
+        for i in tl.static_range(4 * TAPS):
+            value = x[i]
+            if SCALE:
+                value = value * amounts.scale
+            if KEEP:
+                value += change[i]
+            result = result + (value,)
+    return result
+
+
+@triton.jit
+def _sum(x, y, COUNT: tl.constexpr):
+    result = ()
+    for i in tl.static_range(COUNT):
+        result = result + (x[i] + y[i],)
+    return result
 
 
 @triton.jit
 def perturb_small_kernels(
     row, program, addresses, offsets, bases, amounts, stream,
-    ACCESSES: tl.constexpr, TAPS: tl.constexpr, HIGH_DIM: tl.constexpr, GENERATOR: tl.constexpr, FLOOR: tl.constexpr,
-    SCALE: tl.constexpr, KEEP: tl.constexpr, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
+    ACCESSES: tl.constexpr, TAPS: tl.constexpr, HIGH_DIM: tl.constexpr, ALL_BUT_DC: tl.constexpr,
+    GENERATOR: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
+    DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Perturbs the portion of a program. ACCESSES: the sum of those that the launch has on this path."""
     TILE: tl.constexpr = 4 * LANES
-    USED: tl.constexpr = TAPS if FLOOR else HIGH_DIM
-    PITCH: tl.constexpr = 4 if USED <= 4 else (8 if USED <= 8 else 16)
     run, first, last = portion_of(row, program)
     kernels = tl.load(row + ROW_KERNELS)
     channel = first // kernels
     lane = 4 * tl.arange(0, LANES)
     lane_channel = lane_channels(first - channel * kernels, lane, kernels, TILE)
     is_selected = selected_lanes(row, addresses.scores, channel, lane_channel, (last - 1) // kernels, LANES)
+    some_selected = any_lane(is_selected & (first + lane < last))  # in all tiles, since several have one channel
     touched = (lane >= 0) if (FLOOR or SCALE) else is_selected
-    if any_lane(touched & (first + lane < last)):
-        drawing = (lane >= 0) if FLOOR else is_selected
+    if (FLOOR or SCALE) | some_selected:
         tensor_id = tl.load(row + ROW_TENSOR_ID)
         tap_offsets = offsets + tl.load(row + ROW_TAP_OFFSETS)
         basis = bases + tl.load(row + ROW_BASIS)
@@ -173,30 +142,22 @@ def perturb_small_kernels(
             mask = touched & (lane_kernel < last)
             its_channel = channel + lane_channel
             start, whole = locate_kernel(row, its_channel, lane_kernel - its_channel * kernels)
+            place = Place(grad, lane_kernel * TAPS, start, tap_offsets, stride, mask)
             noise = zeros(4 * TAPS, LANES)
-            if any_lane(drawing & mask):
+            if FLOOR or not SCALE:
                 noise = _noise(
-                    stream, tensor_id, whole >> 2, basis, amounts, is_selected,
-                    TAPS, HIGH_DIM, USED, PITCH, GENERATOR, FLOOR, LANES,
+                    stream, tensor_id, whole >> 2, basis, amounts, is_selected, some_selected,
+                    TAPS, HIGH_DIM, ALL_BUT_DC, GENERATOR, FLOOR,
                 )  # fmt: skip
-            if CONTIGUOUS & ACCESSES:
-                if addresses.access == CONTIGUOUS:
-                    _perturb(
-                        tl.multiple_of(grad, 16), tl.multiple_of(lane_kernel * TAPS, 4), tap_offsets, stride, mask,
-                        noise, basis, amounts, is_selected,
-                        TAPS, HIGH_DIM, CONTIGUOUS, FLOOR, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
+            else:
+                if some_selected:
+                    noise = _noise(
+                        stream, tensor_id, whole >> 2, basis, amounts, is_selected, some_selected,
+                        TAPS, HIGH_DIM, ALL_BUT_DC, GENERATOR, FLOOR,
                     )  # fmt: skip
-            if INTERLEAVED & ACCESSES:
-                if addresses.access == INTERLEAVED:
-                    _perturb(
-                        tl.multiple_of(grad, 16), tl.multiple_of(start, 4), tap_offsets, stride, mask,
-                        noise, basis, amounts, is_selected,
-                        TAPS, HIGH_DIM, INTERLEAVED, FLOOR, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
-                    )  # fmt: skip
-            if STRIDED & ACCESSES:
-                if addresses.access == STRIDED:
-                    _perturb(
-                        grad, start, tap_offsets, stride, mask,
-                        noise, basis, amounts, is_selected,
-                        TAPS, HIGH_DIM, STRIDED, FLOOR, SCALE, KEEP, DTYPE, INTERPRETED, LANES,
-                    )  # fmt: skip
+            x = load_quad(place, addresses.access, ACCESSES, TAPS, LANES)
+            x = _scaled(x, basis, amounts, is_selected, TAPS, HIGH_DIM, ALL_BUT_DC, SCALE, KEEP)
+            x = _sum(x, noise, 4 * TAPS)
+            if FLOOR:
+                x = all_to_grid(x, amounts.limit, 4 * TAPS)
+            store_quad(place, x, addresses.access, ACCESSES, TAPS, DTYPE, INTERPRETED, LANES)

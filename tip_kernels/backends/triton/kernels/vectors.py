@@ -17,29 +17,34 @@ def narrow(x, DTYPE: tl.constexpr, INTERPRETED: tl.constexpr):
 
 
 @triton.jit
-def join4(a, b, c, d, LANES: tl.constexpr):
-    """Tensor [LANES, 4] of four tensors [LANES]: registers of the same thread side by side."""
-    return tl.join(tl.join(a, c), tl.join(b, d)).reshape(LANES, 4)
-
-
-@triton.jit
-def join16(v, LANES: tl.constexpr):
-    """Tensor [LANES, 16] of 16 tensors [LANES]."""
-    for half in tl.static_range(4):
+def join(values, COUNT: tl.constexpr, LANES: tl.constexpr):
+    """Tensor [LANES, COUNT] of COUNT tensors [LANES], a power of two: registers of the same thread side by side."""
+    LEVELS: tl.constexpr = COUNT.bit_length() - 1
+    for level in tl.static_range(LEVELS):
         joined = ()
-        for i in tl.static_range(8 >> half):
-            joined = joined + (tl.join(v[i], v[i + (8 >> half)]),)
-        v = joined
-    return v[0].reshape(LANES, 16)
+        for i in tl.static_range(COUNT >> (level + 1)):
+            joined = joined + (tl.join(values[i], values[i + (COUNT >> (level + 1))]),)
+        values = joined
+    return values[0].reshape(LANES, COUNT)
 
 
 @triton.jit
-def split4(x, LANES: tl.constexpr):
-    """Four tensors [LANES] of a tensor [LANES, 4]."""
-    even, odd = tl.split(x.reshape(LANES, 2, 2))
-    a, c = tl.split(even)
-    b, d = tl.split(odd)
-    return a, b, c, d
+def split(x, COUNT: tl.constexpr, LANES: tl.constexpr):
+    """COUNT tensors [LANES] of a tensor [LANES, COUNT]."""
+    values = (x,)
+    LEVELS: tl.constexpr = COUNT.bit_length() - 1
+    for level in tl.static_range(LEVELS):
+        evens = ()
+        odds = ()
+        for i in tl.static_range(1 << level):
+            pairs = values[i]
+            if COUNT >> level > 2:
+                pairs = pairs.reshape(LANES, COUNT >> (level + 1), 2)
+            even, odd = tl.split(pairs)
+            evens = evens + (even,)
+            odds = odds + (odd,)
+        values = evens + odds
+    return values
 
 
 @triton.jit
