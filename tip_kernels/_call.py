@@ -15,7 +15,7 @@ from . import _dispatch, _dtensor, _graph_op, _lasting, _memory, _plan
 from ._numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
 from ._ops import PerturbArguments
 from ._plan import Masks, Tensors
-from ._ranks import Ranks
+from ._ranks import number_of
 from ._shard import Shard
 from ._tracing import cached, is_capturing, is_dry_run, refuse_recorders
 from .rng import NoiseRNG
@@ -97,10 +97,10 @@ class PreparedCall(NamedTuple):
             self.op(*arguments)
 
 
-def prepare(grads: Tensors, scores: Tensors, options: Options, agreed: Ranks | None = None) -> PreparedCall:
+def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = False) -> PreparedCall:
     """What :func:`tip_kernels.perturb_` runs; raises as it does.
 
-    The ranks in ``agreed`` have one key, and the same scores in this call, already.
+    Of DTensors, ``has_met`` says that all ranks have met already and have one key, and the same scores in this call.
     """
     refuse_recorders()
     rng = options.rng
@@ -109,7 +109,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, agreed: Ranks | N
     check_max_grad_norm(options.max_grad_norm)
     _plan.check_lists(grads, scores)
     if not torch.compiler.is_compiling() and _dtensor.any_in(grads):
-        return _prepare_parts(grads, scores, options, agreed)
+        return _prepare_parts(grads, scores, options, has_met)
     indices: Sequence[int] = range(len(grads))
     if not _touches_all(options):
         indices = _plan.indices_of_high_bands(grads, scores, options.masks)
@@ -161,8 +161,18 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, agreed: Ranks | N
     return PreparedCall(functools.partial(op, numbers=numbers), arguments._replace(keep=1.0), None)
 
 
-def _prepare_parts(grads: Tensors, scores: Tensors, options: Options, agreed: Ranks | None) -> PreparedCall:
-    """The call on this rank's parts of DTensors; all ranks of their mesh make it."""
+def _prepare_parts(grads: Tensors, scores: Tensors, options: Options, has_met: bool) -> PreparedCall:
+    """The call on this rank's parts of DTensors; all ranks of their mesh make it, or raise."""
+    try:
+        return _parts_call(grads, scores, options, has_met)
+    except Exception as error:
+        ranks = None if has_met or is_dry_run() else _dtensor.ranks_among(grads)
+        if ranks is not None:  # the others are on their way to it
+            ranks.meet(error)
+        raise
+
+
+def _parts_call(grads: Tensors, scores: Tensors, options: Options, has_met: bool) -> PreparedCall:
     if options.shards is not None:
         raise ValueError("expected no shards with DTensors, whose placements say where their parts lie")
     _dtensor.check_scores(grads, scores, options.names)
@@ -170,15 +180,22 @@ def _prepare_parts(grads: Tensors, scores: Tensors, options: Options, agreed: Ra
     scale = 1.0 if options.grad_scale is None and options.max_grad_norm is not None else options.grad_scale
     own = options._replace(shards=parts.shards, max_grad_norm=None, grad_scale=scale)
     call = prepare(parts.tensors, scores, own)
-    have_agreed = agreed is not None and agreed.covers(parts.ranks)
     return call._replace(
         agree=_dtensor.Agreement(
             parts,
-            scores=None if have_agreed else scores,
+            scores=None if has_met else scores,
             max_grad_norm=options.max_grad_norm,
-            rng=None if have_agreed else options.rng,
+            call=_number_of(grads, scores, options),
+            rng=None if has_met else options.rng,
         )
     )
+
+
+def _number_of(grads: Tensors, scores: Tensors, options: Options) -> int:
+    """What is to be the same on all ranks that make a call, in one number."""
+    shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (*grads, *scores)]
+    told = [value for value in options if value is None or isinstance(value, (int, float, str))]
+    return number_of(shapes, told)
 
 
 def _clip(options: Options, device: torch.device) -> Callable[..., torch.Tensor] | None:

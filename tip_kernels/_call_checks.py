@@ -72,7 +72,7 @@ class CallChecks:
                     f"float16 numbers with noise are not finite {label(index, names)}: scale the loss less, clip, or "
                     "perturb in float32",
                     RuntimeWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def _once(self, what: str, say: Callable[[], None]) -> None:
@@ -139,7 +139,7 @@ def _check_dtype(amount: float, dtype: torch.dtype, where: str) -> None:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=6)
+    warnings.warn(message, RuntimeWarning, stacklevel=7)
 
 
 def _warn_of_changed_weights(name: str) -> None:

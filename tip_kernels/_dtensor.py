@@ -46,9 +46,11 @@ def version(tensor: torch.Tensor) -> tuple[int, int]:
     return tensor._version, local(tensor)._version
 
 
-def are_apart(tensors: Tensors) -> bool:
-    """Whether there are DTensors among these on a mesh of more than one rank."""
-    return any(tensor is not None and is_dtensor(tensor) and _mesh(tensor).size() > 1 for tensor in tensors)
+def ranks_apart(tensors: Tensors) -> Ranks | None:
+    """The ranks of the first DTensor among these that is on a mesh of more than one."""
+    meshes = (_mesh(tensor) for tensor in tensors if tensor is not None and is_dtensor(tensor))
+    mesh = next((mesh for mesh in meshes if mesh.size() > 1), None)
+    return None if mesh is None else ranks_of_mesh(mesh)
 
 
 class Parts(NamedTuple):
@@ -83,6 +85,12 @@ def split(grads: Tensors, names: Sequence[str] | None) -> Parts:
         shards.append(shard)
         counts.append(counted)
     return Parts(parts, shards, counts, ranks_of_mesh(meshes[0]))
+
+
+def ranks_among(grads: Tensors) -> Ranks | None:
+    """The ranks of the first DTensor; None if this is none of them."""
+    mesh = next(_mesh(grad) for grad in grads if is_dtensor(grad))
+    return None if mesh.get_coordinate() is None else ranks_of_mesh(mesh)
 
 
 def ranks_of_mesh(mesh: "DeviceMesh") -> Ranks:
@@ -161,19 +169,21 @@ class Agreement:
         parts: of the gradients.
         scores: of all gradients, this rank's own; None where they have been exchanged already.
         max_grad_norm: clips the norm of the whole.
-        rng: the key that all ranks must have; None where they have been asked already.
+        call: what the ranks must be about to do alike, as ``number_of`` has it.
+        rng: the key that all ranks must have; None where they have met already.
     """
 
     parts: Parts
     scores: Tensors | None
     max_grad_norm: float | None
+    call: int
     rng: NoiseRNG | None
 
     def __call__(self, arguments: PerturbArguments) -> PerturbArguments:
         """The arguments of the op with the scores and the factor that clips of all ranks."""
         device, ranks = arguments.state.device, self.parts.ranks
         if self.rng is not None:
-            ranks.check_key(self.rng, device)
+            ranks.meet(None, self.call, self.rng)
         if self.scores is not None:
             present = {i: score for i, score in enumerate(self.scores) if score is not None}
             means = dict(zip(present, ranks.mean(list(present.values()), device), strict=True))

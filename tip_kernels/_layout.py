@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ._dtensor import is_dtensor
+from ._dtensor import is_dtensor, local
 from ._ties import Tie
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -173,8 +173,12 @@ class Layout:
         return found
 
     def refuse_weights(self, update: Mapping[str, torch.Tensor]) -> None:
-        """Raises ValueError if all that is given are the model's own values, a conv kernel among them."""
-        if not any(self._indices[name] in self.channels for name in update):
+        """Raises ValueError if all that is given are the model's own values, a conv kernel above 0 among them.
+
+        Of DTensors, by what lies on this rank.
+        """
+        kernels = [local(tensor) for name, tensor in update.items() if self._indices[name] in self.channels]
+        if not any(kernel.any() for kernel in kernels):
             return
         for name, tensor in update.items():
             index = self._indices[name]
@@ -184,7 +188,8 @@ class Layout:
             own = slot.holder.get(slot.key)
             if own is None or is_dtensor(own) != is_dtensor(tensor):
                 return
-            if (own.device, own.dtype) != (tensor.device, tensor.dtype) or not torch.equal(own, tensor):
+            own_part, part = local(own), local(tensor)
+            if (own_part.device, own_part.dtype) != (part.device, part.dtype) or not torch.equal(own_part, part):
                 return
         raise ValueError(
             "expected an update, new weights minus received ones, got the model's weights: subtract those that were "

@@ -11,7 +11,6 @@ from ._bands import HighBands
 from ._call import Options, PreparedCall, prepare
 from ._layout import Layout
 from ._plan import Tensors
-from ._ranks import Ranks
 
 
 class Mechanism:
@@ -36,7 +35,7 @@ class Mechanism:
         self.std = Amount("std", settings["std"], layout.names, kernels, self._shares)
         self.floor_std = Amount("floor_std", settings["floor_std"], layout.names, layout.parameter_names, self._shares)
         self.bands = HighBands(settings["cutoff"], settings["masks"], float(settings["keep"]))
-        self.ranks: Ranks | None = None  # that share the key of the options, and scores
+        self.has_met = False  # whether all ranks of a call share key and scores before it is prepared
         self._is_public = settings["scores"] == "public"
         self._check()
 
@@ -51,7 +50,7 @@ class Mechanism:
         """A call for tensors by index, on ``device``; raises as ``perturb_`` does."""
         std, floor_std = self.std.on(device, len(names)), self.floor_std.on(device, len(names))
         options = self.options._replace(ratio=ratio, std=std, floor_std=floor_std, names=names)
-        return prepare(tensors, scores, options, self.ranks)
+        return prepare(tensors, scores, options, self.has_met)
 
     def noise_multiplier(self) -> float:
         """See :meth:`tip_kernels.TIP.noise_multiplier`."""

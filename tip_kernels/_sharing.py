@@ -1,8 +1,10 @@
 """What a TIP knows of other ranks: whether they hold the same message, and what they then have to exchange."""
 
+import functools
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,8 +14,10 @@ from . import _dtensor
 from ._layout import Layout
 from ._mechanism import Mechanism
 from ._plan import Tensors
-from ._ranks import Ranks, is_distributed
-from ._tracing import is_dry_run, untraced
+from ._ranks import Ranks, is_distributed, number_of
+from ._spending import Spending
+from ._tracing import call_untraced, is_dry_run, untraced
+from .rng import NoiseRNG
 from .saliency import GradCAM
 
 _HELP = (
@@ -22,8 +26,28 @@ _HELP = (
 )
 
 
+Method = TypeVar("Method", bound=Callable[..., None])
+
+
+def on_all_ranks(method: Method) -> Method:
+    """For a method of TIP that perturbs: what it raises on one rank before anything has changed, it raises on all."""
+
+    @functools.wraps(method)
+    def call(tip: Any, *args: Any, **kwargs: Any) -> None:
+        sharing: Sharing = tip._sharing
+        if sharing.ranks is None or is_dry_run():
+            method(tip, *args, **kwargs)
+        else:
+            sharing.call_together(functools.partial(method, tip, *args, **kwargs))
+
+    return call  # type: ignore[return-value]
+
+
 class Sharing:
     """Of one TIP; ``ranks``, once :meth:`share` has been called, hold one message with one key.
+
+    In each call they meet twice: before they exchange scores, and before anything changes. A rank that fails goes to
+    the next meeting all the same, so that none waits for it in vain and none goes on without it.
 
     ``has_hook`` says that a communication hook perturbs the gradients of this rank before they meet the others'.
     """
@@ -36,11 +60,53 @@ class Sharing:
         self._mechanism = mechanism
         self._wrapper: weakref.ref[DistributedDataParallel] | None = None
         self._has_searched = False
+        self._is_awaited = False  # at a meeting of the call that is under way
 
     def share(self, ranks: Ranks) -> None:
         """From now on all of these ranks make the same calls."""
         self.ranks = ranks
-        self._mechanism.ranks = ranks
+        self._mechanism.has_met = True
+
+    @untraced
+    def call_together(self, call: Callable[[], None]) -> None:
+        """Makes a perturb call of all ranks, or a part of one."""
+        call_untraced(call if self._is_awaited else functools.partial(self._call_together, call))
+
+    def _call_together(self, call: Callable[[], None]) -> None:
+        self._is_awaited = True
+        try:
+            call()
+        except Exception as error:
+            if self._is_awaited:
+                self._meet(error)
+            raise
+        else:
+            if self._is_awaited:  # it has found nothing to perturb
+                self._meet()
+        finally:
+            self._is_awaited = False
+
+    def _meet(self, error: Exception | None = None, call: int = 0, rng: NoiseRNG | None = None) -> None:
+        assert self.ranks is not None  # asked before
+        self._is_awaited = False  # if this raises, it does on every rank
+        self.ranks.meet(error, call, rng)
+
+    def spend(self, spending: Spending | None, device: torch.device) -> None:
+        """Before anything changes: counts the message on the first of the ranks, then on the others.
+
+        Raises:
+            BudgetExceeded: it would exceed the budget.
+            RuntimeError, OSError: it cannot be counted, or another rank cannot go on.
+        """
+        if self.ranks is None or is_dry_run():
+            if spending is not None:
+                spending.spend(device)
+            return
+        if spending is not None and self.ranks.is_first:
+            spending.spend(device)
+        self._meet()
+        if spending is not None and not self.ranks.is_first:
+            spending.follow()
 
     def check_gradients(self) -> None:
         """Raises RuntimeError if these gradients are other ranks' too, who would add other noise to them.
@@ -59,43 +125,49 @@ class Sharing:
         """By index: what the hooks have added up on this rank, or on all that share a key.
 
         Raises:
-            RuntimeError: there are parts of gradients without a shared key, or the ranks have different keys or steps.
+            RuntimeError: there are parts of gradients on ranks without the key, or the ranks have different keys,
+                steps or calls.
         """
+        if not torch.compiler.is_compiling() and not self._covers(_dtensor.ranks_apart(tensors)):
+            raise RuntimeError(f"expected one key for all ranks that hold parts of one message: {_HELP}")
         if self.ranks is None:
-            if not torch.compiler.is_compiling() and _dtensor.are_apart(tensors):
-                raise RuntimeError(f"expected one key for all ranks that hold parts of one message: {_HELP}")
             return self._cam.scores
         return self._cam.scores if is_dry_run() else self._exchange(tensors, convs)
 
     @untraced
     def _exchange(self, tensors: Tensors, convs: Sequence[int]) -> dict[int, torch.Tensor]:
+        present = [(index, tuple(tensor.shape)) for index, tensor in enumerate(tensors) if tensor is not None]
+        self._meet(None, number_of(present, *convs), self._mechanism.options.rng)
+        self._is_awaited = True  # once more, by spend()
         ranks = self.ranks
         assert ranks is not None  # asked before
         device = next(tensor.device for tensor in tensors if tensor is not None)
-        ranks.check_key(self._mechanism.options.rng, device)
         channels = {index: self._layout.channels[index] for index in convs if tensors[index] is not None}
         own = {index: self._cam.scores[index] for index in channels if index in self._cam.scores}
         return ranks.mean_scores(own, channels, device)
 
     @untraced
     def _check_wrapper(self) -> None:
-        wrapper = self.find_wrapper()
+        wrapper = self._find_wrapper()
         if wrapper is None or wrapper.process_group.size() == 1:
             return
-        if self.ranks is None or not self.ranks.covers(Ranks.of(wrapper.process_group)):
+        if not self._covers(Ranks.of(wrapper.process_group)):
             raise RuntimeError(
                 f"expected the {wrapper.process_group.size()} ranks of DistributedDataParallel to share a key, or each "
                 f"would add other noise to the same gradients and they would diverge: {_HELP}, or register "
                 "local_privacy_hook in place of attach() and perturb_gradients() for noise before the all-reduce"
             )
 
-    def find_wrapper(self) -> DistributedDataParallel | None:
+    def _covers(self, needed: Ranks | None) -> bool:
+        return needed is None or (self.ranks is not None and self.ranks.covers(needed))
+
+    def _find_wrapper(self) -> DistributedDataParallel | None:
         """What reduces the gradients of this model: seen by the hooks in a forward pass, or looked for once."""
         if self._cam.wrapper is not None:
             self._wrapper = self._cam.wrapper
         if self._wrapper is None and not self._has_searched:  # compiled models call no hook
             self._has_searched = True
-            self._wrapper = _search([slot.holder.get(slot.key) for slot in self._layout.all.slots])
+            self._wrapper = wrapper_of([slot.holder.get(slot.key) for slot in self._layout.all.slots])
         return None if self._wrapper is None else self._wrapper()
 
 
@@ -105,7 +177,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return module
 
 
-def _search(parameters: Sequence[nn.Parameter | None]) -> "weakref.ref[DistributedDataParallel] | None":
+def wrapper_of(parameters: Sequence[torch.Tensor | None]) -> "weakref.ref[DistributedDataParallel] | None":
     """Looks through all objects of the process for a wrapper with one of these parameters."""
     own = {id(parameter) for parameter in parameters if parameter is not None}
     for found in gc.get_objects():

@@ -43,10 +43,14 @@ class Spending:
             )
         call_untraced(self._count)
 
+    def follow(self) -> None:
+        """Counts a message that another rank has counted, in memory."""
+        self._budget._count_unasked(self._noise_multiplier)
+
     def _count(self) -> None:
         messages = self._budget.spend(self._noise_multiplier)
         if not self._has_warned:
-            self._has_warned = warn_of_missing_tails(messages * self._elements, self._budget.delta, 6)
+            self._has_warned = warn_of_missing_tails(messages * self._elements, self._budget.delta, 9)
 
 
 def state_of(rng: NoiseRNG, budget: PrivacyBudget | None) -> dict[str, object]:

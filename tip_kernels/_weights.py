@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ._dtensor import local
 from ._layout import Layout
 
 Weights = Mapping[str, torch.Tensor]
@@ -17,7 +18,7 @@ def check_weights(weights: Weights, received: Weights, layout: Layout) -> None:
     for what, tensors in (("weights", weights), ("received", received)):
         layout.by_index(tensors)
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if tensor.is_floating_point() and not local(tensor).isfinite().all():
                 raise ValueError(f"expected {what}[{name!r}] to be finite, got NaN or infinite numbers")
 
 

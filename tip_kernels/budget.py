@@ -92,6 +92,16 @@ class PrivacyBudget:
         return self._target.delta
 
     @property
+    def terms(self) -> tuple[float, float, float, str]:
+        """Epsilon, delta, sampling probability and relation: what two budgets of one client have to have in common."""
+        return self.epsilon, self.delta, self._sampling_probability, self._target.relation
+
+    @property
+    def path(self) -> str | None:
+        """Of the file, with all links resolved."""
+        return self._store.path if isinstance(self._store, FileStore) else None
+
+    @property
     def messages(self) -> int:
         """How many are counted, by all who share the file."""
         return total(self._store.read())
@@ -173,8 +183,12 @@ class PrivacyBudget:
         self._prepare(FileStore(saved["path"], self._target, counts_of(seen, self._target, "the pickle")))
 
     def __repr__(self) -> str:
-        path = self._store.path if isinstance(self._store, FileStore) else None
-        return f"PrivacyBudget(epsilon={self.epsilon:g}, delta={self.delta:g}, path={path!r})"
+        return f"PrivacyBudget(epsilon={self.epsilon:g}, delta={self.delta:g}, path={self.path!r})"
+
+    def _count_unasked(self, noise_multiplier: float) -> None:
+        """Counts a message that another rank of this client has been allowed."""
+        kind = self._kind(noise_multiplier)
+        self._store.change(lambda counts: {**counts, kind: counts.get(kind, 0) + 1})
 
     def _kind(self, noise_multiplier: float) -> Kind:
         check_number("noise_multiplier", noise_multiplier)

@@ -16,7 +16,7 @@ from ._mechanism import Mechanism
 from ._plan import Masks
 from ._selection import Choice, Selection
 from ._settings import checked_settings, warn_of_default_std
-from ._sharing import Sharing, unwrapped
+from ._sharing import Sharing, on_all_ranks, unwrapped
 from ._spending import Spending, load_state, state_of
 from ._ties import check_ties, copy_to_ties
 from ._tracing import is_dry_run, is_unheard
@@ -98,21 +98,10 @@ class TIP(RebuiltWithModel):
         warns_of_std = std is None and max_grad_norm is None
         self.model = model
         self._settings: dict[str, Any] = checked_settings(
-            ratio=ratio,
-            std=std,
-            floor_std=floor_std,
-            scores=scores,
-            buffers=buffers,
-            max_grad_norm=max_grad_norm,
-            shares=shares,
-            honest=honest,
-            budget=budget,
-            cutoff=cutoff,
-            masks=masks,
-            keep=keep,
-            rng=rng,
+            ratio=ratio, cutoff=cutoff, masks=masks, std=std, keep=keep, floor_std=floor_std, scores=scores,
+            buffers=buffers, max_grad_norm=max_grad_norm, shares=shares, honest=honest, budget=budget, rng=rng,
             backend=backend,
-        )
+        )  # fmt: skip
         is_public = scores == "public"
         self._sends_buffers = buffers == "send"
         self._layout = layout = Layout(model)
@@ -130,6 +119,7 @@ class TIP(RebuiltWithModel):
         if warns_of_std:
             warn_of_default_std()
 
+    @on_all_ranks
     def perturb_gradients(self) -> None:
         """Clips and perturbs ``.grad`` of all the model's parameters, in place, by one call of the op.
 
@@ -149,6 +139,7 @@ class TIP(RebuiltWithModel):
             self._checks.before_by_hand([slot.holder[slot.key] for slot in self._layout.all.slots], changed)
         self._perturb_gradients(self._layout.all)
 
+    @on_all_ranks
     def perturb_update(self, update: Mapping[str, torch.Tensor]) -> None:
         """Clips and perturbs a FedAvg update, in place, by one call of the op.
 
@@ -181,6 +172,7 @@ class TIP(RebuiltWithModel):
             with torch.inference_mode(buffer.is_inference()):
                 buffer.detach().zero_()
 
+    @on_all_ranks
     def perturb_weights(self, weights: Mapping[str, torch.Tensor], received: Mapping[str, torch.Tensor]) -> None:
         """Makes new weights, in place, what a client may send of them: ``received`` and a perturbed update.
 
@@ -352,6 +344,7 @@ class TIP(RebuiltWithModel):
         shown = ", ".join(f"{name}={value!r}" for name, value in told.items())
         return f"TIP({type(self.model).__name__}, {shown})"
 
+    @on_all_ranks
     def _perturb_gradients_of(self, optimizer: torch.optim.Optimizer) -> None:
         self._check_open()
         self._layout.check_gradients()
@@ -379,8 +372,7 @@ class TIP(RebuiltWithModel):
         with_data = (tensor for tensor in tensors if tensor is not None and not tensor.is_meta)
         device = next((tensor.device for tensor in with_data), self.rng.device)
         call = self._mechanism.prepare(tensors, choice.scores, choice.ratio, device, names)
-        if self._spending is not None:
-            self._spending.spend(device)
+        self._sharing.spend(self._spending, device)
         call.run()
         if is_dry_run():
             return

@@ -157,7 +157,7 @@ class NoiseRNG:
             "another NoiseRNG of this process has the same key: the difference of two messages with the same noise has "
             "none left, so give each client a NoiseRNG() of its own",
             RuntimeWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
 
     def fingerprint(self) -> int:
