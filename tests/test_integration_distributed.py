@@ -365,14 +365,15 @@ def test_ranks_that_reduce_nothing_need_no_shared_key(ranks):
 
 
 class Sent:
-    """What a rank gives to all-reduces."""
+    """What a rank gives to all-reduces, besides the numbers by which ranks agree."""
 
     def __init__(self, monkeypatch) -> None:
         self.buffers: list[torch.Tensor] = []
         reduce = dist.all_reduce
 
         def record(tensor, *args, **kwargs):
-            self.buffers.append(tensor.clone())
+            if tensor.is_floating_point():
+                self.buffers.append(tensor.clone())
             return reduce(tensor, *args, **kwargs)
 
         monkeypatch.setattr(dist, "all_reduce", record)

@@ -49,11 +49,12 @@ class Layout:
         variances: names of the buffers that cannot be negative.
 
     Raises:
-        ValueError: a parameter is not materialized or on meta, or there is no conv kernel.
+        ValueError: a parameter is not materialized, on meta or flattened, or there is no conv kernel.
     """
 
     def __init__(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
+        refuse_flattened(parameters.values())
         for name, parameter in parameters.items():
             if parameter.is_meta and not is_lazy(parameter):
                 raise ValueError(f"expected a model that holds data, got one on meta: to_empty() it first ({name})")
@@ -87,6 +88,7 @@ class Layout:
         """
         if self._is_as_remembered():
             return
+        refuse_flattened(self._model.parameters())
         self._by_optimizer.clear()
         known = {id(self._at(slot)) for slot in self.all.slots}
         unknown = [(name, parameter) for name, parameter in _all_named(self._model) if id(parameter) not in known]
@@ -262,6 +264,8 @@ class Layout:
             raise ValueError(f"expected a model with conv layers, got {type(model).__name__} without")
 
     def _find_owned(self, parameters: Iterable[nn.Parameter]) -> Owned:
+        parameters = list(parameters)
+        refuse_flattened(parameters)
         by_id = {id(slot.holder.get(slot.key)): slot for slot in self.all.slots}
         slots = []
         for parameter in parameters:
@@ -273,6 +277,15 @@ class Layout:
             slots.append(by_id[id(parameter)])
         indices = {slot.index for slot in slots}
         return Owned(slots, [index for index in self.all.convs if index in indices])
+
+
+def refuse_flattened(parameters: Iterable[torch.Tensor]) -> None:
+    """Raises ValueError for those of FSDP1, parts of which have neither the shapes of kernels nor a place in them."""
+    if any(getattr(parameter, "_fsdp_flattened", False) for parameter in parameters):
+        raise ValueError(
+            "expected parameters in their own shapes, got those of FullyShardedDataParallel (FSDP1), which flattens "
+            "them: use fully_shard (FSDP2)"
+        )
 
 
 def _variances(model: nn.Module) -> frozenset[str]:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import _dtensor
-from ._layout import Layout
+from ._layout import Layout, refuse_flattened
 from ._mechanism import Mechanism
 from ._plan import Tensors
 from ._ranks import Ranks, is_distributed, number_of
@@ -148,6 +148,8 @@ class Sharing:
 
     @untraced
     def _check_wrapper(self) -> None:
+        parameters = [slot.holder.get(slot.key) for slot in self._layout.all.slots]
+        refuse_flattened([parameter for parameter in parameters if parameter is not None])
         wrapper = self._find_wrapper()
         if wrapper is None or wrapper.process_group.size() == 1:
             return
