@@ -8,7 +8,7 @@ import torch.distributed as dist
 from ranks import assert_equal_everywhere, backward, ddp, gathered, net, raised, ranks_on_loopback
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -233,6 +233,31 @@ def test_an_update_of_shards(ranks):
     ranks.run(perturb_sharded_update)
 
 
+# --- FSDP1
+
+
+def refuse_flattened(defense_first, keeps_parameters):
+    """Parts of flat parameters are no kernels; a rank may even have none of a layer."""
+    model = net()
+    defense = TIP(model, std=0.1, floor_std=0.1) if defense_first else None
+    wrapper = FullyShardedDataParallel(model, use_orig_params=keeps_parameters, device_id=torch.device("cpu"))
+    message = "ValueError: expected parameters in their own shapes, got those of FullyShardedDataParallel"
+    if defense is None:
+        assert message in raised(TIP, wrapper)
+        return
+    optimizer = torch.optim.SGD(wrapper.parameters(), lr=0.1)
+    assert message in raised(defense.attach, optimizer)
+    backward(wrapper)
+    if any(parameter.grad is not None for parameter in model.parameters()):
+        assert message in raised(defense.perturb_gradients)
+
+
+@pytest.mark.parametrize("keeps_parameters", [False, True])
+@pytest.mark.parametrize("defense_first", [False, True])
+def test_fsdp1_is_refused(ranks, defense_first, keeps_parameters):
+    ranks.run(refuse_flattened, defense_first, keeps_parameters)
+
+
 # --- DDP, one client
 
 
@@ -300,6 +325,28 @@ def lack_scores():
 
 def test_scores_that_a_rank_lacks_come_from_the_others(ranks):
     ranks.run(lack_scores)
+
+
+def compile_steps():
+    """A compiled step leaves its graph for the perturb call, which then meets the other ranks as ever."""
+    model = net()
+    wrapper = ddp(model)
+    defense = TIP(model, ratio=0.4, std=0.1, floor_std=0.01, max_grad_norm=1.0)
+    distributed.share_key(defense)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    defense.attach(optimizer)
+    step = torch.compile(optimizer.step, backend="eager")
+    for _ in range(3):
+        optimizer.zero_grad()
+        backward(wrapper)
+        step()
+    assert defense.rng.step == 3
+    assert_equal_everywhere(model.parameters())
+    assert "perturbed already" in raised(defense.perturb_gradients)
+
+
+def test_compiled_steps_meet_too(ranks):
+    ranks.run(compile_steps)
 
 
 # --- DDP, what would diverge

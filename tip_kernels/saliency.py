@@ -198,12 +198,16 @@ class _Layer:
 
     def learns(self) -> bool:
         """Whether the layer's kernels will have a gradient."""
-        return any(kernel.holder[kernel.key].requires_grad for kernel in self.kernels)
+        return any(kernel.requires_grad for kernel in self._present().values())
 
     def versions(self) -> dict[int, int]:
         """Of its kernels, by index."""
-        kernels = ((kernel.index, kernel.holder[kernel.key]) for kernel in self.kernels)
-        return {index: kernel._version for index, kernel in kernels if not kernel.is_inference()}
+        return {index: kernel._version for index, kernel in self._present().items() if not kernel.is_inference()}
+
+    def _present(self) -> dict[int, nn.Parameter]:
+        """Its kernels by index, without those that something has taken out of the layer."""
+        found = {slot.index: slot.holder.get(slot.key) for slot in self.kernels}
+        return {index: kernel for index, kernel in found.items() if kernel is not None}
 
     def __call__(self, module: nn.Module, _args: object, output: object) -> torch.Tensor | None:
         if not isinstance(output, torch.Tensor):
