@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-TIMEOUT = 60  # seconds, of a collective that some rank does not take part in; a busy machine needs long to start
+TIMEOUT = 300  # seconds, of a collective that some rank does not take part in; a busy machine needs long to start
 
 
 @contextlib.contextmanager

@@ -48,7 +48,9 @@ def version(tensor: torch.Tensor) -> tuple[int, int]:
 
 def ranks_apart(tensors: Tensors) -> Ranks | None:
     """The ranks of the first DTensor among these that is on a mesh of more than one."""
-    meshes = (_mesh(tensor) for tensor in tensors if tensor is not None and is_dtensor(tensor))
+    if not any_in(tensors):
+        return None
+    meshes = (_mesh(tensor) for tensor in tensors if is_dtensor(tensor))
     mesh = next((mesh for mesh in meshes if mesh.size() > 1), None)
     return None if mesh is None else ranks_of_mesh(mesh)
 
