@@ -13,7 +13,7 @@ from torch.autograd.graph import increment_version
 
 from . import _dispatch, _dtensor, _graph_op, _lasting, _memory, _plan
 from ._numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
-from ._ops import PerturbArguments
+from ._ops import PerturbArguments, clip_and_perturb
 from ._plan import Masks, Tensors
 from ._ranks import number_of
 from ._shard import Shard
@@ -88,13 +88,8 @@ class PreparedCall(NamedTuple):
 
     def _run(self) -> None:
         with torch.no_grad():
-            arguments = self.arguments
-            if self.agree is not None:
-                arguments = self.agree(arguments)
-            if self.clip is not None:
-                scale = self.clip(arguments.grads, arguments.grad_scale, arguments.state)
-                arguments = arguments._replace(grad_scale=scale)
-            self.op(*arguments)
+            arguments = self.arguments if self.agree is None else self.agree(self.arguments)
+            clip_and_perturb(self.op, arguments, self.clip)
 
 
 def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = False) -> PreparedCall:

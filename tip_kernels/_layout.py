@@ -174,6 +174,16 @@ class Layout:
             found[index] = score
         return found
 
+    def first_of_the_models(self, tensors: Mapping[str, torch.Tensor]) -> str | None:
+        """The name of one that shares its memory with the model's parameter of that name, None if there is none."""
+        for name, tensor in tensors.items():
+            index = self._indices[name]
+            own = self._at(self.all.slots[index]) if index < len(self.parameter_names) else None
+            part = None if own is None else local(own)
+            if part is not None and part.numel() > 0 and part.data_ptr() == local(tensor).data_ptr():
+                return name
+        return None
+
     def refuse_weights(self, update: Mapping[str, torch.Tensor]) -> None:
         """Raises ValueError if all that is given are the model's own values, a conv kernel above 0 among them.
 

@@ -1,5 +1,6 @@
 """What a TIP knows of other ranks: whether they hold the same message, and what they then have to exchange."""
 
+import contextlib
 import functools
 import gc
 import weakref
@@ -90,6 +91,10 @@ class Sharing:
         assert self.ranks is not None  # asked before
         self._is_awaited = False  # if this raises, it does on every rank
         self.ranks.meet(error, call, rng)
+
+    def together(self) -> contextlib.AbstractContextManager[None]:
+        """What one rank raises in here after the noise has been added, all do at its end."""
+        return contextlib.nullcontext() if self.ranks is None or is_dry_run() else self.ranks.together()
 
     def spend(self, spending: Spending | None, device: torch.device) -> None:
         """Before anything changes: counts the message on the first of the ranks, then on the others.
