@@ -175,6 +175,26 @@ def test_a_part_that_cannot_be_perturbed_stops_all(ranks, kind):
     ranks.run(give_what_a_part_cannot_be, kind)
 
 
+def overflow_by_noise():
+    """float16 parts of which one cannot hold the sum: no rank has its weights changed."""
+    model, defense = sharded()
+    received = {name: p.detach().half() for name, p in model.named_parameters()}
+    new = {name: p.clone() for name, p in received.items()}
+    for tensors in (new, received):
+        if dist.get_rank() == 1:
+            tensors["0.weight"].to_local().fill_(65504.0)
+    defense = TIP(model, **{**SETTINGS, "std": 5e3, "floor_std": 5e3, "buffers": "withhold"})
+    distributed.share_key(defense)
+    before = {name: p.to_local().clone() for name, p in new.items()}
+    own = "ValueError: expected weights with noise['0.weight'] to be finite"
+    assert_all_raise(own, "RuntimeError: expected all ranks", defense.perturb_weights, new, received)
+    assert all(torch.equal(p.to_local(), before[name]) for name, p in new.items())
+
+
+def test_noise_that_a_part_cannot_hold_stops_all(ranks):
+    ranks.run(overflow_by_noise)
+
+
 def call_otherwise(how):
     mesh = init_device_mesh("cpu", (SIZE,))
     part = distribute_tensor(torch.ones(5, 3, 3, 3), mesh, [Shard(0)])

@@ -68,7 +68,7 @@ class Ranks:
             return
         if most[0] > 0:
             kind = RuntimeError if most[1] else BudgetExceeded
-raise kind(f"expected all ranks to go on, got an error on rank {most[0] - 1}: none of them does")
+            raise kind(f"expected all ranks to go on, got an error on rank {most[0] - 1}: none of them does")
         if most[2] != -most[3]:
             raise RuntimeError(
                 "expected one call on all ranks that hold one message, got different ones: each rank has to give the "
