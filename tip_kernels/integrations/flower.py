@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 from torch import nn
 
-from .. import TIP
-
-if TYPE_CHECKING:
-    from ..budget import PrivacyBudget
+from .. import TIP, PrivacyBudget
 
 STATE = "tip_kernels"
 """The record of ``context.state`` with the step and the budget."""
@@ -76,7 +73,7 @@ class TIPMod:
         make_model: Callable[[], nn.Module],
         *,
         probe: Probe | Callable[[], Probe] | None = None,
-        budget: "PrivacyBudget | Callable[[Context], PrivacyBudget] | None" = None,
+        budget: PrivacyBudget | Callable[[Context], PrivacyBudget] | None = None,
         report_epsilon: bool = False,
         **settings: Any,
     ) -> None:
