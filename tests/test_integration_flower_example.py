@@ -55,7 +55,7 @@ def test_the_example_on_cifar10(monkeypatch, tmp_path):
         task.public(str(tmp_path / "none"))
 
 
-@pytest.mark.long
+@pytest.mark.federation
 def test_its_command():
     pytest.importorskip("sklearn")
     command = [sys.executable, "-m", "examples.flower.federate", "num-server-rounds=2"]

@@ -79,7 +79,7 @@ def wait_for(path: pathlib.Path, process) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.long
+@pytest.mark.federation
 def test_a_federation_whose_clients_die(tmp_path):
     """Rounds 1 and 2 are whole. In round 3 the process of a client dies in the middle, in round 4 a SuperNode."""
     with federation() as running, (tmp_path / "log").open("w") as log:
