@@ -122,6 +122,7 @@ $(FRAMEWORKS)/ready: $(VENV)/ready $(FRAMEWORKS_LOCK)
 	$(FRAMEWORKS)/bin/pip install --quiet --require-hashes --no-deps --requirement $(FRAMEWORKS_LOCK)
 	$(FRAMEWORKS)/bin/pip install --quiet $(TORCH)
 	$(FRAMEWORKS)/bin/pip check
+	$(FRAMEWORKS)/bin/python -c 'import dp_accounting, flwr, lightning, nvflare, opacus, sklearn'  # or tests would skip
 	touch $@
 
 $(TOOLS)/ready:

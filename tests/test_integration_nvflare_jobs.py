@@ -116,11 +116,12 @@ def test_what_a_server_receives_of_a_result_that_is_refused(tmp_path):
     pytest.importorskip("sklearn")
     run, records = run_job(tmp_path, "numpy", "FULL", "spoil")
     assert run.returncode != 0  # FedAvg needs both clients
-    arrived = [pickle.loads(path.read_bytes()) for path in records.glob("arrived.*")]
-    assert arrived
-    assert all(content == ("TASK_RESULT_FILTER_ERROR", {}, {}) for content in arrived)
-    log = (tmp_path / "digits/site-1/log.txt").read_text()
-    assert "TIP sends nothing of this task: ValueError: expected 'layers.0.bias' to be finite" in log
+    arrived = list(records.glob("arrived.*"))
+    assert arrived  # of one client or both: the first ends the job
+    for path in arrived:
+        assert pickle.loads(path.read_bytes()) == ("TASK_RESULT_FILTER_ERROR", {}, {})
+        log = (tmp_path / "digits" / path.name.split(".")[1] / "log.txt").read_text()
+        assert "TIP sends nothing of this task: ValueError: expected 'layers.0.bias' to be finite" in log
 
 
 def run_job(folder: pathlib.Path, *arguments: str) -> tuple[subprocess.CompletedProcess, pathlib.Path]:
