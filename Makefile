@@ -79,6 +79,7 @@ test-tritons: $(VENV)/ready
 
 # Two at a time, because a federation or a simulator has half a dozen processes.
 test-frameworks: $(FRAMEWORKS)/ready
+	$(FRAMEWORKS)/bin/python -m mypy  # which make test cannot do for what it has not installed
 	FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 $(FRAMEWORKS)/bin/python -m pytest --numprocesses 2 \
 	  --dist worksteal --durations 8 -m 'not long' tests/test_integration_*.py
 

@@ -241,6 +241,13 @@ def test_scores_of_another_model(scores):
     assert_refused(exchange(TIPMod(net, **SETTINGS), weights(), trained(weights()), ctxt), "expected scores")
 
 
+def test_scores_in_another_kind_of_record():
+    ctxt = context()
+    ctxt.state[flower.SCORES] = ConfigRecord({"0.weight": [1.0, 2.0, 3.0, 4.0]})
+    reply = exchange(TIPMod(net, **SETTINGS), weights(), trained(weights()), ctxt)
+    assert_refused(reply, "expected scores by keep_scores(), got a ConfigRecord")
+
+
 @pytest.mark.usefixtures("known_key")
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_probe_measures_the_weights_received(lazy):

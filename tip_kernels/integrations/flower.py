@@ -150,9 +150,11 @@ class TIPMod:
             if self._probe is not None:
                 _load(defense.model, received)
                 defense.measure(*(self._probe() if callable(self._probe) else self._probe))
-        elif kept is not None:
+        elif isinstance(kept, ArrayRecord):
             with _refusals_of_tip():
                 defense.set_scores(kept.to_torch_state_dict())
+        elif kept is not None:
+            raise RefusalError(f"expected scores by keep_scores(), got a {type(kept).__name__}")
 
 
 class RefusalError(ValueError):
@@ -197,7 +199,7 @@ def _perturb(
     saved = context.state.config_records.get(STATE)
     with _refusals_of_tip():
         if saved is not None:
-            defense.load_state_dict(json.loads(saved[_SAVED]))
+            defense.load_state_dict(json.loads(str(saved[_SAVED])))
         try:
             defense.perturb_weights(weights, received)
         finally:
