@@ -48,7 +48,7 @@ def set_scores(scores: Mapping[str, torch.Tensor]) -> None:
     _scores[:] = [{name: score.detach().cpu().clone() for name, score in scores.items()}]
 
 
-class TIPFilter(DXOFilter):  # type: ignore[misc]
+class TIPFilter(DXOFilter):
     """Perturbs a client's results of kind WEIGHT_DIFF, or of kind WEIGHTS, before they are sent.
 
     Add one to the results of a client's tasks, and the same to the data of these tasks, where it keeps a copy of the
