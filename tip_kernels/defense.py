@@ -98,8 +98,8 @@ class TIP(RebuiltWithModel):
         warns_of_std = std is None and max_grad_norm is None
         self.model = model
         self._settings: dict[str, Any] = checked_settings(
-            ratio=ratio, cutoff=cutoff, masks=masks, std=std, keep=keep, floor_std=floor_std, scores=scores,
-            buffers=buffers, max_grad_norm=max_grad_norm, shares=shares, honest=honest, budget=budget, rng=rng,
+            ratio=ratio, std=std, floor_std=floor_std, scores=scores, buffers=buffers, max_grad_norm=max_grad_norm,
+            shares=shares, honest=honest, budget=budget, cutoff=cutoff, masks=masks, keep=keep, rng=rng,
             backend=backend,
         )  # fmt: skip
         is_public = scores == "public"
