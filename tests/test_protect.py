@@ -272,7 +272,8 @@ def test_a_protected_optimizer_is_not_protected_twice(public):
     optimizer = sgd(model)
     first = protect(model, optimizer, **TARGET, public=public)
     hooks = [len(module._forward_hooks) for module in model.modules()]
-    with pytest.raises(RuntimeError, match="no TIP is attached to, got one whose gradients would get noise twice"):
+    twice = "no TIP is attached to, got one whose gradients would get noise twice"
+    with pytest.raises(RuntimeError, match=twice) as _kept:  # and with it the frames of what failed
         protect(model, optimizer, **TARGET, public=public)
     assert hooks == [len(module._forward_hooks) for module in model.modules()]
     train(model, optimizer)
@@ -338,16 +339,12 @@ def test_it_lasts_though_nobody_keeps_it(public):
 
 
 def test_a_scaler_is_passed_on(public):
+    """It has unscaled the gradients of a step that it does not make itself."""
     model = net()
     optimizer = sgd(model)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     protection = protect(model, optimizer, **TARGET, public=public, scaler=scaler)
-    model(public[0])
     scaler.scale(nn.functional.cross_entropy(model(public[0]), public[1])).backward()
-    scaler.step(optimizer)
-    scaler.update()
-    norm = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm().item()
-    numbers = sum(parameter.numel() for parameter in model.parameters())
-    # Noise and not noise by 1024; a norm of hundreds of normals is within a fifth of its mean.
-    assert norm == pytest.approx(protection.noise_multiplier * protection.max_grad_norm * numbers**0.5, rel=0.2)
+    optimizer.step()
+    assert scaler._per_optimizer_states[id(optimizer)]["stage"].name == "UNSCALED"
     assert protection.budget.messages == 1
