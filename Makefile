@@ -13,6 +13,8 @@
 # make test-ptx       the GPU kernels in random orders of their threads, and without each of their barriers; Triton's for
 #                     compute capability 10.0
 # make test-torches   that the sources compile with the oldest torch and the newest; downloads half a gigabyte
+# make test-frameworks   the tests with Flower, NVFlare, Lightning and Opacus, servers and clients on 127.0.0.1 and examples
+#                     included; needs Python 3.11, downloads half a gigabyte
 # make test-tritons   that the Triton kernels compile with the oldest Triton and the newest; downloads half a gigabyte
 # make mutate         changes of the Python sources that no test notices; hours, with SAMPLE=200 half an hour
 # make coverage       lines and branches that tests reach, of tip_kernels/ and of csrc/
@@ -20,7 +22,8 @@
 # For who releases or changes dependencies:
 # make release, make test-release   wheel and sdist of HEAD in dist/; that two builds have the same bytes
 # make test-oldest                  the tests with the oldest packages that pyproject.toml allows; downloads gigabytes
-# make lock, make audit             the packages of make test anew, with hashes; their known vulnerabilities
+# make lock, make audit             the packages of make test and test-frameworks anew, with hashes; their known
+#                                   vulnerabilities
 #
 # A fresh machine with Python 3.10+ is enough; a C++17 compiler gives the fast path.
 PYTHON ?= python3
@@ -31,9 +34,11 @@ BIN := $(VENV)/bin
 
 LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
+FRAMEWORKS := build/frameworks
+FRAMEWORKS_LOCK := requirements/frameworks.lock.txt
 
 .PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches test-ptx
-.PHONY: test-tritons mutate coverage
+.PHONY: test-frameworks test-tritons mutate coverage
 .PHONY: release test-release test-oldest lock audit clean
 
 demo: $(VENV)/ready
@@ -72,6 +77,12 @@ test-tritons: $(VENV)/ready
 	  PYTHONPATH=$$triton $(BIN)/python -m pytest --numprocesses auto -m 'long or not long' \
 	  tests/test_triton_compile.py tests/test_triton_driver.py || exit 1; done
 
+# Two at a time, because a federation or a simulator has half a dozen processes.
+test-frameworks: $(FRAMEWORKS)/ready
+	$(FRAMEWORKS)/bin/python -m mypy  # which make test cannot do for what it has not installed
+	FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 $(FRAMEWORKS)/bin/python -m pytest --numprocesses 2 \
+	  --dist worksteal --durations 8 -m 'not long' tests/test_integration_*.py
+
 test-ptx: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses auto -m long
 
@@ -105,6 +116,16 @@ else
 endif
 	touch $@
 
+# The frameworks want other versions than the tools do (of attrs, packaging, click), so they have an environment of their
+# own. It needs no installed package: tests use the library that $(VENV)/ready has built beside the sources.
+$(FRAMEWORKS)/ready: $(VENV)/ready $(FRAMEWORKS_LOCK)
+	$(PYTHON) -m venv --clear $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/pip install --quiet --require-hashes --no-deps --requirement $(FRAMEWORKS_LOCK)
+	$(FRAMEWORKS)/bin/pip install --quiet $(TORCH)
+	$(FRAMEWORKS)/bin/pip check
+	$(FRAMEWORKS)/bin/python -c 'import dp_accounting, flwr, lightning, nvflare, opacus, sklearn'  # or tests would skip
+	touch $@
+
 $(TOOLS)/ready:
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/pip install --quiet uv pip-audit
@@ -114,21 +135,27 @@ $(TOOLS)/mutate: $(TOOLS)/ready
 	$(TOOLS)/bin/pip install --quiet 'cosmic-ray>=8.7'
 	touch $@
 
-# One lock for all platforms and Pythons. torch is left out. On a machine without a GPU, where no torch asks for an older
-# Triton, the interpreter and the compile tests have this one; elsewhere torch brings its own.
+# Locks for all platforms and Pythons (Flower needs 3.11). torch is left out. On a machine without a GPU, where no torch
+# asks for an older Triton, the interpreter and the compile tests have this one; elsewhere torch brings its own. The
+# frameworks' tests have no use for Triton.
+COMPILE := $(TOOLS)/bin/uv pip compile --quiet --universal --overrides build/overrides.txt --prerelease disallow \
+  --generate-hashes --no-annotate --no-header --no-emit-index-url
+WITHOUT_TORCH := awk '/^[a-z]/ { keep = !/^(torch==|nvidia-|cuda-)/ } keep'
 lock: $(TOOLS)/ready
 	printf "triton==3.9.0; python_version >= '3.11'\ntriton==3.7.1; python_version < '3.11'\n" > build/overrides.txt
-	printf 'pip\nsetuptools\n$(TORCH)\n' | $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.10 \
-	  --overrides build/overrides.txt \
-	  --prerelease disallow --generate-hashes --no-annotate --no-header --no-emit-index-url \
+	printf 'pip\nsetuptools\n$(TORCH)\n' | $(COMPILE) --python-version 3.10 \
 	  --extra bench --extra test pyproject.toml - > build/lock.txt
 	{ echo '# By make lock, for Python 3.10 and newer on every platform; without torch and its CUDA packages.'; \
-	  awk '/^[a-z]/ { keep = !/^(torch==|nvidia-|cuda-)/ } keep' build/lock.txt; } > $(LOCK)
+	  $(WITHOUT_TORCH) build/lock.txt; } > $(LOCK)
+	printf 'pip\nscikit-learn\nsetuptools\n$(TORCH)\n' | $(COMPILE) --python-version 3.11 \
+	  --extra flower --extra lightning --extra nvflare --extra opacus --extra test --no-emit-package triton pyproject.toml - > build/frameworks-lock.txt
+	{ echo '# By make lock, for Python 3.11 and newer on every platform; without torch, its CUDA packages and Triton.'; \
+	  $(WITHOUT_TORCH) build/frameworks-lock.txt; } > $(FRAMEWORKS_LOCK)
 
 # --strict, because an advisory service that cannot be asked finds no vulnerability either.
 audit: $(TOOLS)/ready
-	{ cat $(LOCK); echo '$(TORCH)'; } | sed 's/ *\\$$//; /^ *--hash/d' > build/audit.txt
-	$(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps --requirement build/audit.txt
+	for lock in $(LOCK) $(FRAMEWORKS_LOCK); do { cat $$lock; echo '$(TORCH)'; } | sed 's/ *\\$$//; /^ *--hash/d' > build/audit.txt && \
+	  $(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps --requirement build/audit.txt || exit 1; done
 
 # The oldest of every package that pyproject.toml names with a bound, on PYTHON, which should be 3.10. The library is
 # built against the oldest torch; a library built against a newer one is tested by LIBRARY=tip_kernels/_cpu.abi3.so.

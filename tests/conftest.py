@@ -1,4 +1,4 @@
-"""One fixture, ``backend``: every backend on a device where it can run, with helpers to make gradients for it."""
+"""The fixture ``backend``: every backend on a device where it can run, with helpers to make gradients for it."""
 
 import importlib.util
 
@@ -42,6 +42,8 @@ if INTERPRETING:
 hypothesis.settings.register_profile("ci", max_examples=200, deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("fuzz", max_examples=10_000, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("ci")  # --hypothesis-profile goes first
+
+pytest.register_assert_rewrite("flower_client", "nvflare_client")
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")
 
@@ -111,3 +113,9 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if reason is not None:
         pytest.skip(f"{request.param}: {reason}")
     return under_test
+
+
+@pytest.fixture
+def seeded() -> None:
+    """torch's random numbers are the same in each run."""
+    torch.manual_seed(0)

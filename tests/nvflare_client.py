@@ -1,8 +1,9 @@
-"""A client of NVFlare around one filter, for tests of the filter."""
+"""A client of NVFlare around one filter, for tests of the filter; modules with ``pytest_plugins`` have its fixtures."""
 
 import json
 import types
 
+import pytest
 import torch
 from nvflare.apis.dxo import DXO, DataKind, from_shareable
 from nvflare.apis.filter import FilterChainType, FilterContextKey
@@ -81,12 +82,21 @@ class Client:
         self.context.set_prop(FLContextKey.FILTER_DIRECTION, direction, private=True, sticky=False)
 
 
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """Makes a client, whose workspace is ``tmp_path``, by the arguments of its filter."""
+    return lambda **arguments: Client(tmp_path, monkeypatch, **arguments)
+
+
 def as_numpy(tensors):
     return {name: tensor.numpy().copy() for name, tensor in tensors.items()}
 
 
 def as_torch(tensors):
     return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+EXCHANGES = pytest.mark.parametrize("exchanged", [as_numpy, as_torch])
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:

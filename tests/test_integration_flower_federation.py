@@ -4,10 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -82,7 +79,7 @@ def wait_for(path: pathlib.Path, process) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.long
+@pytest.mark.federation
 def test_a_federation_whose_clients_die(tmp_path):
     """Rounds 1 and 2 are whole. In round 3 the process of a client dies in the middle, in round 4 a SuperNode."""
     with federation() as running, (tmp_path / "log").open("w") as log:
@@ -115,18 +112,6 @@ def steps_of(folder: pathlib.Path, partition: int) -> list[int]:
     """The steps that a client found in its context, round by round."""
     states = [torch.load(folder / f"client-{number}-{partition}.pt")["state"] for number in range(1, 5)]
     return [0 if state is None else json.loads(state)["rng"]["step"] for state in states]
-
-
-@pytest.mark.long
-def test_the_example():
-    pytest.importorskip("sklearn")
-    command = [sys.executable, "-m", "examples.flower.federate", "num-server-rounds=2"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.count("Received 2 results and 0 failures") == 2, run.stdout
-    accuracies = [float(found) for found in re.findall(r"'accuracy': (0\.\d+)\}", run.stdout)]
-    assert len(accuracies) == 3
-    assert accuracies[-1] > 0.5
 
 
 class Closed:

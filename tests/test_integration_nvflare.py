@@ -10,25 +10,16 @@ pytest.importorskip("nvflare")
 
 from nvflare.apis.dxo import DataKind
 from nvflare.apis.filter import ContentBlockedException
-from nvflare_client import KEY, SETTINGS, Client, Net, an_update, as_numpy, as_torch, equal, weights_of
+from nvflare_client import EXCHANGES, KEY, SETTINGS, Net, an_update, as_numpy, as_torch, equal, weights_of
 
 from tip_kernels import TIP, NoiseRNG
 from tip_kernels.integrations import nvflare as integration
 
-pytestmark = pytest.mark.filterwarnings("ignore:no Grad-CAM scores for conv.weight:RuntimeWarning")
-
-
-@pytest.fixture
-def client(tmp_path, monkeypatch):
-    return lambda **arguments: Client(tmp_path, monkeypatch, **arguments)
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-EXCHANGES = pytest.mark.parametrize("exchanged", [as_numpy, as_torch])
+pytest_plugins = "nvflare_client"
+pytestmark = [
+    pytest.mark.usefixtures("seeded"),
+    pytest.mark.filterwarnings("ignore:no Grad-CAM scores for conv.weight:RuntimeWarning"),
+]
 
 
 # What it perturbs

@@ -13,24 +13,15 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.filter import ContentBlockedException, FilterChainType, FilterContextKey
 from nvflare.apis.fl_constant import FilterKey, FLContextKey, ReturnCode
 from nvflare.apis.shareable import Shareable, make_reply
-from nvflare_client import MODEL, Client, Net, a_result, an_update, as_numpy, as_torch, weights_of
+from nvflare_client import EXCHANGES, MODEL, Net, a_result, an_update, as_numpy, weights_of
 
 from tip_kernels.integrations import nvflare as integration
 
-pytestmark = pytest.mark.filterwarnings("ignore:no Grad-CAM scores for conv.weight:RuntimeWarning")
-
-
-@pytest.fixture
-def client(tmp_path, monkeypatch):
-    return lambda **arguments: Client(tmp_path, monkeypatch, **arguments)
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
-EXCHANGES = pytest.mark.parametrize("exchanged", [as_numpy, as_torch])
+pytest_plugins = "nvflare_client"
+pytestmark = [
+    pytest.mark.usefixtures("seeded"),
+    pytest.mark.filterwarnings("ignore:no Grad-CAM scores for conv.weight:RuntimeWarning"),
+]
 
 
 # What it refuses

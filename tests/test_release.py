@@ -1,7 +1,7 @@
 """What is released: the same bytes for the same sources, a wheel of the package alone, an archive that tests itself.
 
-And the lock: packages with hashes to make it. ``make test-release`` builds the wheel with its compiled library twice
-and takes minutes; these tests take seconds.
+And the locks: packages with hashes to make it and to test it. ``make test-release`` builds the wheel with its compiled
+library twice and takes minutes; these tests take seconds.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "*.pyd", "__pycache__")
-LOCK = (ROOT / "requirements" / "dev.lock.txt").read_text()
+FRAMEWORKS = {"flower", "lightning", "nvflare", "opacus"}  # extras that make test does not install
 DATE = 1_700_000_000
 RELEASE = """
 import sys
@@ -143,37 +143,49 @@ def test_tests_pass_from_the_sdist(unpacked):
         "tests/test_readme.py",
         "tests/test_generators.py::test_philox_gives_the_published_vectors",
         "tests/test_bench.py::test_results_lie_beside_the_code_whatever_the_current_folder_is",
-        "tests/test_release.py::test_lock_has_a_hash_of_every_package_and_no_host",
+        "tests/test_release.py::test_a_lock_has_a_hash_of_every_package_and_no_host",
     )
     assert "passed" in pytest_from(unpacked, *reading)
 
 
-def locked() -> list[tuple[Requirement, list[str]]]:
-    """Each pinned package of the lock with the lines of its hashes."""
-    blocks = re.split(r"\n(?=\S)", "\n".join(line for line in LOCK.splitlines() if not line.startswith("#")))
+LOCKS = {
+    "dev": lambda extra: extra not in FRAMEWORKS,
+    "frameworks": lambda extra: extra in {"test", *FRAMEWORKS},
+}
+"""Which extras each lock serves."""
+
+
+def text_of(lock: str) -> str:
+    return (ROOT / "requirements" / f"{lock}.lock.txt").read_text()
+
+
+def locked(lock: str) -> list[tuple[Requirement, list[str]]]:
+    """Each pinned package of a lock with the lines of its hashes."""
+    blocks = re.split(r"\n(?=\S)", "\n".join(line for line in text_of(lock).splitlines() if not line.startswith("#")))
     lines = [[line.strip(" \\") for line in block.splitlines()] for block in blocks]
     return [(Requirement(first), hashes) for first, *hashes in lines]
 
 
-def test_lock_has_a_hash_of_every_package_and_no_host():
-    for requirement, hashes in locked():
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_has_a_hash_of_every_package_and_no_host(lock):
+    for requirement, hashes in locked(lock):
         assert re.fullmatch(r"==[^,*]+", str(requirement.specifier)), requirement
         assert hashes, requirement
         assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", line) for line in hashes), requirement
-    assert "://" not in LOCK
+    assert "://" not in text_of(lock)
 
 
-FRAMEWORKS = {"flower", "lightning", "nvflare"}  # extras whose packages make test does not install
-
-
-def test_lock_serves_what_the_package_asks_for():
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_serves_what_the_package_asks_for(lock):
     tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    applies = [requirement for requirement, _ in locked() if not requirement.marker or requirement.marker.evaluate()]
-    pinned = {requirement.name: str(requirement.specifier)[2:] for requirement in applies}
-    extras = [lines for name, lines in project["optional-dependencies"].items() if name not in FRAMEWORKS]
+    applies = [pin for pin, _ in locked(lock) if not pin.marker or pin.marker.evaluate()]
+    pinned = {pin.name: str(pin.specifier)[2:] for pin in applies}
+    extras = [lines for name, lines in project["optional-dependencies"].items() if LOCKS[lock](name)]
+    left_out = {"torch"} if lock == "dev" else {"torch", "triton"}
+    assert not left_out & pinned.keys()
     for line in itertools.chain(project["dependencies"], *extras):
         wanted = Requirement(line)
-        if wanted.name != "torch" and (wanted.marker is None or wanted.marker.evaluate()):
+        if wanted.name not in left_out and (wanted.marker is None or wanted.marker.evaluate()):
             assert wanted.name in pinned, f"make lock: {wanted}"
             assert wanted.specifier.contains(pinned[wanted.name]), f"make lock: {wanted}"

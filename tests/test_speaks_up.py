@@ -1,6 +1,7 @@
 """What a user can do wrong around a TIP without an error of torch's own: TIP says so, and what to do."""
 
 import copy
+import gc
 import io
 import logging
 import pickle
@@ -8,6 +9,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tip_kernels import TIP, NoiseRNG
 
@@ -131,6 +133,33 @@ def test_nothing_gets_noise():
     assert unchanged(model, before)
 
 
+def test_nothing_gets_noise_again():
+    """A loop that goes on after an error, as a filter of results does, is told again."""
+    model = net(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4 * 64, 5))
+    defense = TIP(model, std=0.1)
+    backward(model)
+    before = gradients(model)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="all of it would be sent exactly"):
+            defense.perturb_gradients()
+    assert unchanged(model, before)
+    assert defense.rng.step == 0
+
+
+def test_layers_frozen_later_are_reported(caplog):
+    model = net()
+    defense = TIP(model, ratio=1.0, std=0.1)
+    for frozen in (False, True):
+        model.zero_grad()
+        model[0].requires_grad_(not frozen)
+        backward(model)
+        with caplog.at_level(logging.INFO, logger="tip_kernels"):
+            defense.perturb_gradients()
+    last = caplog.records[-1]
+    assert last.levelno == logging.WARNING
+    assert last.getMessage().startswith("noise in 0.0 % of the 733 numbers of a message")
+
+
 def test_nothing_that_is_trained_gets_noise():
     model = net()
     model[0].requires_grad_(False)
@@ -183,6 +212,13 @@ def test_noise_that_the_dtype_cannot_hold(dtype, std):
     assert torch.equal(update["0.weight"], before)
 
 
+def test_noise_that_a_later_dtype_cannot_hold():
+    defense = TIP(net(), ratio=1.0, std=1e-8)
+    defense.perturb_update({"0.weight": torch.randn(4, 3, 3, 3)})
+    with pytest.raises(ValueError, match="noise that float16 can hold"):
+        defense.perturb_update({"0.weight": torch.randn(4, 3, 3, 3, dtype=torch.float16)})
+
+
 def test_std_left_alone_without_clipping(recwarn):
     with pytest.warns(RuntimeWarning, match="std is left at 0.01 .* give max_grad_norm"):
         TIP(net())
@@ -226,6 +262,38 @@ def test_scaled_gradients():
     scaler.scale(model(torch.randn(2, 3, 8, 8)).sum()).backward()
     scaler.unscale_(optimizer)
     defense.perturb_gradients()
+
+
+def test_a_scaler_that_nobody_holds_any_more(recwarn):
+    model = net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.zeros(1))
+    scaler.itself = scaler  # a cycle, as an exception's frames make them
+    del scaler
+    gc.disable()
+    try:
+        backward(model)
+        TIP(model, **FLOOR).perturb_gradients()
+    finally:
+        gc.enable()
+    assert not [w for w in recwarn if "GradScaler" in str(w.message)]
+
+
+def test_a_closure_with_an_attached_scaler():
+    """Its gradients come after the only moment at which the scaler could unscale them."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    defense = TIP(model, **FLOOR)
+    defense.attach(optimizer, scaler=scaler)
+
+    def closure():
+        scaler.scale(model(torch.randn(2, 3, 8, 8)).sum()).backward()
+
+    closure()
+    with pytest.raises(RuntimeError, match="expected a step without a closure, since a GradScaler is attached"):
+        optimizer.step(closure)
+    assert defense.rng.step == 0
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -371,6 +439,66 @@ def test_weights_that_are_refused(change, message):
         defense.perturb_weights(weights, received)
     for name in before:
         torch.testing.assert_close(weights[name], before[name], rtol=0, atol=0, equal_nan=True)
+    assert defense.rng.step == 0
+
+
+def sent_and_received(model, dtype=torch.float32):
+    received = {name: value.to(dtype, copy=True) for name, value in model.state_dict().items()}
+    return {name: value + 1 for name, value in received.items()}, received
+
+
+def test_weights_twice():
+    model = net()
+    weights, received = sent_and_received(model)
+    defense = TIP(model, ratio=1.0, std=0.1, floor_std=0.1)
+    defense.perturb_weights(weights, received)
+    with pytest.raises(RuntimeError, match=r"a TIP has perturbed already \[0\] \(0.weight\)"):
+        defense.perturb_weights(weights, received)
+    assert defense.rng.step == 1
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_received_weights_that_the_training_has_changed(copied):
+    """The difference is nothing then, and the trained weights would be sent without being clipped."""
+    model = net()
+    received = model.state_dict()
+    with torch.no_grad():
+        model[0].weight += 1
+    weights = {name: value.clone() for name, value in received.items()} if copied else model.state_dict()
+    before = {name: value.clone() for name, value in weights.items()}
+    defense = TIP(model, ratio=1.0, std=0.1, floor_std=0.1)
+    with pytest.raises(ValueError, match=r"received to be copies from before the training, got .*0.weight"):
+        defense.perturb_weights(weights, received)
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+    assert defense.rng.step == 0
+
+
+def test_a_client_that_has_not_trained_sends_noise():
+    model = net()
+    received = {name: value.clone() for name, value in model.state_dict().items()}
+    weights = {name: value.clone() for name, value in received.items()}
+    TIP(model, ratio=1.0, std=0.1, floor_std=0.1).perturb_weights(weights, received)
+    assert not torch.equal(weights["0.weight"], received["0.weight"])
+
+
+def test_weights_that_overflow_with_noise():
+    model = net()
+    weights, received = sent_and_received(model, torch.float16)
+    received["0.bias"].fill_(65504)
+    weights["0.bias"].fill_(65504)
+    before = {name: value.clone() for name, value in weights.items()}
+    with pytest.raises(ValueError, match=r"weights with noise\['0.bias'\] to be finite"):
+        TIP(model, ratio=1.0, std=5000.0, floor_std=5000.0).perturb_weights(weights, received)
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+
+
+def test_weights_in_a_dry_run():
+    model = net()
+    defense = TIP(model, ratio=1.0, std=0.1, floor_std=0.1)
+    both = sent_and_received(model)
+    with FakeTensorMode() as mode:
+        weights, received = ({name: mode.from_tensor(tensor) for name, tensor in each.items()} for each in both)
+        defense.perturb_weights(weights, received)
     assert defense.rng.step == 0
 
 

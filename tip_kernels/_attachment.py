@@ -86,6 +86,11 @@ class Attachment:
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
         if getattr(closure, "_perturbs", None) is self:
             return None
+        if callable(closure) and self._scaler is not None and self._scaler.is_enabled():
+            raise RuntimeError(
+                "expected a step without a closure, since a GradScaler is attached, which unscales gradients before "
+                "the step only: call the closure first, then step()"
+            )
         if not callable(closure):  # None, or an argument of the optimizer's own
             if not self._has_perturbed:
                 self._perturb_now(optimizer)

@@ -13,7 +13,7 @@ from torch.autograd.graph import increment_version
 
 from . import _dispatch, _graph_op, _lasting, _memory, _plan
 from ._numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
-from ._ops import PerturbArguments
+from ._ops import PerturbArguments, clip_and_perturb
 from ._plan import Masks, Tensors
 from ._shard import Shard
 from ._tracing import cached, is_capturing, is_dry_run, refuse_recorders
@@ -85,11 +85,7 @@ class PreparedCall(NamedTuple):
 
     def _run(self) -> None:
         with torch.no_grad():
-            arguments = self.arguments
-            if self.clip is not None:
-                scale = self.clip(arguments.grads, arguments.grad_scale, arguments.state)
-                arguments = arguments._replace(grad_scale=scale)
-            self.op(*arguments)
+            clip_and_perturb(self.op, self.arguments, self.clip)
 
 
 def prepare(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from ._mechanism import Mechanism
-from ._plan import Tensors, label, select_count
+from ._plan import Tensors, label
 
 logger = logging.getLogger("tip_kernels")
 
@@ -24,16 +24,19 @@ class CallChecks:
 
     def __init__(self, mechanism: Mechanism) -> None:
         self._mechanism = mechanism
-        self._said: set[str] = set()
+        self._said: set[object] = set()
+        self._has_reached = False  # whether noise was in any message so far
 
     def before(self, tensors: Tensors, names: Sequence[str]) -> None:
         """Raises RuntimeError for tensors that have their noise, and ValueError for noise that their dtype cannot hold.
 
-        The first time it also reports how much of a message gets noise, and raises RuntimeError if nothing does.
+        The first time that a message is made of these tensors it also reports how much of it gets noise. It raises
+        RuntimeError if nothing does, and nothing of an earlier message did.
         """
-        self._refuse_perturbed(tensors, names)
+        self.refuse_perturbed(tensors, names)
         self._once("key", self._mechanism.options.rng.warn_of_another_with_this_key)
-        self._once("report", lambda: self._report(tensors, names))
+        kind = tuple([None if tensor is None else tensor.dtype for tensor in tensors])
+        self._once(kind, lambda: self._report(tensors, names))
 
     def before_by_hand(self, parameters: Sequence[torch.Tensor | None], changed: Iterable[str]) -> None:
         """Of ``perturb_gradients()``, which a user may call at the wrong time, as an attached optimizer does not.
@@ -61,10 +64,10 @@ class CallChecks:
 
     def after(self, tensors: Tensors, names: Sequence[str]) -> None:
         """Marks them as perturbed, and warns of float16 numbers that the noise has made infinite."""
+        mark_perturbed(tensors)
         for index, tensor in enumerate(tensors):
-            if tensor is None or tensor.is_inference():
+            if tensor is None:
                 continue
-            setattr(tensor, _MARK, tensor._version)
             if tensor.dtype is torch.float16 and tensor.device.type == "cpu" and not tensor.isfinite().all():
                 warnings.warn(
                     f"float16 numbers with noise are not finite {label(index, names)}: scale the loss less, clip, or "
@@ -73,12 +76,8 @@ class CallChecks:
                     stacklevel=4,
                 )
 
-    def _once(self, what: str, say: Callable[[], None]) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            say()
-
-    def _refuse_perturbed(self, tensors: Tensors, names: Sequence[str]) -> None:
+    def refuse_perturbed(self, tensors: Tensors, names: Sequence[str]) -> None:
+        """Raises RuntimeError for a tensor that :func:`mark_perturbed` marked and nothing has changed since."""
         for index, tensor in enumerate(tensors):
             if tensor is None or tensor.is_inference() or getattr(tensor, _MARK, None) != tensor._version:
                 continue
@@ -91,6 +90,11 @@ class CallChecks:
                 raise RuntimeError(message)
             self._once("perturbed", lambda: _warn(f"{message}. Fine if a CUDA graph has written new ones"))  # noqa: B023
             return
+
+    def _once(self, what: object, say: Callable[[], None]) -> None:
+        if what not in self._said:
+            say()
+            self._said.add(what)  # not if it raised: the next call is no better
 
     def _report(self, tensors: Tensors, names: Sequence[str]) -> None:
         """Says how many of the numbers of a message get noise."""
@@ -105,13 +109,13 @@ class CallChecks:
             sent += size
             std = amounts[name] if name in targets else 0.0
             floor = floors.get(name, 0.0)
-            _check_dtype(max(std, floor), tensor.dtype, label(index, names))
-            _check_dtype(min(std or floor, floor or std), tensor.dtype, label(index, names))
-            share = select_count(mechanism.ratio, 10**6) / 10**6 if std > 0 else 0.0
+            _check_dtype(std, tensor.dtype, label(index, names))
+            _check_dtype(floor, tensor.dtype, label(index, names))
             reached += size if floor > 0 or std > 0 else 0
-            noised += size if floor > 0 else int(share * size)
+            noised += size if floor > 0 else int(mechanism.ratio * size) if std > 0 else 0
         wants_noise = mechanism.ratio > 0 and any(amount > 0 for amount in amounts.values())
-        if reached == 0 and wants_noise:
+        self._has_reached |= reached > 0
+        if wants_noise and not self._has_reached:
             raise RuntimeError(
                 "expected conv kernels larger than 1x1 to put noise into, got none among what is sent: all of it would "
                 "be sent exactly; set floor_std, or unfreeze the layers"
@@ -123,6 +127,13 @@ class CallChecks:
             "sent exactly, and floor_std noises it",
             100 * noised / max(sent, 1), sent, 100 * reached / max(sent, 1),
         )  # fmt: skip
+
+
+def mark_perturbed(tensors: Iterable[torch.Tensor | None]) -> None:
+    """Has :meth:`CallChecks.refuse_perturbed` refuse them until somebody writes into them."""
+    for tensor in tensors:
+        if tensor is not None and not tensor.is_inference():
+            setattr(tensor, _MARK, tensor._version)
 
 
 def _check_dtype(amount: float, dtype: torch.dtype, where: str) -> None:
@@ -148,12 +159,18 @@ def _warn_of_changed_weights(name: str) -> None:
 
 
 def _warn_of_scaled_gradients() -> None:
-    """Looks through all objects of the process for a ``GradScaler`` at work that has unscaled no gradients."""
+    if _has_idle_scaler():
+        gc.collect()  # of a training that has ended there may be one that nobody holds any more
+        if _has_idle_scaler():
+            _warn(
+                "expected unscaled gradients, but a GradScaler is at work that has unscaled none: call "
+                "scaler.unscale_(optimizer) before perturb_gradients(), or the noise will be divided by its scale"
+            )
+
+
+def _has_idle_scaler() -> bool:
+    """Whether among all objects of the process there are scalers at work, none of which has unscaled gradients."""
     scalers = [found for found in gc.get_objects() if issubclass(type(found), torch.amp.GradScaler)]
     at_work = [scaler for scaler in scalers if scaler.is_enabled() and scaler._scale is not None]
     unscaled = (state["stage"].name != "READY" for scaler in at_work for state in scaler._per_optimizer_states.values())
-    if at_work and not any(unscaled):
-        _warn(
-            "expected unscaled gradients, but a GradScaler is at work that has unscaled none: call "
-            "scaler.unscale_(optimizer) before perturb_gradients(), or the noise will be divided by its scale"
-        )
+    return bool(at_work) and not any(unscaled)

@@ -4,6 +4,7 @@ Dynamo compiles anew for every other number that an op takes, and gives up after
 from step to step goes in a tensor instead, on the CPU, where it is read when the graph runs.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,11 +32,8 @@ def _kernel(suffix: str) -> Callable[..., None]:
         keep, max_grad_norm, ratio = numbers.tolist()
         arguments = arguments._replace(keep=keep, selected=[select_count(ratio, n) for n in arguments.selected])
         ops = torch.ops.tip_kernels
-        if max_grad_norm:
-            clip = getattr(ops, f"clip_scale{suffix}")
-            scale = clip(arguments.grads, arguments.grad_scale, arguments.state, max_grad_norm)
-            arguments = arguments._replace(grad_scale=scale)
-        getattr(ops, f"perturb{suffix}_")(*arguments)
+        clip = functools.partial(getattr(ops, f"clip_scale{suffix}"), max_norm=max_grad_norm) if max_grad_norm else None
+        _ops.clip_and_perturb(getattr(ops, f"perturb{suffix}_"), arguments, clip)
 
     return kernel
 

@@ -171,6 +171,15 @@ class Layout:
             found[index] = score
         return found
 
+    def first_of_the_models(self, tensors: Mapping[str, torch.Tensor]) -> str | None:
+        """The name of one that shares its memory with the model's parameter of that name, None if there is none."""
+        for name, tensor in tensors.items():
+            index = self._indices[name]
+            own = self._at(self.all.slots[index]) if index < len(self.parameter_names) else None
+            if own is not None and own.numel() > 0 and own.data_ptr() == tensor.data_ptr():
+                return name
+        return None
+
     def refuse_weights(self, update: Mapping[str, torch.Tensor]) -> None:
         """Raises ValueError if all that is given are the model's own values, a conv kernel among them."""
         if not any(self._indices[name] in self.channels for name in update):

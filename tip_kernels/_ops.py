@@ -73,6 +73,16 @@ class PerturbArguments(NamedTuple):
         return f"PerturbArguments({shown}, state=<hidden>)"
 
 
+def clip_and_perturb(
+    perturb: Callable[..., None], arguments: PerturbArguments, clip: Callable[..., torch.Tensor] | None
+) -> None:
+    """Calls an op that perturbs; with ``clip``, the scale that clips the gradients takes the place of theirs."""
+    if clip is not None:
+        scale = clip(arguments.grads, arguments.grad_scale, arguments.state)
+        arguments = arguments._replace(grad_scale=scale)
+    perturb(*arguments)
+
+
 _SCHEMA_TYPES: dict[Any, str] = {
     torch.Tensor: "Tensor",
     torch.Tensor | None: "Tensor?",

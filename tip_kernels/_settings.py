@@ -35,6 +35,14 @@ def checked_settings(**settings: Any) -> dict[str, Any]:
     }
 
 
+def shown(settings: Mapping[str, Any]) -> str:
+    """As keyword arguments, without those that are not there."""
+    given = {name: value for name, value in settings.items() if value is not None}
+    if settings["shares"] == 1:
+        del given["shares"]
+    return ", ".join(f"{name}={value!r}" for name, value in given.items())
+
+
 def warn_of_default_std() -> None:
     """Of noise of a size that nobody chose, on gradients of a size that nothing bounds."""
     warnings.warn(

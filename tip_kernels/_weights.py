@@ -5,20 +5,41 @@ from collections.abc import Mapping
 import torch
 
 from ._layout import Layout
+from ._tracing import is_dry_run
 
 Weights = Mapping[str, torch.Tensor]
 
 
 def check_weights(weights: Weights, received: Weights, layout: Layout) -> None:
-    """Raises unless both hold the same names and shapes, of the model's, and finite floating numbers."""
+    """Raises ValueError unless both hold the same names and shapes, of the model's, and finite floating numbers.
+
+    Also if ``received`` can only be what the training has changed since, so that there would be no difference.
+    """
     for name in sorted(weights.keys() ^ received.keys()):
         which = "weights and not in received" if name in weights else "received and not in weights"
         raise ValueError(f"expected weights and received of the same names, got {name!r} in {which}")
-    for what, tensors in (("weights", weights), ("received", received)):
+    for tensors in (weights, received):
         layout.by_index(tensors)
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ValueError(f"expected {what}[{name!r}] to be finite, got NaN or infinite numbers")
+    if is_dry_run():
+        return
+    for what, tensors in (("weights", weights), ("received", received)):
+        check_finite(tensors, what)
+        if any(tensor.is_meta for tensor in tensors.values()):
+            return
+    for name, tensor in weights.items():
+        if tensor.numel() > 0 and tensor.data_ptr() == received[name].data_ptr():
+            raise _not_copied(f"the same memory for {name!r}")
+    own = layout.first_of_the_models(received)
+    if own is not None and all(torch.equal(tensor, received[name]) for name, tensor in weights.items()):
+        raise _not_copied(f"the model's own {own!r}, with the numbers of weights")
+
+
+def check_finite(tensors: Weights, what: str = "", when: str = "") -> None:
+    """Raises ValueError for a floating tensor with NaN or infinite numbers."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
+            place = f"{what}[{name!r}]" if what else repr(name)
+            raise ValueError(f"expected {place} to be finite{when}, got NaN or infinite numbers")
 
 
 def difference(weights: Weights, received: Weights, names: frozenset[str]) -> dict[str, torch.Tensor]:
@@ -31,16 +52,32 @@ def difference(weights: Weights, received: Weights, names: frozenset[str]) -> di
     return {name: found[name] for name in weights if name in found}
 
 
-def put_back(weights: Weights, received: Weights, update: Weights, layout: Layout) -> None:
-    """Makes ``weights`` in place what was received plus ``update``; what the update lacks becomes what was received.
+def sum_of(received: Weights, update: Weights, weights: Weights, layout: Layout) -> dict[str, torch.Tensor]:
+    """What was received plus ``update``, in the dtypes and on the devices of ``weights``.
 
-    Variances are at least 0: with noise on them they could be negative, and the model would give NaN.
+    What the update lacks is as it was received. Variances are at least 0: with noise on them they could be negative,
+    and the model would give NaN.
+
+    Raises:
+        ValueError: a dtype cannot hold a sum.
     """
+    sums = {}
     for name, tensor in weights.items():
         base = received[name].detach().to(tensor.device)
         if name in update:
             base = base.to(update[name].dtype) + update[name]
-        if name in layout.variances:
-            base = base.clamp(min=0)
+        sums[name] = (base.clamp(min=0) if name in layout.variances else base).to(tensor.dtype)
+    if not is_dry_run():
+        check_finite(sums, "weights with noise")
+    return sums
+
+
+def put(weights: Weights, values: Weights) -> None:
+    """Makes ``weights`` these values, in place."""
+    for name, tensor in weights.items():
         with torch.no_grad(), torch.inference_mode(tensor.is_inference()):
-            tensor.copy_(base)
+            tensor.copy_(values[name])
+
+
+def _not_copied(got: str) -> ValueError:
+    return ValueError(f"expected received to be copies from before the training, got {got}: clone() them on receipt")

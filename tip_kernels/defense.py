@@ -9,17 +9,17 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ._attachment import Attachment
-from ._call_checks import CallChecks
+from ._call_checks import CallChecks, mark_perturbed
 from ._copies import RebuiltWithModel
 from ._layout import Layout, Owned
 from ._mechanism import Mechanism
 from ._plan import Masks
 from ._selection import Choice, Selection
-from ._settings import checked_settings, warn_of_default_std
+from ._settings import checked_settings, shown, warn_of_default_std
 from ._spending import Spending, load_state, state_of
 from ._ties import check_ties, copy_to_ties
 from ._tracing import is_dry_run, is_unheard
-from ._weights import check_weights, difference, put_back
+from ._weights import check_weights, difference, put, sum_of
 from .budget import PrivacyBudget
 from .rng import NoiseRNG
 from .saliency import GradCAM
@@ -183,7 +183,7 @@ class TIP(RebuiltWithModel):
 
         The update is ``weights - received``, in float32 or wider, as :meth:`perturb_update` perturbs it. Integer
         buffers, and with ``buffers="withhold"`` all, become what was received; variances (``running_var``) stay at
-        least 0.
+        least 0. A dry run leaves the weights as they are.
 
         Args:
             weights: after the training, by the names of the model's parameters and buffers, in their shapes.
@@ -191,14 +191,20 @@ class TIP(RebuiltWithModel):
                 training has changed.
 
         Raises:
-            TypeError, ValueError, RuntimeError: other names than received, numbers that are not finite, or see
-                :meth:`perturb_update`; nothing has changed then.
+            TypeError, ValueError, RuntimeError: other names than received, numbers that are not finite, also after
+                the noise, received weights that are no copies, weights that have their noise already, or see
+                :meth:`perturb_update`; no weight has changed then.
         """
         check_weights(weights, received, self._layout)
-        names = frozenset(self._layout.floating_names if self._sends_buffers else self._layout.all_parameter_names)
-        update = difference(weights, received, names)
+        named = list(weights)
+        if not is_unheard():
+            self._checks.refuse_perturbed([weights[name] for name in named], named)
+        update = difference(
+            weights, received, self._layout.floating_names if self._sends_buffers else self._layout.all_parameter_names
+        )
         self.perturb_update(update)
-        put_back(weights, received, update, self._layout)
+        put(weights, sum_of(received, update, weights, self._layout))
+        mark_perturbed(weights.values())
 
     def scores(self) -> dict[str, torch.Tensor]:
         """The scores that the next call would use: float32 ``[C_out]`` by the names of the conv kernels, copies."""
@@ -343,11 +349,7 @@ class TIP(RebuiltWithModel):
         self.close()
 
     def __repr__(self) -> str:
-        told = {name: value for name, value in self._settings.items() if value is not None}
-        if self._settings["shares"] == 1:
-            del told["shares"]
-        shown = ", ".join(f"{name}={value!r}" for name, value in told.items())
-        return f"TIP({type(self.model).__name__}, {shown})"
+        return f"TIP({type(self.model).__name__}, {shown(self._settings)})"
 
     def _perturb_gradients_of(self, optimizer: torch.optim.Optimizer) -> None:
         self._check_open()

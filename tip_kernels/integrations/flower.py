@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +16,7 @@ from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 from torch import nn
 
-from .. import TIP
-
-if TYPE_CHECKING:
-    from ..budget import PrivacyBudget
+from .. import TIP, PrivacyBudget
 
 STATE = "tip_kernels"
 """The record of ``context.state`` with the step and the budget."""
@@ -76,7 +73,7 @@ class TIPMod:
         make_model: Callable[[], nn.Module],
         *,
         probe: Probe | Callable[[], Probe] | None = None,
-        budget: "PrivacyBudget | Callable[[Context], PrivacyBudget] | None" = None,
+        budget: PrivacyBudget | Callable[[Context], PrivacyBudget] | None = None,
         report_epsilon: bool = False,
         **settings: Any,
     ) -> None:
@@ -153,9 +150,11 @@ class TIPMod:
             if self._probe is not None:
                 _load(defense.model, received)
                 defense.measure(*(self._probe() if callable(self._probe) else self._probe))
-        elif kept is not None:
+        elif isinstance(kept, ArrayRecord):
             with _refusals_of_tip():
                 defense.set_scores(kept.to_torch_state_dict())
+        elif kept is not None:
+            raise RefusalError(f"expected scores by keep_scores(), got a {type(kept).__name__}")
 
 
 class RefusalError(ValueError):
@@ -200,7 +199,7 @@ def _perturb(
     saved = context.state.config_records.get(STATE)
     with _refusals_of_tip():
         if saved is not None:
-            defense.load_state_dict(json.loads(saved[_SAVED]))
+            defense.load_state_dict(json.loads(str(saved[_SAVED])))
         try:
             defense.perturb_weights(weights, received)
         finally:

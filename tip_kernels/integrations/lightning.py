@@ -11,7 +11,7 @@ from .._attachment import Attachment
 from ..defense import TIP
 
 
-class TIPCallback(Callback):  # type: ignore[misc]
+class TIPCallback(Callback):
     """Attaches a :class:`tip_kernels.TIP` to the optimizers of a fit, from its start to its end.
 
     Automatic and manual optimization, several optimizers, accumulated gradients and the scaler of 16-bit precision

@@ -18,6 +18,7 @@ from nvflare.apis.job_def import SERVER_SITE_NAME
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from torch import nn
 
+from .._weights import check_finite
 from ..budget import PrivacyBudget
 from ..defense import TIP
 
@@ -47,7 +48,7 @@ def set_scores(scores: Mapping[str, torch.Tensor]) -> None:
     _scores[:] = [{name: score.detach().cpu().clone() for name, score in scores.items()}]
 
 
-class TIPFilter(DXOFilter):  # type: ignore[misc]
+class TIPFilter(DXOFilter):
     """Perturbs a client's results of kind WEIGHT_DIFF, or of kind WEIGHTS, before they are sent.
 
     Add one to the results of a client's tasks, and the same to the data of these tasks, where it keeps a copy of the
@@ -160,7 +161,7 @@ class TIPFilter(DXOFilter):  # type: ignore[misc]
             self._defense = self._build(fl_ctx)
         received = _kept(fl_ctx)
         tensors = {name: _copied(name, value) for name, value in dxo.data.items()}
-        _check_finite(tensors, "")
+        check_finite(tensors)
         self._score(self._defense, received)
         if dxo.data_kind == DataKind.WEIGHTS:
             if received is None:
@@ -170,7 +171,7 @@ class TIPFilter(DXOFilter):  # type: ignore[misc]
             self._defense.perturb_weights(tensors, base)
         else:
             self._defense.perturb_update(tensors)
-        _check_finite(tensors, " after the noise")
+        check_finite(tensors, when=" after the noise")
         dxo.data = {name: _as_given(tensor, dxo.data[name]) for name, tensor in tensors.items()}
         self.log_info(fl_ctx, f"TIP has perturbed {len(tensors)} tensors of kind {DataKind(dxo.data_kind).value}")
         self._tell_epsilon(dxo, fl_ctx)
@@ -318,9 +319,3 @@ def _as_given(tensor: torch.Tensor, value: Any) -> Any:
         return tensor
     array = tensor.numpy()
     return array[()] if isinstance(value, np.generic) else array
-
-
-def _check_finite(tensors: Tensors, when: str) -> None:
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"expected {name!r} to be finite{when}, got NaN or infinite numbers")

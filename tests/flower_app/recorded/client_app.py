@@ -36,16 +36,16 @@ def die_in_the_middle(message: Message, context: Context, call_next):
     where = {"round": message.content["config"]["server-round"], "partition": context.node_config["partition-id"]}
     if where not in (CLIENT_DIES, NODE_DIES):
         return call_next(message, context)
-    put_back = defense.put_back
+    put = defense.put
 
-    def put_half_back(weights, received, update, layout):
-        put_back(dict(list(weights.items())[: len(weights) // 2]), received, update, layout)
+    def put_half(weights, values):
+        put(dict(list(weights.items())[: len(weights) // 2]), values)
         (pathlib.Path(context.run_config["folder"]) / f"middle-{where['round']}").touch()
         if where == CLIENT_DIES:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(600)
 
-    defense.put_back = put_half_back
+    defense.put = put_half
     return call_next(message, context)
 
 
