@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from . import calibration
+from ._accountant import Kind, composed_epsilon, warn_of_missing_tails
 from ._numbers import check_max_grad_norm, check_number
 from .budget import PrivacyBudget
 from .defense import TIP
@@ -217,9 +218,10 @@ def protect(
     )
     try:
         defense.measure(images, labels)
-        found = calibration.accounted_epsilon(defense, rounds=rounds, delta=delta, relation=relation)
-        if found > epsilon:
+        found = composed_epsilon({Kind(defense.noise_multiplier(), 1.0): rounds}, delta, relation)
+        if not found <= epsilon:
             raise ValueError(f"expected settings that keep to epsilon {epsilon}, got {found} of {rounds} messages")
+        warn_of_missing_tails(rounds * defense.elements, delta)
         return Protection(defense, budget, float(max_grad_norm), optimizer, scaler)
     except BaseException:
         defense.close()
