@@ -12,14 +12,13 @@ import signal
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
 import tip_kernels
-from tip_kernels import TIP, BudgetExceeded, PrivacyBudget, _accountant, _allowance, budget
-from tip_kernels._budget_state import total
+from tip_kernels import TIP, BudgetExceeded, PrivacyBudget, _accountant, _allowance, budget, calibration, protect
 
 KILLS = 100
 LIMIT = 200
@@ -27,9 +26,11 @@ NOISE = 20.0
 TARGET = (3.0, 1e-5)
 PACKAGE = os.path.dirname(tip_kernels.__file__)
 WATCHED = {__file__} | {
-    os.path.join(PACKAGE, name)
-    for name in ("budget.py", "_budget_store.py", "_budget_state.py", "_allowance.py", "_spending.py", "defense.py")
+    os.path.join(PACKAGE, f"{name}.py")
+    for name in ("budget", "_budget_store", "_budget_state", "_allowance", "_spending", "defense", "_attachment")
 }
+
+Client = Callable[..., None]
 
 
 def client(path: str, sent: int, most: int = sys.maxsize) -> None:
@@ -46,6 +47,42 @@ def client(path: str, sent: int, most: int = sys.maxsize) -> None:
             return
         assert all(tensor.any() for tensor in update.values())
         os.write(sent, b"1")
+
+
+def trainer(path: str, sent: int, most: int = sys.maxsize, saves: bool = False) -> None:
+    """Sends a step's gradients after each step; what it goes on from is the budget's file, or a state that it saves."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    images, labels = torch.ones(2, 1, 4, 4), torch.tensor([0, 1])
+    target = {"epsilon": TARGET[0], "delta": TARGET[1], "rounds": LIMIT, "public": (images, labels)}
+    protection = protect(model, optimizer, **target, max_grad_norm=1.0, path=None if saves else path)
+    if saves and os.path.exists(path):
+        protection.load_state_dict(torch.load(path))
+    for _ in range(most):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        try:
+            optimizer.step()
+        except BudgetExceeded:
+            return
+        if saves:
+            torch.save(protection.state_dict(), f"{path}.new")
+            os.replace(f"{path}.new", path)
+        os.write(sent, b"1")
+
+
+def saver(path: str, sent: int, most: int = sys.maxsize) -> None:
+    """A trainer without a budget's file."""
+    trainer(path, sent, most, saves=True)
+
+
+def counted_by(path: str, run: Client) -> int:
+    """The messages that the next process of this client will find counted."""
+    if run is not saver:
+        return PrivacyBudget(*TARGET, path=path).messages
+    saved = PrivacyBudget(*TARGET)
+    saved.load_state_dict(torch.load(path)["defense"]["budget"])
+    return saved.messages
 
 
 def spender(path: str, sent: int) -> None:
@@ -106,26 +143,27 @@ def bytes_in(pipe: int) -> int:
     return len(os.read(pipe, 1 << 16))
 
 
-def kill_many(folder: pathlib.Path) -> dict[str, int]:
+def kill_many(folder: pathlib.Path, run: Client) -> dict[str, int]:
     """Kills a client at each of many lines, then has one send the rest."""
     receive, send = os.pipe()
-    lines = killed_at(-1, lambda: client(str(folder / "rehearsal.json"), send, most=3))
+    lines = killed_at(-1, lambda: run(str(folder / f"rehearsal_{run.__name__}"), send, most=3))
     first = bytes_in(receive)
     assert first == 3
-    path, kills, sent, lost = str(folder / "killed.json"), 0, 0, 0
+    path, kills, sent, lost = str(folder / f"killed_{run.__name__}"), 0, 0, 0
     for line in random.Random(0).sample(range(lines), KILLS):
-        kills += wait_for(forked(lambda line=line: killed_at(line, lambda: client(path, send)))) == signal.SIGKILL
+        kills += wait_for(forked(lambda line=line: killed_at(line, lambda: run(path, send)))) == signal.SIGKILL
         os.write(send, b"0")  # so that there is something to read
         sent += bytes_in(receive) - 1
         if not os.path.exists(path):
             assert sent == 0
             continue
-        counted = PrivacyBudget(*TARGET, path=path).messages
+        counted = counted_by(path, run)
         assert counted - sent in (lost, lost + 1), (line, counted, sent, lost)
         lost = counted - sent
-    wait_for(forked(lambda: client(path, send)))
+    before = sent
+    wait_for(forked(lambda: run(path, send)))
     sent += bytes_in(receive)
-    return {"kills": kills, "lost": lost, "sent": sent, "counted": PrivacyBudget(*TARGET, path=path).messages}
+    return {"kills": kills, "lost": lost, "before": before, "sent": sent, "counted": counted_by(path, run)}
 
 
 def many_at_once(folder: pathlib.Path) -> dict[str, int]:
@@ -152,12 +190,18 @@ def in_memory_after_a_fork() -> str:
     return os.read(receive, 1 << 16).decode()
 
 
+def composed_epsilon(counts: Mapping[_accountant.Kind, int], *_: object) -> float:
+    """In place of the accountant, which takes longer than all the rest, and is the same in one process and in many."""
+    return TARGET[0] * sum(count * (NOISE / kind.noise_multiplier) ** 2 for kind, count in counts.items()) / LIMIT
+
+
 def main(folder: pathlib.Path) -> None:
     torch.set_num_threads(1)
-    # In place of the accountant, which takes longer than all the rest, and is the same in one process and in many.
-    _allowance.composed_epsilon = budget.composed_epsilon = lambda counts, *_: TARGET[0] * total(counts) / LIMIT
+    for module in (_allowance, budget, calibration):
+        module.composed_epsilon = composed_epsilon
     _accountant.require()  # imports it before the forks
-    results = {"limit": LIMIT, "killed": kill_many(folder), "shared": many_at_once(folder)}
+    killed = {run.__name__: kill_many(folder, run) for run in (client, trainer, saver)}
+    results = {"limit": LIMIT, "killed": killed, "shared": many_at_once(folder)}
     print(json.dumps({**results, "forked": in_memory_after_a_fork()}))
 
 

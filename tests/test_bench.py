@@ -13,7 +13,7 @@ import torch
 
 import tip_kernels as tip
 from bench import paths
-from bench.speed import baselines, models, modes, ratios, report, stages, timing
+from bench.speed import baselines, loop, models, modes, ratios, report, stages, timing
 
 STD, RATIO = 0.5, 0.3
 
@@ -151,3 +151,36 @@ def test_modes_count_the_normals_and_words_of_the_contract():
 def test_every_mode_runs(monkeypatch):
     monkeypatch.setattr(modes, "MILLISECONDS", 0.0)
     assert list(modes.nanoseconds(modes.MODES, 600, repeats=1)) == list(modes.MODES)
+
+
+def test_loops_have_what_their_names_say(tmp_path):
+    """Each with one thing more: scores, noise, clipping, a floor."""
+    pytest.importorskip("dp_accounting")
+    torch.manual_seed(0)
+
+    def make():
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, stride=4), torch.nn.Flatten(), torch.nn.Linear(256, 10))
+
+    made = loop.loops(make, tmp_path)
+    figures = loop.measure(made, repeats=3)
+    assert all(len(steps) == len(calls) == 3 for steps, calls in figures.values())
+    alone, scored, *attached = list(made.values())
+    assert alone.protected is None
+    assert (scored.protected.rng.step, len(scored.protected.scores())) == (0, 1)
+    assert [item.protected.rng.step for item in attached[:3]] == [5, 5, 5]
+    assert attached[3].protected.budget.messages == 5
+    wanted = [(None, 0.0), (loop.NORM, 0.0), (loop.NORM, loop.FLOOR)]
+    assert [
+        (d._settings["max_grad_norm"], d._settings["floor_std"]) for d in (i.protected for i in attached[:3])
+    ] == wanted
+
+
+def test_the_table_of_loops_says_what_an_item_adds():
+    """Of steps that others disturb, all in one repeat alike."""
+    disturbed = [0.0, 50.0, 0.0, 3.0, 900.0]
+    added = dict(zip([*loop.ITEMS, loop.PROTECTED], [0.0, 1.0, 3.0, 4.0, 6.0, 2.0], strict=True))
+    figures = {name: loop.Figures([100 + more + d for d in disturbed], [more] * 5) for name, more in added.items()}
+    rows = loop.table(figures).splitlines()[2:]
+    assert rows[0] == "| training step alone | 103 |  |  |  |"
+    assert rows[2] == "| noise | 106 | 1.9 % | 2.9 % | 3.0 |"
+    assert rows[-1] == "| protect(), with a budget in a file | 105 |  | 1.9 % | 2.0 |"

@@ -531,11 +531,14 @@ def clients(tmp_path_factory) -> dict:
     return json.loads(run.stdout)
 
 
-def test_a_process_killed_a_hundred_times_sends_no_more_and_loses_no_count(clients):
-    killed = clients["killed"]
+@pytest.mark.parametrize("client", ["client", "trainer", "saver"])
+def test_a_process_killed_a_hundred_times_sends_no_more_and_loses_no_count(client, clients):
+    killed = clients["killed"][client]
     assert killed["kills"] == 100
     assert killed["counted"] == clients["limit"] == killed["sent"] + killed["lost"]
-    assert 0 < killed["lost"] <= 100  # counted, and not sent in time
+    assert 30 < killed["before"] < clients["limit"]  # by those that were killed
+    if client != "saver":  # whose lines between saving and sending are few
+        assert 0 < killed["lost"] <= 100  # counted, and not sent in time
 
 
 def test_many_processes_send_no_more_than_one(clients):

@@ -107,6 +107,28 @@ def test_optimizer_steps():
     assert torch.equal(got, eager())
 
 
+@pytest.mark.filterwarnings("ignore:Profiler function:UserWarning")  # torch's own
+def test_optimizer_steps_with_a_budget():
+    """Counting is not compiled: two breaks more, at each step, and none of the graphs anew."""
+    pytest.importorskip("dp_accounting")
+    public = next(batches())
+    weights = []
+    for compiled in (False, True):
+        training = Training()
+        target = {"epsilon": 8.0, "delta": 1e-4, "rounds": STEPS, "public": public, "buffers": "withhold"}
+        protection = tip.protect(training.model, training.optimizer, **target, rng=tip.NoiseRNG(KEY))
+        training.defense, training.attached = protection.defense, True
+        if compiled:
+            training.optimizer.step = torch.compile(training.optimizer.step, backend="aot_eager")
+        weights.append(trained(training, training.step))
+        assert protection.budget.messages == STEPS
+        with pytest.raises(tip.BudgetExceeded):
+            training.step(*public)
+        assert torch.equal(training.parameters(), weights[-1])
+    assert torch.equal(*weights)
+    assert graph_breaks() == 3
+
+
 @pytest.mark.parametrize(("backend", "tolerance"), [("aot_eager", 0.0), ("inductor", 1e-6)])
 def test_forward_backward_and_noise_in_one_graph(backend, tolerance):
     training = Training()

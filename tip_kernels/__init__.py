@@ -5,6 +5,7 @@ from ._dispatch import available_backends
 from .budget import BudgetExceeded, PrivacyBudget
 from .defense import TIP
 from .functional import Shard, channel_saliency, perturb, perturb_
+from .protection import Protection, protect
 from .rng import NoiseRNG
 
 __version__ = "0.1.0"
@@ -14,11 +15,13 @@ __all__ = [
     "BudgetExceeded",
     "NoiseRNG",
     "PrivacyBudget",
+    "Protection",
     "Shard",
     "available_backends",
     "calibration",
     "channel_saliency",
     "perturb",
     "perturb_",
+    "protect",
     "spectrum",
 ]

@@ -90,7 +90,8 @@ class GradCAM:
 
     def measure(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Scores from the sum of the class logits at ``labels``; see :meth:`tip_kernels.TIP.measure`."""
-        with _undisturbed(model):
+        with undisturbed(model):
+            model.eval()
             edges = self._forward(model, images, labels)
         if not self._measured:
             self.scores.clear()
@@ -110,7 +111,7 @@ class GradCAM:
             edges, self._edges = self._edges, None
         if not edges:
             raise RuntimeError("expected model(images) to run a conv layer with gradients enabled, got none")
-        total = _class_logits(logits, labels).sum()
+        total = class_logits(logits, labels).sum()
         return edges, torch.autograd.grad(total, [edge for _, edge in edges], allow_unused=True)
 
     def _on_traced_output(self, layer: "_Layer", output: torch.Tensor) -> None:
@@ -241,13 +242,12 @@ Edges = list[tuple[_Layer, torch.autograd.graph.GradientEdge]]
 
 
 @contextlib.contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients; modes, buffers and random states are put back."""
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """With gradients; modes, buffers and random states are put back."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [_Buffers(module) for module in model.modules()]
     cuda = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=cuda), torch.enable_grad(), _eager():
-        model.eval()
         try:
             yield
         finally:
@@ -287,7 +287,7 @@ def _eager() -> contextlib.AbstractContextManager[Any]:
     return eager
 
 
-def _class_logits(logits: object, labels: torch.Tensor) -> torch.Tensor:
+def class_logits(logits: object, labels: torch.Tensor) -> torch.Tensor:
     """The logit of each sample's label, [N]."""
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
