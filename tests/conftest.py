@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tip_kernels as tip
-from tip_kernels import _dispatch
+from tip_kernels._op import dispatch
 
 INTERPRETING = importlib.util.find_spec("triton") is not None and not torch.cuda.is_available()
 """Whether the Triton kernels run in Triton's interpreter, on CPU tensors."""
@@ -67,7 +67,7 @@ class BackendUnderTest:
     def words(self, state: torch.Tensor, tensor_id: int, first: int, count: int, generator: int) -> torch.Tensor:
         """Words of one stream as int64 values below 2^32, on the CPU."""
         out = torch.empty(count, dtype=torch.int32, device=self.device)
-        _dispatch.words_op(self.name, self.device)(out, state.to(self.device), tensor_id, first, generator)
+        dispatch.words_op(self.name, self.device)(out, state.to(self.device), tensor_id, first, generator)
         return out.cpu().long() & 0xFFFFFFFF
 
     def gradient(
@@ -101,14 +101,14 @@ def _laid_out(values: torch.Tensor, layout: str) -> torch.Tensor:
     return values.permute(order).contiguous().permute(back)
 
 
-@pytest.fixture(params=[backend.name for backend in _dispatch.BACKENDS])
+@pytest.fixture(params=[backend.name for backend in dispatch.BACKENDS])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> BackendUnderTest:
     under_test = BackendUnderTest(request.param)
     if under_test.interpreted and INTERPRETING:
         if request.module.__name__ in NOT_INTERPRETED:
             pytest.skip("tests no kernels: not in Triton's interpreter")
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-    row = next(row for row in _dispatch.BACKENDS if row.name == request.param)
+    row = next(row for row in dispatch.BACKENDS if row.name == request.param)
     reason = row.unavailable_reason(under_test.device)
     if reason is not None:
         pytest.skip(f"{request.param}: {reason}")

@@ -29,14 +29,15 @@ from collections.abc import Callable
 
 import torch
 
-from tip_kernels import _dispatch, rng
-from tip_kernels._ops import PerturbArguments
+from tip_kernels import rng
+from tip_kernels._op import dispatch
+from tip_kernels._op.schemas import PerturbArguments
 
 NUMBERS = (0, 1, -1, -2, 3, 9, 2**23 - 1, 2**23, 2**31, 2**32 + 1, 2**40, 2**41, 2**62, 2**63 - 1, -(2**63))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OTHER_DTYPES = (*DTYPES, torch.int8, torch.int32, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn)
 GENERATORS = sorted(rng.GENERATORS.values())
-SUFFIXES = {backend.name: backend.suffix for backend in _dispatch.BACKENDS}
+SUFFIXES = {backend.name: backend.suffix for backend in dispatch.BACKENDS}
 PERTURB = PerturbArguments._fields
 LISTS = ("grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards")
 SHAPES = (

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 import tip_kernels
-from tip_kernels import TIP, BudgetExceeded, PrivacyBudget, _accountant, _allowance, budget, calibration, protect
+from tip_kernels import TIP, BudgetExceeded, PrivacyBudget, budget, calibration, protect
+from tip_kernels._budget import accountant, allowance
 
 KILLS = 100
 LIMIT = 200
@@ -190,16 +191,16 @@ def in_memory_after_a_fork() -> str:
     return os.read(receive, 1 << 16).decode()
 
 
-def composed_epsilon(counts: Mapping[_accountant.Kind, int], *_: object) -> float:
+def composed_epsilon(counts: Mapping[accountant.Kind, int], *_: object) -> float:
     """In place of the accountant, which takes longer than all the rest, and is the same in one process and in many."""
     return TARGET[0] * sum(count * (NOISE / kind.noise_multiplier) ** 2 for kind, count in counts.items()) / LIMIT
 
 
 def main(folder: pathlib.Path) -> None:
     torch.set_num_threads(1)
-    for module in (_allowance, budget, calibration):
+    for module in (allowance, budget, calibration):
         module.composed_epsilon = composed_epsilon
-    _accountant.require()  # imports it before the forks
+    accountant.require()  # imports it before the forks
     killed = {run.__name__: kill_many(folder, run) for run in (client, trainer, saver)}
     results = {"limit": LIMIT, "killed": killed, "shared": many_at_once(folder)}
     print(json.dumps({**results, "forked": in_memory_after_a_fork()}))

@@ -20,7 +20,7 @@ import torch
 from released import TINY_FLOOR
 
 import tip_kernels as tip
-from tip_kernels import _dispatch
+from tip_kernels._op import dispatch
 from tip_kernels.rng import GENERATORS
 
 REJECT = 1e-9
@@ -44,7 +44,7 @@ def words_of(generator: str, count: int, seed: int = 3) -> np.ndarray:
     """The uint32 words of the same call."""
     rng = tip.NoiseRNG.from_seed(seed, generator)
     out = torch.empty(count, dtype=torch.int32)
-    _dispatch.words_op(None, out.device)(out, rng.state(out.device), 0, 0, rng.generator_id)
+    dispatch.words_op(None, out.device)(out, rng.state(out.device), 0, 0, rng.generator_id)
     return out.numpy().view(np.uint32)
 
 

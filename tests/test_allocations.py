@@ -18,7 +18,7 @@ PROGRAM = """
 import ctypes, sys
 import torch
 import tip_kernels as tip
-from tip_kernels._call import Options, prepare
+from tip_kernels._op.call import Options, prepare
 
 shim = ctypes.CDLL(None)
 shim.arm.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_long]

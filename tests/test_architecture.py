@@ -28,20 +28,9 @@ def named_files() -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(named_files()))
 def test_a_named_file_exists(name):
-    backends = ("tip_kernels/backends", "tip_kernels/backends/triton", "tip_kernels/backends/reference")
-    folders = (
-        "",
-        "tip_kernels",
-        *backends,
-        "csrc",
-        "csrc/core",
-        "csrc/op",
-        "csrc/cpu",
-        "csrc/cuda",
-        "docs",
-        "tests",
-        "bench/speed",
-    )
+    package = [str(path.relative_to(ROOT)) for path in (ROOT / "tip_kernels").rglob("*") if path.is_dir()]
+    folders = ("", "tip_kernels", *package, "csrc", "csrc/core", "csrc/op", "csrc/cpu", "csrc/cuda", "docs", "tests")
+    folders = (*folders, "bench/speed")
     assert any((ROOT / folder / name).exists() for folder in folders), f"docs/architecture.md names {name}"
 
 
@@ -60,7 +49,7 @@ def test_a_named_thing_exists(name):
 
 def test_every_module_and_folder_is_in_the_page():
     listing = PAGE.split("## Folders")[1].split("## The way")[0]
-    modules = [path.name for path in (ROOT / "tip_kernels").glob("*.py")]
+    modules = [path.name for path in PACKAGE if not {"backends", "integrations"} & {*path.parts}]
     folders = [f"{folder}/" for folder in FOLDERS]
     assert not [name for name in (*modules, *folders) if name not in listing]
 
@@ -100,7 +89,7 @@ def test_a_file_named_in_a_comment_exists(path):
 
 
 def test_a_file_that_is_gone_is_found_in_a_comment():
-    python = '"""See ``_gone.py`` and _plan.py."""\nx = "other.py"  # in csrc/core/half.h, unlike cpu/half.h\n'
+    python = '"""See ``_gone.py`` and _op/plan.py."""\nx = "other.py"  # in csrc/core/half.h, unlike cpu/half.h\n'
     assert missing_files(comments_of(python, ".py")) == ["csrc/core/half.h", "_gone.py"]
     assert missing_files(comments_of("// by old.cu\n#include <new.h>  // and core/grid.h", ".cpp")) == ["old.cu"]
 

@@ -9,7 +9,7 @@ import torch
 
 import tip_kernels as tip
 from tip_kernels import Shard
-from tip_kernels._call import Options
+from tip_kernels._op.call import Options
 from tip_kernels.rng import GENERATORS
 
 NAMES = ("conv", "bias", "last")

@@ -19,8 +19,9 @@ from dp_accounting import pld
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tip_kernels import TIP, BudgetExceeded, NoiseRNG, PrivacyBudget, _allowance, _budget_store, _spending, calibration
-from tip_kernels._call import PreparedCall
+from tip_kernels import TIP, BudgetExceeded, NoiseRNG, PrivacyBudget, calibration
+from tip_kernels._budget import allowance, spending, store
+from tip_kernels._op.call import PreparedCall
 
 ROOT = pathlib.Path(__file__).parent.parent
 EPSILON, DELTA, NOISE = 8.0, 1e-5, 3.0
@@ -215,7 +216,7 @@ def test_a_dry_run_counts_nothing(budget):
 
 def test_a_cuda_graph_cannot_be_counted(budget, monkeypatch):
     defense = guaranteed(budget)
-    monkeypatch.setattr(_spending, "is_capturing", lambda device: True)
+    monkeypatch.setattr(spending, "is_capturing", lambda device: True)
     with pytest.raises(RuntimeError, match="expected no capture of a CUDA graph around a TIP with a budget"):
         defense.perturb_update(update_of(defense))
     assert (budget.messages, defense.rng.step) == (0, 0)
@@ -309,14 +310,14 @@ def test_few_messages_ask_the_accountant(monkeypatch):
         asked += 1
         return real(*arguments)
 
-    real = _allowance.composed_epsilon
-    monkeypatch.setattr(_allowance, "composed_epsilon", count)
+    real = allowance.composed_epsilon
+    monkeypatch.setattr(allowance, "composed_epsilon", count)
     budget = PrivacyBudget(EPSILON, DELTA)
     with pytest.raises(BudgetExceeded):
         spend(budget, 10_000, noise=20.0)
     messages = budget.messages
-    assert real({_allowance.Kind(20.0, 1.0): messages}, DELTA, "add_or_remove") <= EPSILON
-    assert real({_allowance.Kind(20.0, 1.0): messages + 1}, DELTA, "add_or_remove") > EPSILON
+    assert real({allowance.Kind(20.0, 1.0): messages}, DELTA, "add_or_remove") <= EPSILON
+    assert real({allowance.Kind(20.0, 1.0): messages + 1}, DELTA, "add_or_remove") > EPSILON
     assert messages > 1000
     assert asked <= 60
 
@@ -443,7 +444,7 @@ def test_nothing_is_sent_where_the_disk_fails(path, broken, monkeypatch):
     defense = guaranteed(on(path))
     update = update_of(defense)
     with monkeypatch.context() as patch:
-        patch.setattr(_budget_store.os, broken, fail)
+        patch.setattr(store.os, broken, fail)
         with pytest.raises(OSError, match="No space left"):
             defense.perturb_update(update)
     assert all((tensor == 1).all() for tensor in update.values())
@@ -469,7 +470,7 @@ def test_count_and_name_are_on_the_disk_before_the_message(path, monkeypatch):
 
 def test_a_process_waits_for_another_and_gives_up(path, monkeypatch):
     budget = on(path)
-    monkeypatch.setattr(_budget_store, "PATIENCE", 0.0)
+    monkeypatch.setattr(store, "PATIENCE", 0.0)
     with open(f"{path}.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for use in (lambda: budget.spend(NOISE), lambda: on(path)):
@@ -515,7 +516,7 @@ def test_a_folder_that_is_left_does_not_move_the_file(tmp_path, monkeypatch):
 
 
 def test_paths_need_locks(path, monkeypatch):
-    monkeypatch.setattr(_budget_store, "fcntl", None)
+    monkeypatch.setattr(store, "fcntl", None)
     with pytest.raises(RuntimeError, match="expected an operating system with fcntl"):
         on(path)
     assert not path.exists()

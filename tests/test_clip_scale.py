@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tip_kernels as tip
-from tip_kernels import _dispatch
+from tip_kernels._op import dispatch
 
 SHAPES = ((70_001,), (40, 30, 3, 3), (), (5, 0, 3), (9, 7), (6, 5, 4, 3, 2))
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")
@@ -15,7 +15,7 @@ LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")
 def clip_scale(backend, grads, max_norm, scale=None) -> torch.Tensor:
     state = tip.NoiseRNG(bytes(32)).state(backend.device)
     before = state.clone()
-    result = _dispatch.clip_op(backend.name, backend.device)(grads, scale, state, max_norm)
+    result = dispatch.clip_op(backend.name, backend.device)(grads, scale, state, max_norm)
     assert torch.equal(state, before)
     return result
 
@@ -70,7 +70,7 @@ def test_what_is_not_finite_shows(value, backend):
 def test_opcheck(backend):
     state = tip.NoiseRNG(bytes(32)).state(backend.device)
     grads = [backend.gradient(4, 3, 3, 3), backend.gradient(5)]
-    op = _dispatch.clip_op(backend.name, backend.device)
+    op = dispatch.clip_op(backend.name, backend.device)
     torch.library.opcheck(op, (grads, None, state, 1.0))
     torch.library.opcheck(op, (grads, torch.tensor(2.0, device=backend.device), state, 1.0))
 
@@ -110,4 +110,4 @@ def test_refuses(case, backend):
     grads[1] = given.get("grads", lambda grad: grad)(grads[1])
     scale, state = given.get("scale", lambda scale: scale)(scale), given.get("state", lambda state: state)(state)
     with pytest.raises(RuntimeError, match=r"expected|sparse"):
-        _dispatch.clip_op(backend.name, backend.device)(grads, scale, state, given.get("max_norm", 1.0))
+        dispatch.clip_op(backend.name, backend.device)(grads, scale, state, given.get("max_norm", 1.0))

@@ -8,7 +8,7 @@ from released import TINY_FLOOR
 
 import tip_kernels as tip
 from tip_kernels import spectrum
-from tip_kernels._call import Options, prepare
+from tip_kernels._op.call import Options, prepare
 
 pytestmark = pytest.mark.skipif("cpu" not in tip.available_backends(), reason="the compiled CPU library is absent")
 

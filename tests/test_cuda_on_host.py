@@ -30,8 +30,8 @@ from test_perturb import (
 )  # fmt: skip
 
 import tip_kernels as tip
-from tip_kernels._call import Options, PreparedCall, prepare
-from tip_kernels._ops import PerturbArguments
+from tip_kernels._op.call import Options, PreparedCall, prepare
+from tip_kernels._op.schemas import PerturbArguments
 from tip_kernels.rng import GENERATORS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -254,7 +254,7 @@ def test_channels_ranked_before(library, channels):
                 perturb_on_host(library, [x], [scores], ratio=ratio, std=STD, rng=tip.NoiseRNG(KEY), ranks=ranks)
                 results.append(x)
             assert torch.equal(*results)
-            assert (results[0].flatten(1).abs().sum(1) > 0).sum() == tip._plan.select_count(ratio, channels)
+            assert (results[0].flatten(1).abs().sum(1) > 0).sum() == tip._op.plan.select_count(ratio, channels)
 
 
 def test_a_mixed_model_ranked_before(library):

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from released import assert_on_grid, step_of
 
 import tip_kernels as tip
-from tip_kernels._call import Options, PreparedCall, prepare
+from tip_kernels._op.call import Options, PreparedCall, prepare
 from tip_kernels.rng import GENERATORS
 
 KEY = bytes(range(100, 132))
@@ -28,7 +28,7 @@ TENSORS = (2**23 - 1, 2**16, 0x2A5A5A)
 STD, FLOOR = 0.75, 0.5
 BEFORE, COUNT = 30, 61  # kernels before the address, and in all: whole vectors of every width, and what is left of them
 CROSSED = {"2^32 words": 2**32, "2^34 words": 2**34, "2^36 words": 2**36, "2^40 words": 2**40, "the last word": None}
-MOST_ELEMENTS = 2**41  # of a whole tensor, by tip_kernels/_plan.py
+MOST_ELEMENTS = 2**41  # of a whole tensor, by tip_kernels/_op/plan.py
 
 
 class Kind(NamedTuple):

@@ -15,7 +15,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from tip_kernels import TIP, NoiseRNG, PrivacyBudget, _budget_store, perturb_
+from tip_kernels import TIP, NoiseRNG, PrivacyBudget, perturb_
+from tip_kernels._budget import store
 from tip_kernels.integrations import distributed
 
 SIZE = 3
@@ -269,7 +270,7 @@ def locked(path):
     """Another process counts, so to say, for longer than this one waits."""
     with open(path + ".lock", "w") as file, pytest.MonkeyPatch.context() as patch:
         fcntl.flock(file, fcntl.LOCK_EX)
-        patch.setattr(_budget_store, "PATIENCE", 0.1)
+        patch.setattr(store, "PATIENCE", 0.1)
         yield
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import tip_kernels as tip
-from tip_kernels import _call, _lasting
-from tip_kernels._call import Options, PreparedCall, prepare
+from tip_kernels._op import call as _call
+from tip_kernels._op.call import Options, PreparedCall, prepare
+from tip_kernels._runtime import lasting
 
 GPU = torch.device("cuda", 0)
 
@@ -34,8 +35,8 @@ def prepared(ratio: float, **options) -> PreparedCall:
 @pytest.fixture
 def captured(monkeypatch) -> list:
     kept: list = []
-    monkeypatch.setattr(_lasting, "_CAPTURED", kept)
-    monkeypatch.setattr(_lasting, "is_capturing", lambda device: True)
+    monkeypatch.setattr(lasting, "_CAPTURED", kept)
+    monkeypatch.setattr(lasting, "is_capturing", lambda device: True)
     monkeypatch.setattr(_call, "is_capturing", lambda device: device.type == "cuda")
     return kept
 
@@ -57,10 +58,10 @@ def test_a_captured_call_keeps_what_it_reads(captured):
 
 def test_another_stream_keeps_what_it_reads(monkeypatch):
     stream = SimpleNamespace()
-    monkeypatch.setattr(_lasting, "is_capturing", lambda device: False)
+    monkeypatch.setattr(lasting, "is_capturing", lambda device: False)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     tensors = [OnGpu(), OnGpu()]
-    _lasting.keep(tensors, GPU)
+    lasting.keep(tensors, GPU)
     assert [tensor.recorded for tensor in tensors] == [[stream], [stream]]
 
 

@@ -11,8 +11,8 @@ import torch
 from released import TINY_FLOOR
 
 import tip_kernels as tip
-from tip_kernels import _dispatch, _graph_op
-from tip_kernels._call import Options, prepare
+from tip_kernels._op import dispatch, graph_op
+from tip_kernels._op.call import Options, prepare
 
 KEY = bytes(32)
 SIZES = [(8, 3, 3, 3), (8,), (4, 8, 5, 5), (0, 3, 3, 3), (6, 4, 1, 1), (3, 8)]
@@ -47,7 +47,7 @@ def test_opcheck_perturb(given, backend):
 def test_opcheck_perturb_in_graph(backend):
     op, arguments = op_and_arguments(backend)
     op = getattr(torch.ops.tip_kernels, op.name().removeprefix("tip_kernels::").replace("perturb", "perturb_in_graph"))
-    torch.library.opcheck(op.default, (*arguments, _graph_op.numbers_of(0.5, 2.0, 0.3)))
+    torch.library.opcheck(op.default, (*arguments, graph_op.numbers_of(0.5, 2.0, 0.3)))
 
 
 def test_opcheck_perturb_of_nothing(backend):
@@ -59,7 +59,7 @@ def test_opcheck_perturb_of_nothing(backend):
 @pytest.mark.parametrize("shape", [(4, 6, 5, 5), (4, 6), (2, 3, 4, 4, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck_channel_saliency(shape, dtype, backend):
-    op = _dispatch.saliency_op(backend.name, backend.device)
+    op = dispatch.saliency_op(backend.name, backend.device)
     torch.library.opcheck(op, (backend.gradient(*shape, dtype=dtype),))
 
 
@@ -67,14 +67,14 @@ def test_a_library_that_lacks_an_op_is_named():
     """As one that was built from older sources; the op must not call itself for ever."""
     if "cpu" not in tip.available_backends():
         pytest.skip("no compiled library")
-    lacking = _dispatch._forward_to_fastest("channel_saliency{}", _dispatch._device_of_first)
+    lacking = dispatch._forward_to_fastest("channel_saliency{}", dispatch._device_of_first)
     with pytest.raises(RuntimeError, match="library of backend 'cpu' lacks channel_saliency: build it again"):
         lacking(torch.zeros(1, 1))
 
 
 def test_opcheck_words(backend):
     state = tip.NoiseRNG(KEY).state(backend.device)
-    op = _dispatch.words_op(backend.name, backend.device)
+    op = dispatch.words_op(backend.name, backend.device)
     torch.library.opcheck(op, (backend.zeros(40, dtype=torch.int32), state, 3, 2**40, 12))
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import tip_kernels as tip
-from tip_kernels._call import Options, prepare
-from tip_kernels._ops import PerturbArguments
+from tip_kernels._op.call import Options, prepare
+from tip_kernels._op.schemas import PerturbArguments
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = PerturbArguments._fields

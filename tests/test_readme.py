@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tip_kernels import _dispatch
+from tip_kernels._op import dispatch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -27,14 +27,14 @@ def test_code_runs_in_order():
 
 def test_backend_table_is_the_packages():
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \|$", README, re.MULTILINE)
-    assert rows == [(backend.name, backend.runs_on) for backend in _dispatch.BACKENDS]
+    assert rows == [(backend.name, backend.runs_on) for backend in dispatch.BACKENDS]
 
 
 def test_command_prints_every_backend():
     done = subprocess.run([sys.executable, "-m", "tip_kernels"], capture_output=True, text=True, check=True)
     printed = [line.split("  ")[0].strip() for line in done.stdout.splitlines()[3:]]
-    assert printed == [backend.name for backend in _dispatch.BACKENDS]
-    for backend in _dispatch.BACKENDS:
+    assert printed == [backend.name for backend in dispatch.BACKENDS]
+    for backend in dispatch.BACKENDS:
         assert backend.runs_on in done.stdout
     assert done.stdout.count("yes, on ") >= 1  # the reference runs everywhere
 

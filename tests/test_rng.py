@@ -19,7 +19,7 @@ import torch
 from released import TINY_FLOOR, step_of
 
 import tip_kernels as tip
-from tip_kernels._call import Options, prepare
+from tip_kernels._op.call import Options, prepare
 from tip_kernels.backends.reference import perturb as reference
 from tip_kernels.backends.reference import words as reference_words
 from tip_kernels.rng import GENERATORS

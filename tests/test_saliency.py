@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tip_kernels import TIP, saliency
-from tip_kernels._layout import Layout
+from tip_kernels._tip.layout import Layout
 from tip_kernels.saliency import GradCAM
 
 EPS = 2.0**-24  # float32 unit roundoff

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tip_kernels as tip
-from tip_kernels import _dispatch
+from tip_kernels._op import dispatch
 
 pytestmark = pytest.mark.skipif("cpu" not in tip.available_backends(), reason="the compiled CPU library is absent")
 
@@ -58,7 +58,7 @@ def perturbed(dtype: torch.dtype, given: dict) -> list[torch.Tensor]:
 def test_saliencies_at_once_are_those_of_one_thread(last):
     x = torch.randn(4, 300, 20, 20, generator=torch.Generator().manual_seed(2))
     x = x.contiguous(memory_format=torch.channels_last) if last else x
-    saliency = _dispatch.saliency_op("cpu", x.device)
+    saliency = dispatch.saliency_op("cpu", x.device)
     want = saliency(x)
     with ThreadPoolExecutor(3) as pool:
         assert all(torch.equal(got, want) for got in pool.map(lambda _: saliency(x), range(3)))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from without_interpreter import run_script
 
-from tip_kernels._ops import PerturbArguments
+from tip_kernels._op.schemas import PerturbArguments
 from tip_kernels.backends.triton import launch, resident
 
 pytest.importorskip("triton")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tip_kernels._shard import Shard
+from tip_kernels._op.shard import Shard
 from tip_kernels.backends.triton import address, bases, plan
 from tip_kernels.backends.triton.facts import CallFacts, TensorFacts
 from tip_kernels.backends.triton.table import (

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from tip_kernels import _dispatch
+from tip_kernels._op import dispatch
 from tip_kernels.backends.reference import words as reference_words
 from tip_kernels.rng import GENERATORS, block_words
 
@@ -43,7 +43,7 @@ def key_and_step(seed: int, step: int = 0) -> np.ndarray:
 
 @functools.cache
 def drawn_by_the_op(generator: int, backend: str = "cpu") -> Draw:
-    op = _dispatch.words_op(backend, torch.device("cpu"))
+    op = dispatch.words_op(backend, torch.device("cpu"))
 
     def draw(state: np.ndarray, tensor: int, first: int, count: int) -> np.ndarray:
         out = torch.empty(count, dtype=torch.int32)

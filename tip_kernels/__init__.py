@@ -1,7 +1,7 @@
 """tip_kernels: targeted frequency-domain gradient noise (TIP, arXiv 2602.11633), a whole model in one pass."""
 
 from . import calibration, spectrum
-from ._dispatch import available_backends
+from ._op.dispatch import available_backends
 from .budget import BudgetExceeded, PrivacyBudget
 from .defense import TIP
 from .functional import Shard, channel_saliency, perturb, perturb_

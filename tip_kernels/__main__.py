@@ -2,19 +2,20 @@
 
 import torch
 
-from . import __version__, _dispatch
+from . import __version__
+from ._op import dispatch
 
 
 def main() -> None:
     """Prints the versions and the backend table, fastest first."""
     print(f"tip_kernels {__version__}, torch {torch.__version__}\n")
-    rows = [("backend", "runs on", "here"), *((b.name, b.runs_on, _here(b)) for b in _dispatch.BACKENDS)]
+    rows = [("backend", "runs on", "here"), *((b.name, b.runs_on, _here(b)) for b in dispatch.BACKENDS)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, runs_on, here in rows:
         print(f"{name:{widths[0]}}  {runs_on:{widths[1]}}  {here}")
 
 
-def _here(backend: _dispatch.Backend) -> str:
+def _here(backend: dispatch.Backend) -> str:
     """Where on this machine the backend can run; if nowhere, why not on CPU and not on the accelerator."""
     accelerator = torch.accelerator.current_accelerator()
     gpu = "cuda" if accelerator is None else accelerator.type

@@ -4,11 +4,11 @@ import logging
 import os
 from typing import Any
 
-from ._accountant import Counts, Kind, check_relation, check_sampling_probability, composed_epsilon, require
-from ._allowance import Allowance
-from ._budget_state import Target, counts_of, merged, to_state, total
-from ._budget_store import FileStore, MemoryStore
-from ._numbers import check_number
+from ._budget.accountant import Counts, Kind, check_relation, check_sampling_probability, composed_epsilon, require
+from ._budget.allowance import Allowance
+from ._budget.state import Target, counts_of, merged, to_state, total
+from ._budget.store import FileStore, MemoryStore
+from ._op.numbers import check_number
 
 logger = logging.getLogger("tip_kernels")
 

@@ -3,7 +3,13 @@
 import math
 from typing import TYPE_CHECKING
 
-from ._accountant import Kind, check_relation, check_sampling_probability, composed_epsilon, warn_of_missing_tails
+from ._budget.accountant import (
+    Kind,
+    check_relation,
+    check_sampling_probability,
+    composed_epsilon,
+    warn_of_missing_tails,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,19 +8,19 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ._attachment import Attachment
-from ._call_checks import CallChecks, mark_perturbed
-from ._copies import RebuiltWithModel
-from ._layout import Layout, Owned
-from ._mechanism import Mechanism
-from ._plan import Masks
-from ._selection import Choice, Selection
-from ._settings import checked_settings, shown, warn_of_default_std
-from ._sharing import Sharing, on_all_ranks, unwrapped
-from ._spending import Spending, load_state, state_of
-from ._ties import check_ties, copy_to_ties
-from ._tracing import is_dry_run, is_unheard
-from ._weights import check_weights, difference, put, sum_of
+from ._budget.spending import Spending, load_state, state_of
+from ._distributed.sharing import Sharing, on_all_ranks, unwrapped
+from ._op.plan import Masks
+from ._runtime.tracing import is_dry_run, is_unheard
+from ._tip.attachment import Attachment
+from ._tip.call_checks import CallChecks, mark_perturbed
+from ._tip.copies import RebuiltWithModel
+from ._tip.layout import Layout, Owned
+from ._tip.mechanism import Mechanism
+from ._tip.selection import Choice, Selection
+from ._tip.settings import checked_settings, shown, warn_of_default_std
+from ._tip.ties import check_ties, copy_to_ties
+from ._tip.weights import check_weights, difference, put, sum_of
 from .budget import PrivacyBudget
 from .rng import NoiseRNG
 from .saliency import GradCAM

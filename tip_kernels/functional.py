@@ -1,13 +1,13 @@
-"""The public functions: what they compute and accept; ``_call.py`` checks, the ops do the work."""
+"""The public functions: what they compute and accept; ``_op/call.py`` checks, the ops do the work."""
 
 from collections.abc import Sequence
 
 import torch
 
-from . import _dispatch
-from ._call import Options, prepare
-from ._plan import DTYPES, Masks, Tensors, check_lists
-from ._shard import Shard
+from ._op import dispatch
+from ._op.call import Options, prepare
+from ._op.plan import DTYPES, Masks, Tensors, check_lists
+from ._op.shard import Shard
 from .rng import NoiseRNG
 
 __all__ = ["Shard", "channel_saliency", "perturb", "perturb_"]
@@ -129,7 +129,7 @@ def channel_saliency(activation_grad: torch.Tensor, *, backend: str | None = Non
     """
     _check_activation_grad(activation_grad)
     with torch.no_grad():
-        score: torch.Tensor = _dispatch.saliency_op(backend, activation_grad.device)(activation_grad)
+        score: torch.Tensor = dispatch.saliency_op(backend, activation_grad.device)(activation_grad)
     return score
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from . import calibration
-from ._accountant import Kind, composed_epsilon, warn_of_missing_tails
-from ._numbers import check_max_grad_norm, check_number
+from ._budget.accountant import Kind, composed_epsilon, warn_of_missing_tails
+from ._op.numbers import check_max_grad_norm, check_number
 from .budget import PrivacyBudget
 from .defense import TIP
 from .rng import NoiseRNG

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ._locks import ForkSafeLock
-from ._tracing import is_dry_run, refuse_recorders
+from ._runtime.locks import ForkSafeLock
+from ._runtime.tracing import is_dry_run, refuse_recorders
 
 CONTRACT_VERSION = 1
 """Of the noise contract, docs/design.md section 3: the same version gives the same noise for the same key and step."""

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from . import _dispatch
-from ._copies import build_waiting
-from ._dtensor import is_dtensor
-from ._layout import Slot
-from ._tracing import is_dry_run
+from ._distributed.dtensor import is_dtensor
+from ._op import dispatch
+from ._runtime.tracing import is_dry_run
+from ._tip.copies import build_waiting
+from ._tip.layout import Slot
 from .functional import channel_saliency
 
 _HOOKS_IN_GRAPHS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
@@ -122,7 +122,7 @@ class GradCAM:
         sums = layer.buffer.sums
         if _HOOKS_IN_GRAPHS and output.requires_grad and layer.learns() and output.device == sums.device:
             self._traced = layer.buffer.traced = True  # at every run of the graph
-            op = _dispatch.saliency_op(self._backend, output.device)
+            op = dispatch.saliency_op(self._backend, output.device)
             output.register_hook(functools.partial(_add_in_graph, op, sums, output.dim() == layer.axes + 1))
 
     def _on_output(self, layer: "_Layer", output: torch.Tensor) -> torch.Tensor | None:

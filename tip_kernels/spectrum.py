@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from ._tracing import cached
+from ._runtime.tracing import cached
 
 
 def radial_mask(kernel_size: tuple[int, ...], cutoff: float) -> torch.Tensor:

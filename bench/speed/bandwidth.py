@@ -6,7 +6,7 @@ import torch
 
 import tip_kernels as tip
 from bench.speed import timing
-from tip_kernels import _dispatch
+from tip_kernels._op import dispatch
 
 STD = 1e-3
 
@@ -61,7 +61,7 @@ def bandwidth(device: torch.device, repeats: int) -> dict[str, dict[str, float]]
 
 def clipping(grad: torch.Tensor, device: torch.device) -> Callable[[], object]:
     """The factor that clips to a norm, by the op."""
-    state, clip_scale = tip.NoiseRNG().state(device), _dispatch.clip_op(None, device)
+    state, clip_scale = tip.NoiseRNG().state(device), dispatch.clip_op(None, device)
     return lambda: clip_scale([grad], None, state, 1.0)
 
 

@@ -4,7 +4,7 @@ import torch
 
 import tip_kernels as tip
 from bench.speed import models, timing
-from tip_kernels._call import Options, prepare
+from tip_kernels._op.call import Options, prepare
 
 
 def overhead(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-// The arguments of torch.ops.tip_kernels.perturb_, whose schema is in tip_kernels/_ops.py. Here alone the C++ sources
+// The arguments of torch.ops.tip_kernels.perturb_, whose schema is in _op/schemas.py. Here alone the C++ sources
 // know their order: a new argument comes here, then to who reads it by name.
 #pragma once
 

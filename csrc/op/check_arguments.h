@@ -1,7 +1,7 @@
 // What every compiled library checks of a call before it reads, writes or takes a step: whatever the arguments, an op
 // touches no memory but that of its tensors. tip_kernels/backends/_checks.py does the same for the other backends.
 //
-// What users get wrong is explained by tip_kernels/_plan.py and _call.py; here is what would be unsafe. Values that lie
+// What users get wrong is explained by _op/plan.py and _op/call.py; here is what would be unsafe. Values that lie
 // on a GPU cannot be read without a wait, so there only metadata is checked.
 #pragma once
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tip_kernels import _ops
+from tip_kernels._op import schemas as _ops
 
 from .build import ARCHS, build
 from .global_races import Access

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from tip_kernels import _dispatch
+from tip_kernels._op import dispatch
 
 Op = Callable[..., Any]
 
 
 def use(name: str, op: Callable[[str], Op], patch: pytest.MonkeyPatch) -> None:
     """The ops of the backend of this name come from ``op``, which takes theirs."""
-    plain = _dispatch._op
+    plain = dispatch._op
 
     def find(pattern: str, wanted: str | None, device: object) -> Op:
         return op(pattern.format("")) if wanted == name else plain(pattern, wanted, device)
 
-    patch.setattr(_dispatch, "_op", find)
+    patch.setattr(dispatch, "_op", find)

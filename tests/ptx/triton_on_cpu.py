@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench import paths
-from tip_kernels import _ops
+from tip_kernels._op import schemas
 from tip_kernels.backends.triton import device as device_module
 from tip_kernels.backends.triton import kernels, launch, portions, resident, words
 
@@ -151,7 +151,7 @@ class _Recorder:
 
 def _rights_of(name: str, args: tuple[Any, ...]) -> list[tuple[torch.Tensor, int]]:
     if name == "perturb_":
-        given = _ops.PerturbArguments(*args)
+        given = schemas.PerturbArguments(*args)
         read = [*given.scores, given.std, given.floor_std, given.grad_scale]
         pairs = [(tensor, READ) for tensor in read if tensor is not None]
         return [*pairs, *((tensor, WRITE) for tensor in (*given.grads, given.state))]

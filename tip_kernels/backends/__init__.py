@@ -1,1 +1,1 @@
-"""Implementations of the ops in ``tip_kernels/_ops.py``, a file or a folder each; ``_dispatch.py`` chooses."""
+"""Implementations of the ops in ``_op/schemas.py``, a file or a folder each; ``_op/dispatch.py`` chooses."""

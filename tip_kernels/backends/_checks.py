@@ -1,7 +1,7 @@
 """What the Python backends check of a raw call, as ``csrc/op/check_arguments.h`` does for the compiled ones.
 
 Whatever the arguments, an op touches no memory but that of its tensors, and after an error nothing has changed. What
-users get wrong is explained by ``_plan.py`` and ``_call.py``; here is what would be unsafe. What follows from the
+users get wrong is explained by ``_op/plan.py`` and ``_op/call.py``; here is what would be unsafe. What follows from the
 arguments' descriptions is found once, since a training loop makes the same call at every step.
 """
 
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 
-from .._memory import extent, overlaps_itself
-from .._ops import PerturbArguments
-from .._plan import DTYPES, MAX_ELEMENTS, MAX_TENSORS
-from .._shard import shard_of
+from .._op.memory import extent, overlaps_itself
+from .._op.plan import DTYPES, MAX_ELEMENTS, MAX_TENSORS
+from .._op.schemas import PerturbArguments
+from .._op.shard import shard_of
 from ..rng import GENERATORS, MAX_STEP, block_words
 
 _GENERATORS = frozenset(GENERATORS.values())

@@ -5,7 +5,7 @@ import pathlib
 
 import torch
 
-from .. import _ops  # noqa: F401  the schemas must exist before a library registers kernels for them
+from .._op import schemas  # noqa: F401  the schemas must exist before a library registers kernels for them
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .._ranks import Ranks, number_of
-from .._sharing import wrapper_of
+from .._distributed.ranks import Ranks, number_of
+from .._distributed.sharing import wrapper_of
 from ..defense import TIP
 
 __all__ = ["LocalPrivacy", "local_privacy_hook", "share_key"]

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import _MockOptimizer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from .._attachment import Attachment
+from .._tip.attachment import Attachment
 from ..defense import TIP
 
 

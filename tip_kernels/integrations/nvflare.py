@@ -18,7 +18,7 @@ from nvflare.apis.job_def import SERVER_SITE_NAME
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable, make_reply
 from torch import nn
 
-from .._weights import check_finite
+from .._tip.weights import check_finite
 from ..budget import PrivacyBudget
 from ..defense import TIP
 

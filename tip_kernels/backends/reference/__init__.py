@@ -9,7 +9,7 @@ Python cannot interrupt: after an exception all gradients are as they were, and 
 
 import torch
 
-from ... import _ops
+from ..._op import schemas
 from .clipping import clip_scale
 from .perturb import perturb_
 from .saliency import channel_saliency
@@ -21,4 +21,6 @@ def unavailable_reason(device: torch.device) -> str | None:
     return None
 
 
-_ops.register("reference", perturb_=perturb_, channel_saliency=channel_saliency, words_=words_, clip_scale=clip_scale)
+schemas.register(
+    "reference", perturb_=perturb_, channel_saliency=channel_saliency, words_=words_, clip_scale=clip_scale
+)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from ..._locks import ForkSafeLock
-from ..._ops import PerturbArguments
-from ..._shard import Shard, shard_of
+from ..._op.schemas import PerturbArguments
+from ..._op.shard import Shard, shard_of
+from ..._runtime.locks import ForkSafeLock
 from .. import _checks
 from . import grid
 from .selection import is_selected
@@ -22,7 +22,7 @@ Bands = dict[tuple[int, tuple[int, ...]], Band]
 
 @torch.inference_mode()  # which writes to any tensor, be it a leaf or an inference tensor
 def perturb_(given: PerturbArguments) -> None:
-    """See ``_ops.py`` for the arguments and docs/design.md for the result."""
+    """See ``_op/schemas.py`` for the arguments and docs/design.md for the result."""
     _checks.check_perturb(given)
     given = given._replace(state=_take_step(given.state))
     touched = [i for i, grad in enumerate(given.grads) if grad.numel() > 0 and _is_touched(given, i)]

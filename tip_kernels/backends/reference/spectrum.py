@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..._tracing import cached
+from ..._runtime.tracing import cached
 
 
 class Band(NamedTuple):

@@ -13,7 +13,7 @@ compiled then, with fixed settings: one warp a program, see ``kernels/__init__.p
 interpreter, on CPU tensors, if TRITON_INTERPRET=1 is set before Triton is imported.
 """
 
-from ... import _ops
+from ..._op import schemas
 from ..reference.clipping import clip_scale
 from .availability import unavailable_reason
 from .launch import perturb_
@@ -22,4 +22,4 @@ from .words import words_
 
 __all__ = ["unavailable_reason"]
 
-_ops.register("triton", perturb_=perturb_, channel_saliency=channel_saliency, words_=words_, clip_scale=clip_scale)
+schemas.register("triton", perturb_=perturb_, channel_saliency=channel_saliency, words_=words_, clip_scale=clip_scale)

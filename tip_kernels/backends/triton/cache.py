@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..._tracing import is_capturing
+from ..._runtime.tracing import is_capturing
 
 
 class _Made(NamedTuple):

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import torch
 
-from ..._ops import PerturbArguments
-from ..._shard import Shard, shard_of
+from ..._op.schemas import PerturbArguments
+from ..._op.shard import Shard, shard_of
 from .address import used_words
 
 
 class TensorFacts(NamedTuple):
-    """What the plan needs to know of a gradient; see ``_ops.py``. ``basis`` indexes the bases, -1 for none."""
+    """What the plan needs to know of a gradient; see ``_op/schemas.py``. ``basis`` indexes the bases, -1 for none."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from ..._locks import ForkSafeLock
-from ..._ops import PerturbArguments
+from ..._op.schemas import PerturbArguments
+from ..._runtime.locks import ForkSafeLock
 from .. import _checks
 from .device import can_be_interrupted, make_current
 from .resident import make_ready
@@ -17,7 +17,7 @@ _LAUNCHING = ForkSafeLock()
 
 
 def perturb_(given: PerturbArguments) -> None:
-    """See ``_ops.py`` for the arguments and docs/design.md for the result."""
+    """See ``_op/schemas.py`` for the arguments and docs/design.md for the result."""
     _checks.check_perturb(given)
     absent = given.std  # in place of a pointer that is not read
     amounts = [absent if tensor is None else tensor for tensor in (given.std, given.floor_std, given.grad_scale)]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..._ops import PerturbArguments
+from ..._op.schemas import PerturbArguments
 from .bases import pack_bases
 from .cache import DeviceCache, upload
 from .device import lanes_of_program

@@ -8,15 +8,7 @@ from .elements import perturb_elements
 from .grid import grid_limit
 from .inputs import Addresses, Amounts
 from .small_kernels import perturb_small_kernels
-from .table import (
-    PATH_ANY_KERNEL,
-    PATH_ELEMENTS,
-    PATH_IDLE,
-    PATH_SMALL_KERNELS,
-    ROW_COLUMNS,
-    ROW_PATH,
-    ROW_TENSOR_ID,
-)
+from .table import PATH_ANY_KERNEL, PATH_ELEMENTS, PATH_IDLE, PATH_SMALL_KERNELS, ROW_COLUMNS, ROW_PATH, ROW_TENSOR_ID
 from .ticket import take_ticket
 from .words import stream_of
 

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from ._bands import HighBands
-from ._layout import Layout
-from ._plan import Tensors, select_count
-from ._sharing import Sharing
-from ._tracing import is_dry_run
+from .._distributed.sharing import Sharing
+from .._op.plan import Tensors, select_count
+from .._runtime.tracing import is_dry_run
+from .bands import HighBands
+from .layout import Layout
 
 
 class Choice(NamedTuple):

@@ -2,8 +2,8 @@
 
 import math
 
-from . import spectrum
-from ._plan import Masks
+from .. import spectrum
+from .._op.plan import Masks
 
 
 class HighBands:

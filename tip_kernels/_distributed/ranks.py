@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 import torch.distributed as dist
 
-from .budget import BudgetExceeded
-from .rng import NoiseRNG
+from ..budget import BudgetExceeded
+from ..rng import NoiseRNG
 
 
 class Ranks:

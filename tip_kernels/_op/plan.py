@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import spectrum
-from ._memory import extent, overlaps_itself
-from ._numbers import check_number, check_range
-from ._shard import Shard
-from ._tracing import cached, constant_when_traced, specialize
+from .. import spectrum
+from .._runtime.tracing import cached, constant_when_traced, specialize
+from .memory import extent, overlaps_itself
+from .numbers import check_number, check_range
+from .shard import Shard
 
 Tensors = Sequence[torch.Tensor | None]
 Masks = Mapping[Sequence[int], torch.Tensor]

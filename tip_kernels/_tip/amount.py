@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from ._numbers import check_amount
-from ._tracing import is_dry_run
+from .._op.numbers import check_amount
+from .._runtime.tracing import is_dry_run
 
 
 class Amount:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import torch
 
-from ._dtensor import local
-from ._layout import Layout
-from ._tracing import is_dry_run
+from .._distributed.dtensor import local
+from .._runtime.tracing import is_dry_run
+from .layout import Layout
 
 Weights = Mapping[str, torch.Tensor]
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from ._accountant import warn_of_missing_tails
-from ._tracing import call_untraced, is_capturing, is_dry_run, untraced
-from .budget import PrivacyBudget
-from .rng import NoiseRNG
+from .._runtime.tracing import call_untraced, is_capturing, is_dry_run, untraced
+from ..budget import PrivacyBudget
+from ..rng import NoiseRNG
+from .accountant import warn_of_missing_tails
 
 
 class Spending:

@@ -4,16 +4,16 @@ They live in Python so that the ops exist, ``opcheck`` passes and ``torch.compil
 with no compiled library present. Backends only register kernels:
 
 * ``perturb_`` and ``channel_saliency`` are what users call. Compiled libraries register them for their
-  device's dispatch key; without one, ``_dispatch`` sends the call to the fastest backend that can run.
+  device's dispatch key; without one, ``dispatch.py`` sends the call to the fastest backend that can run.
 * ``words_`` fills an int32 tensor with consecutive words of one noise stream, bit for bit, and leaves the state as
   it is; it exists for tests and for auditing the noise.
 * ``clip_scale`` is the ``grad_scale`` that clips gradients to a norm. Of the state it uses the counter alone, which
   is 0 again when it ends.
-* ``perturb_in_graph_`` is ``perturb_`` as compiled graphs call it (``_graph_op.py``).
+* ``perturb_in_graph_`` is ``perturb_`` as compiled graphs call it (``graph_op.py``).
 * ``perturb_<name>_`` and the others with a name are for an explicit ``backend=`` argument, one for each of the
   ``PYTHON_BACKENDS``; :func:`register` gives them their kernels.
 
-What users get wrong is explained in ``_plan.py`` and ``_call.py``. The ops themselves refuse, with a
+What users get wrong is explained in ``plan.py`` and ``call.py``. The ops themselves refuse, with a
 RuntimeError and before anything has changed, what would be unsafe (``csrc/op/check_arguments.h``,
 ``backends/_checks.py``); they trust the values of ``bases`` and of what lies on a GPU. ``docs/design.md`` defines the
 result.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from ._dtensor import local, version
-from ._mechanism import Mechanism
-from ._plan import Tensors, label
+from .._distributed.dtensor import local, version
+from .._op.plan import Tensors, label
+from .mechanism import Mechanism
 
 logger = logging.getLogger("tip_kernels")
 

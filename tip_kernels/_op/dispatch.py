@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import _ops
-from ._tracing import constant_when_traced
-from .backends import _checks, native, reference, triton
+from .._runtime.tracing import constant_when_traced
+from ..backends import _checks, native, reference, triton
+from . import schemas
 
 Op = Callable[..., Any]
 Args = tuple[Any, ...]
@@ -118,7 +118,7 @@ _CHECKS: dict[str, Callable[..., None]] = {
 
 
 def _device_of_state(args: Args) -> torch.device:
-    return _ops.PerturbArguments(*args).state.device
+    return schemas.PerturbArguments(*args).state.device
 
 
 def _device_of_clip(args: Args) -> torch.device:
@@ -151,4 +151,4 @@ for _pattern, _device_of in (
     ("words{}_", _device_of_first),
     ("clip_scale{}", _device_of_clip),
 ):
-    _ops.LIBRARY.impl(_pattern.format(""), _forward_to_fastest(_pattern, _device_of), "CompositeExplicitAutograd")
+    schemas.LIBRARY.impl(_pattern.format(""), _forward_to_fastest(_pattern, _device_of), "CompositeExplicitAutograd")

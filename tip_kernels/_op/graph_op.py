@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from . import _ops
-from ._plan import select_count
+from . import schemas
+from .plan import select_count
 
-_SUFFIXES = ("", *(f"_{backend}" for backend in _ops.PYTHON_BACKENDS))
-_SCHEMA = _ops.PERTURB_SCHEMA.replace(") ->", ", Tensor numbers) ->")
+_SUFFIXES = ("", *(f"_{backend}" for backend in schemas.PYTHON_BACKENDS))
+_SCHEMA = schemas.PERTURB_SCHEMA.replace(") ->", ", Tensor numbers) ->")
 
 
 def numbers_of(keep: float, max_grad_norm: float | None, ratio: float) -> torch.Tensor:
@@ -28,20 +28,20 @@ def _kernel(suffix: str) -> Callable[..., None]:
 
     def kernel(*args: Any) -> None:
         *given, numbers = args
-        arguments = _ops.PerturbArguments(*given)
+        arguments = schemas.PerturbArguments(*given)
         keep, max_grad_norm, ratio = numbers.tolist()
         arguments = arguments._replace(keep=keep, selected=[select_count(ratio, n) for n in arguments.selected])
         ops = torch.ops.tip_kernels
         clip = functools.partial(getattr(ops, f"clip_scale{suffix}"), max_norm=max_grad_norm) if max_grad_norm else None
-        _ops.clip_and_perturb(getattr(ops, f"perturb{suffix}_"), arguments, clip)
+        schemas.clip_and_perturb(getattr(ops, f"perturb{suffix}_"), arguments, clip)
 
     return kernel
 
 
 def _fake(*args: Any) -> None:
-    _ops.check_one_device(*args[:-1])
+    schemas.check_one_device(*args[:-1])
 
 
 for _suffix in _SUFFIXES:
-    _ops.define(f"perturb_in_graph{_suffix}_", _SCHEMA, _fake)
-    _ops.LIBRARY.impl(f"perturb_in_graph{_suffix}_", _kernel(_suffix), "CompositeExplicitAutograd")
+    schemas.define(f"perturb_in_graph{_suffix}_", _SCHEMA, _fake)
+    schemas.LIBRARY.impl(f"perturb_in_graph{_suffix}_", _kernel(_suffix), "CompositeExplicitAutograd")

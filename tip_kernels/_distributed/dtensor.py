@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from ._ops import PerturbArguments
-from ._plan import Tensors, label
-from ._ranks import Ranks
-from ._shard import Shard
-from ._tracing import is_dry_run
-from .rng import NoiseRNG
+from .._op.plan import Tensors, label
+from .._op.schemas import PerturbArguments
+from .._op.shard import Shard
+from .._runtime.tracing import is_dry_run
+from ..rng import NoiseRNG
+from .ranks import Ranks
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -1,7 +1,7 @@
 """How many messages fit a privacy budget, by few calls of the accountant."""
 
-from ._accountant import Counts, Kind, composed_epsilon
-from ._budget_state import Target
+from .accountant import Counts, Kind, composed_epsilon
+from .state import Target
 
 
 class Allowance:

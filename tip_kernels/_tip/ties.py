@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from . import _memory, _plan
-from ._dtensor import is_dtensor, local
-from ._tracing import is_dry_run
+from .._distributed.dtensor import is_dtensor, local
+from .._op import memory, plan
+from .._runtime.tracing import is_dry_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +28,19 @@ def check_ties(tensors: Sequence[torch.Tensor | None], ties: Sequence[Tie], name
     """
     if not ties or is_dry_run():
         return
-    named = [(_plan.label(i, names), local(tensor)) for i, tensor in enumerate(tensors) if tensor is not None]
+    named = [(plan.label(i, names), local(tensor)) for i, tensor in enumerate(tensors) if tensor is not None]
     for tie in ties:
         where = f"[{tie.index}] ({tie.name})"
         if tie.tensor is tensors[tie.index]:
             continue
         if is_dtensor(tie.tensor):
             raise ValueError(f"expected one DTensor under all names of a tied parameter, got another for grads{where}")
-        _plan.check_grad(_plan.meta(tie.tensor), tie.tensor.device, where)
+        plan.check_grad(plan.meta(tie.tensor), tie.tensor.device, where)
         if not _is_same_memory(tie.tensor, tensors[tie.index]):
             named.append((where, tie.tensor))
     named = [(where, tensor) for where, tensor in named if tensor.layout is torch.strided and tensor.numel()]
-    extents = [_memory.extent(tensor.shape, tensor.stride(), tensor.dtype) for _, tensor in named]
-    _memory.check_disjoint([tensor for _, tensor in named], extents, lambda i: named[i][0])
+    extents = [memory.extent(tensor.shape, tensor.stride(), tensor.dtype) for _, tensor in named]
+    memory.check_disjoint([tensor for _, tensor in named], extents, lambda i: named[i][0])
 
 
 def copy_to_ties(tensors: Sequence[torch.Tensor | None], ties: Sequence[Tie]) -> None:

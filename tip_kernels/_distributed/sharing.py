@@ -11,15 +11,15 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import _dtensor
-from ._layout import Layout, refuse_flattened
-from ._mechanism import Mechanism
-from ._plan import Tensors
-from ._ranks import Ranks, is_distributed, number_of
-from ._spending import Spending
-from ._tracing import call_untraced, is_dry_run, untraced
-from .rng import NoiseRNG
-from .saliency import GradCAM
+from .._budget.spending import Spending
+from .._op.plan import Tensors
+from .._runtime.tracing import call_untraced, is_dry_run, untraced
+from .._tip.layout import Layout, refuse_flattened
+from .._tip.mechanism import Mechanism
+from ..rng import NoiseRNG
+from ..saliency import GradCAM
+from . import dtensor
+from .ranks import Ranks, is_distributed, number_of
 
 _HELP = (
     "call share_key(defense) of tip_kernels.integrations.distributed once on every rank, after the process group is "
@@ -133,7 +133,7 @@ class Sharing:
             RuntimeError: there are parts of gradients on ranks without the key, or the ranks have different keys,
                 steps or calls.
         """
-        if not torch.compiler.is_compiling() and not self._covers(_dtensor.ranks_apart(tensors)):
+        if not torch.compiler.is_compiling() and not self._covers(dtensor.ranks_apart(tensors)):
             raise RuntimeError(f"expected one key for all ranks that hold parts of one message: {_HELP}")
         if self.ranks is None:
             return self._cam.scores

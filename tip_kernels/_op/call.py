@@ -1,6 +1,6 @@
 """From the user's arguments to a call of the op: everything checked, nothing changed yet.
 
-What shapes and settings decide is checked and laid out by ``_plan.py``, which keeps its plans; here is added what only
+What shapes and settings decide is checked and laid out by ``plan.py``, which keeps its plans; here is added what only
 this call's memory and values can tell.
 """
 
@@ -11,14 +11,17 @@ from typing import NamedTuple
 import torch
 from torch.autograd.graph import increment_version
 
-from . import _dispatch, _dtensor, _graph_op, _lasting, _memory, _plan
-from ._numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
-from ._ops import PerturbArguments, clip_and_perturb
-from ._plan import Masks, Tensors
-from ._ranks import number_of
-from ._shard import Shard
-from ._tracing import cached, is_capturing, is_dry_run, refuse_recorders
-from .rng import NoiseRNG
+from .._distributed import dtensor
+from .._distributed.ranks import number_of
+from .._runtime import lasting
+from .._runtime.tracing import cached, is_capturing, is_dry_run, refuse_recorders
+from ..rng import NoiseRNG
+from . import dispatch, graph_op, memory
+from . import plan as _plan
+from .numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
+from .plan import Masks, Tensors
+from .schemas import PerturbArguments, clip_and_perturb
+from .shard import Shard
 
 
 class Options(NamedTuple):
@@ -84,7 +87,7 @@ class PreparedCall(NamedTuple):
         if device.type != "cpu":  # where nothing runs later than it is called
             read = [given.std, given.floor_std, given.grad_scale, given.state, *given.bases]
             scores = given.scores if is_capturing(device) else []
-            _lasting.keep([tensor for tensor in (*read, *scores) if tensor is not None], device)
+            lasting.keep([tensor for tensor in (*read, *scores) if tensor is not None], device)
 
     def _run(self) -> None:
         with torch.no_grad():
@@ -103,7 +106,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
         raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
     check_max_grad_norm(options.max_grad_norm)
     _plan.check_lists(grads, scores)
-    if not torch.compiler.is_compiling() and _dtensor.any_in(grads):
+    if not torch.compiler.is_compiling() and dtensor.any_in(grads):
         return _prepare_parts(grads, scores, options, has_met)
     indices: Sequence[int] = range(len(grads))
     if not _touches_all(options):
@@ -127,13 +130,13 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
         )
     nonempty: list[torch.Tensor] = [grads[i] for i in plan.tensor_ids]  # type: ignore[misc]
     if not (torch.compiler.is_compiling() or is_dry_run()):
-        _memory.check_disjoint(nonempty, plan.extents, lambda i: _plan.label(plan.tensor_ids[i], names))
+        memory.check_disjoint(nonempty, plan.extents, lambda i: _plan.label(plan.tensor_ids[i], names))
     device = plan.device or _device_of_nothing(grads, rng)
     std = _amounts(options.std, "std", len(grads), device)
     floor_std = _amounts(options.floor_std, "floor_std", len(grads), device) if _has_floor(options) else None
     grad_scale = _scale(options.grad_scale, device)
     check_range("keep", options.keep, 0.0, 1.0)
-    op = _dispatch.perturb_op(options.backend, device)
+    op = dispatch.perturb_op(options.backend, device)
     arguments = PerturbArguments(
         grads=nonempty,
         scores=_scores(scores, plan, std),
@@ -152,7 +155,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
     )
     if not torch.compiler.is_compiling():
         return PreparedCall(op, arguments, _clip(options, device))
-    numbers = _graph_op.numbers_of(arguments.keep, options.max_grad_norm, later_ratio)
+    numbers = graph_op.numbers_of(arguments.keep, options.max_grad_norm, later_ratio)
     return PreparedCall(functools.partial(op, numbers=numbers), arguments._replace(keep=1.0), None)
 
 
@@ -161,7 +164,7 @@ def _prepare_parts(grads: Tensors, scores: Tensors, options: Options, has_met: b
     try:
         return _parts_call(grads, scores, options, has_met)
     except Exception as error:
-        ranks = None if has_met or is_dry_run() else _dtensor.ranks_among(grads)
+        ranks = None if has_met or is_dry_run() else dtensor.ranks_among(grads)
         if ranks is not None:  # the others are on their way to it
             ranks.meet(error)
         raise
@@ -170,13 +173,13 @@ def _prepare_parts(grads: Tensors, scores: Tensors, options: Options, has_met: b
 def _parts_call(grads: Tensors, scores: Tensors, options: Options, has_met: bool) -> PreparedCall:
     if options.shards is not None:
         raise ValueError("expected no shards with DTensors, whose placements say where their parts lie")
-    _dtensor.check_scores(grads, scores, options.names)
-    parts = _dtensor.split(grads, options.names)
+    dtensor.check_scores(grads, scores, options.names)
+    parts = dtensor.split(grads, options.names)
     scale = 1.0 if options.grad_scale is None and options.max_grad_norm is not None else options.grad_scale
     own = options._replace(shards=parts.shards, max_grad_norm=None, grad_scale=scale)
     call = prepare(parts.tensors, scores, own)
     return call._replace(
-        agree=_dtensor.Agreement(
+        agree=dtensor.Agreement(
             parts,
             scores=None if has_met else scores,
             max_grad_norm=options.max_grad_norm,
@@ -196,7 +199,7 @@ def _number_of(grads: Tensors, scores: Tensors, options: Options) -> int:
 def _clip(options: Options, device: torch.device) -> Callable[..., torch.Tensor] | None:
     if options.max_grad_norm is None:
         return None
-    op = _dispatch.clip_op(options.backend, device)
+    op = dispatch.clip_op(options.backend, device)
     return functools.partial(op, max_norm=float(options.max_grad_norm))
 
 

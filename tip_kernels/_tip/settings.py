@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from ._numbers import check_max_grad_norm, check_range
-from ._plan import Masks
-from .rng import NoiseRNG
+from .._op.numbers import check_max_grad_norm, check_range
+from .._op.plan import Masks
+from ..rng import NoiseRNG
 
 DEFAULT_STD = 0.01
 

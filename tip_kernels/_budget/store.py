@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ._accountant import Counts, Kind
-from ._budget_state import Target, counts_of, is_behind, to_state
-from ._locks import ForkSafeLock
+from .._runtime.locks import ForkSafeLock
+from .accountant import Counts, Kind
+from .state import Target, counts_of, is_behind, to_state
 
 try:
     import fcntl

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ._tracing import is_capturing
+from .tracing import is_capturing
 
 _CAPTURED: list[list[torch.Tensor]] = []
 """What CUDA graphs read: kept for good, since a graph may be replayed at any time."""

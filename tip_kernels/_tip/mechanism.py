@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from ._amount import Amount
-from ._bands import HighBands
-from ._call import Options, PreparedCall, prepare
-from ._layout import Layout
-from ._plan import Tensors
+from .._op.call import Options, PreparedCall, prepare
+from .._op.plan import Tensors
+from .amount import Amount
+from .bands import HighBands
+from .layout import Layout
 
 
 class Mechanism:

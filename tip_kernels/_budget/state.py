@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ._accountant import Counts, Kind
+from .accountant import Counts, Kind
 
 VERSION = 1
 

@@ -1,0 +1,1 @@
+"""What torch and the operating system ask of this package: tracing, forks, streams."""
