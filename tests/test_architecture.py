@@ -115,7 +115,7 @@ def test_every_file_of_the_cpu_library_is_in_the_page():
 
 
 def test_the_folders_are_told_in_twenty_lines():
-    listing = PAGE.split("## Folders")[1].split("## The way")[0]
+    listing = PAGE.split("## Folders")[1].split("## The parts")[0]
     assert 10 <= sum(line.startswith("    ") for line in listing.splitlines()) <= 20
 
 
