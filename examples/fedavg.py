@@ -2,7 +2,7 @@
 
     python -m examples.fedavg [--clients 8] [--rounds 10] [--epsilon 2000] [--data FOLDER]
 
-On scikit-learn's digits, or with ``--data`` on CIFAR-10 from its folder of Python batches, cifar-10-batches-py. A
+On scikit-learn's digits, or with ``--data`` on CIFAR-10 from parquet files with the columns of ``uoft-cs/cifar10``. A
 message is a client's update of one round, clipped to norm 1, and epsilon is of all updates of a client so far, at a
 delta of 1e-4, for all its data: the server sees each update. ``--budgets FOLDER`` keeps the counts in files, one a
 client, so that a second run finds what the first has left.

@@ -2,12 +2,10 @@
 
 import importlib
 import pathlib
-import pickle
 import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -39,20 +37,6 @@ def test_the_client_of_the_example(monkeypatch, protects):
     (own,) = own
     assert own["7.weight"].shape == (10, 512)
     assert [not torch.equal(sent_by(reply)[name], own[name]) for name in own] == [protects] * len(own)
-
-
-def test_the_example_on_cifar10(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(ROOT / "examples/flower"))
-    task = importlib.import_module("tip_digits.task")
-    for number in (1, 2):
-        batch = {b"data": np.full((300, 3072), 255, np.uint8), b"labels": [number] * 300}
-        (tmp_path / f"data_batch_{number}").write_bytes(pickle.dumps(batch))
-    parts = [*(task.of_client(str(tmp_path), part, 3) for part in range(3)), task.public(str(tmp_path))]
-    assert [tuple(images.shape) for images, _ in parts] == [(count, 3, 32, 32) for count in (34, 33, 33, 100)]
-    assert set(torch.cat([labels for _, labels in parts]).tolist()) == {1, 2}
-    assert task.Net(task.channels(str(tmp_path)))(parts[0][0]).shape == (34, 10)
-    with pytest.raises(FileNotFoundError, match="or the folder cifar-10-batches-py"):
-        task.public(str(tmp_path / "none"))
 
 
 @pytest.mark.federation

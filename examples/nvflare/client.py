@@ -4,22 +4,23 @@ import argparse
 
 import nvflare.client as flare
 import torch
-from digits_net import Net, private
+from digits_net import Net, channels, private
 from torch import nn
 
-BATCH, LR, EPOCHS = 32, 0.1, 2
+BATCH, LR, EPOCHS = 32, 0.05, 2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--clients", type=int, required=True)
     parser.add_argument("--batch-norm", action="store_true")
+    parser.add_argument("--data", default="digits")
     options = parser.parse_args()
     torch.set_num_threads(1)
     flare.init()
     site = int(flare.get_site_name().removeprefix("site-")) - 1
-    images, labels = private(site, options.clients)
-    model = Net(options.batch_norm)
+    images, labels = private(options.data, site, options.clients)
+    model = Net(options.batch_norm, channels(options.data))
     while flare.is_running():
         received = flare.receive()
         model.load_state_dict(received.params)

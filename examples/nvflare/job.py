@@ -1,13 +1,15 @@
 """Federated training on scikit-learn's digits in NVFlare's simulator, with TIP in front of what the clients send.
 
-    python examples/nvflare/job.py
+    python examples/nvflare/job.py [--data FOLDER]
 
+``--data`` takes CIFAR-10 instead, from parquet files with the columns of ``uoft-cs/cifar10``.
 The clients' log says how much of a message gets noise and, in each round, that TIP has perturbed it; the last line
 says what the global model is worth.
 """
 
 import argparse
 import pathlib
+import shlex
 import sys
 import tempfile
 from typing import Any
@@ -23,7 +25,7 @@ from tip_kernels.integrations.nvflare import TIPFilter
 
 HERE = pathlib.Path(__file__).parent
 sys.path.append(str(HERE))  # where the job finds the files that it carries
-from digits_net import Net, public, test  # noqa: E402
+from digits_net import Net, channels, public, test  # noqa: E402
 
 SETTINGS = {"ratio": 0.5, "std": 0.02, "floor_std": 0.02, "max_grad_norm": 2.0, "scores": "public"}
 EXCHANGES = {"numpy": ExchangeFormat.NUMPY, "torch": ExchangeFormat.PYTORCH}
@@ -36,12 +38,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--exchange", choices=EXCHANGES, default="numpy")
     parser.add_argument("--transfer", choices=["FULL", "DIFF"], default="FULL")
+    parser.add_argument("--data", default="digits", help="a folder with train*.parquet of CIFAR-10; digits by default")
     parser.add_argument("--epsilon", type=float, help="privacy budget of each client, at a delta of 1e-5")
     parser.add_argument("--workspace", type=pathlib.Path, help="a new folder in the one for temporary files by default")
     options = vars(parser.parse_args())
     workspace = options.pop("workspace") or pathlib.Path(tempfile.mkdtemp(prefix="tip_nvflare_"))
     model = run(make_recipe(workspace, **options), workspace, options["clients"])
-    print(f"accuracy of the global model: {accuracy(model):.1%}; all else is in {workspace}")
+    print(f"accuracy of the global model: {accuracy(model, options['data']):.1%}; all else is in {workspace}")
 
 
 def make_recipe(
@@ -51,6 +54,7 @@ def make_recipe(
     rounds: int = 2,
     exchange: str = "numpy",
     transfer: str = "FULL",
+    data: str = "digits",
     epsilon: float | None = None,
     batch_norm: bool = False,
     before: Filter | None = None,
@@ -58,20 +62,20 @@ def make_recipe(
     """FedAvg by NVFlare's own recipe; the last lines are what TIP adds, after a filter ``before`` it."""
     recipe = FedAvgRecipe(
         name="digits",
-        model=Net(batch_norm),
+        model=Net(batch_norm, channels(data)),
         min_clients=clients,
         num_rounds=rounds,
         train_script=str(HERE / "client.py"),
-        train_args=f"--clients {clients}" + " --batch-norm" * batch_norm,
+        train_args=f"--clients {clients} --data {shlex.quote(data)}" + " --batch-norm" * batch_norm,
         server_expected_format=EXCHANGES[exchange],
         params_transfer_type=TransferType[transfer],
     )
-    images, labels = public()
+    images, labels = public(data)
     np.savez(workspace / "probe.npz", images=images.numpy(), labels=labels.numpy())
     recipe.add_client_file(str(workspace / "probe.npz"))
     tip_filter = TIPFilter(
         model="digits_net.Net",
-        model_args={"batch_norm": batch_norm},
+        model_args={"batch_norm": batch_norm, "channels": channels(data)},
         settings=SETTINGS,
         probe="{JOB_CUSTOM_DIR}/probe.npz",
         epsilon=epsilon,
@@ -91,10 +95,10 @@ def run(recipe: FedAvgRecipe, workspace: pathlib.Path, clients: int) -> dict[str
     return torch.load(result / "server/simulate_job/app_server/FL_global_model.pt")["model"]
 
 
-def accuracy(weights: dict[str, Any]) -> float:
-    model = Net()
+def accuracy(weights: dict[str, Any], data: str) -> float:
+    model = Net(channels=channels(data))
     model.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})
-    images, labels = test()
+    images, labels = test(data)
     with torch.no_grad():
         return (model.eval()(images).argmax(1) == labels).double().mean().item()
 

@@ -1,9 +1,10 @@
 """The net, the images and the training, without a word of Flower or TIP."""
 
 import functools
+import io
 import pathlib
-import pickle
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -71,22 +72,26 @@ def accuracy(model: nn.Module, data: Images) -> float:
 
 @functools.cache
 def _all(data: str) -> Images:
-    """All images, shuffled once and for all: scikit-learn's digits, or CIFAR-10 from its folder of batches."""
+    """All images, shuffled once and for all: scikit-learn's digits, or CIFAR-10's training images from a folder."""
     if data == "digits":
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         images, labels = torch.tensor(digits.images).unsqueeze(1) / 16, torch.tensor(digits.target)
     else:
-        batches = [pickle.loads(path.read_bytes(), encoding="bytes") for path in _batches(data)]
-        images = torch.cat([torch.tensor(batch[b"data"]).view(-1, 3, 32, 32) for batch in batches]) / 255
-        labels = torch.cat([torch.tensor(batch[b"labels"]) for batch in batches])
+        images, labels = _cifar10(data)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     return (images.float() - 0.5)[order], labels[order]
 
 
-def _batches(folder: str) -> list[pathlib.Path]:
-    found = sorted(pathlib.Path(folder).glob("data_batch_*"))
-    if not found:
-        raise FileNotFoundError(f"expected data to be 'digits' or the folder cifar-10-batches-py, got {folder!r}")
-    return found
+def _cifar10(folder: str) -> Images:
+    """Of parquet files ``train*.parquet`` below a folder, with the columns of ``uoft-cs/cifar10``."""
+    from PIL import Image
+    from pyarrow import parquet
+
+    files = sorted(pathlib.Path(folder).rglob("train*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"expected data to be 'digits' or a folder with train*.parquet, got {folder!r}")
+    rows = [row for file in files for row in parquet.read_table(file, columns=["img", "label"]).to_pylist()]
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(row["img"]["bytes"])).convert("RGB")) for row in rows])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255, torch.tensor([row["label"] for row in rows])
