@@ -24,8 +24,9 @@ def ceiling(likelihood: Likelihood, prior: Gaussian, image: torch.Tensor, chunk:
         count = len(directions)
         many = likelihood.rows(torch.zeros(count, dtype=torch.long))
         images = image.repeat(count, 1, 1, 1, 1)
-        pushed = torch.func.jvp(many.residuals, (images,), (directions.view_as(images),))[1]
-        jacobian.append(pushed)
+        at, transposed = torch.func.vjp(many.residuals, images)
+        _, forward = torch.func.vjp(lambda u, transposed=transposed: transposed(u)[0], torch.zeros_like(at))
+        jacobian.append(forward(directions.view_as(images))[0])
     sensitivity = torch.cat(jacobian)  # [latents, D], J L transposed
     precision = (sensitivity @ sensitivity.T).double()
     precision.diagonal().add_(1.0)
