@@ -89,7 +89,7 @@ def test_posterior_of_a_linear_net_is_known(method, lr, tolerance):
 def test_ceiling_of_a_linear_net_is_known():
     known = Linear()
     error = torch.trace(known.prior.factor @ known.covariance @ known.prior.factor.T) / PIXELS
-    found = ceiling(Likelihood(known.model, [known.release]), known.prior, known.image, chunk=5)
+    found = ceiling(known.model, known.release, known.prior, known.image, chunk=5)
     assert found == pytest.approx(-10 * math.log10(error), abs=1e-3)  # dB; float32
 
 

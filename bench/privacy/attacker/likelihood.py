@@ -65,14 +65,6 @@ class Likelihood:
         """[P, D]: the true one where it is above the level."""
         return torch.maximum(self.std, torch.as_tensor(level, device=self.std.device).view(-1, 1))
 
-    def rows(self, chosen: torch.Tensor) -> "Likelihood":
-        """Of some of the candidates only."""
-        part = object.__new__(Likelihood)
-        part.__dict__ = dict(self.__dict__)
-        for name in ("labels", "observed", "std", "signal", "_max_norm"):
-            setattr(part, name, getattr(self, name)[chosen])
-        return part
-
     def _coefficients(self, gradients: list[torch.Tensor]) -> torch.Tensor:  # P gradients of each parameter -> [P, D]
         parts = []
         for gradient, basis in zip(gradients, self._bases, strict=True):

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.knowledge import naive
-from bench.privacy.attacker.likelihood import Likelihood
 from bench.privacy.client import defenses
 from bench.privacy.images import read
 from bench.privacy.study import attacks, evaluate, scenes
@@ -72,7 +71,7 @@ def ceilings(scene: Scene, defense, data: pathlib.Path | None) -> list[float]:
     prior = attacks.gaussian(data, scene, ())
     messages = [defense(scene.model, image, scene.labels, 1) for image in scene.scored]
     return [
-        ceiling(Likelihood(scene.model, [message]), prior, image)
+        ceiling(scene.model, message, prior, image)
         for message, image in zip(tqdm(messages, "ceiling", leave=False), scene.scored, strict=True)
     ]
 
