@@ -1,6 +1,6 @@
 """What TIP and its rivals protect and what they cost: ``python -m bench.privacy COMMAND --help``.
 
-commands   one file for each: attack, control, federate, rounding, study, tune
+commands   one file for each: attack, compare, control, federate, rounding, study, tune
 client     what a client computes and sends: its gradient, the defenses, what they release
 attacker   what is made of a release: knowledge of the defense, labels, the problem that it poses, the search for images
 study      attackers against defenses: who meets whom on what, how it is judged, the tables; the search for settings

@@ -2,9 +2,11 @@
 
 import argparse
 
-from bench.privacy.commands import attack, control, federate, rounding, study, tune
+from bench.privacy.commands import attack, compare, control, federate, rounding, study, tune
 
-COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (study, control, attack, federate, tune, rounding)}
+COMMANDS = {
+    module.__name__.rpartition(".")[2]: module for module in (study, control, compare, attack, federate, tune, rounding)
+}
 """By command, which is the module's name. Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the
 help."""
 
