@@ -1,8 +1,8 @@
 """The mean of the posterior by Hamiltonian Monte Carlo (Neal 2011), which has the least squared error of all estimates.
 
-The image of highest density is no typical one: it lacks the detail that the noise hides. A gradient depends on that
-detail all the same, by its norm and the features' size, and such images come out with a false brightness. Samples of
-the posterior have as much detail as photos have, and their average is free of that.
+The image of highest density is no typical one: it lacks the detail that the noise hides, though the gradient depends on
+that detail by its norm. In trials such images came out darker than the true ones, and the average of samples, which
+have as much detail as photos have, did less so.
 """
 
 import torch
