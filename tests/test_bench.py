@@ -163,7 +163,10 @@ def test_loops_have_what_their_names_say(tmp_path):
 
     made = loop.loops(make, tmp_path)
     figures = loop.measure(made, repeats=3)
-    assert all(len(steps) == len(calls) == 3 for steps, calls in figures.values())
+    assert [len(each) for each in figures.values()] == [3] * 6
+    for number, each in enumerate(figures.values()):
+        for step, hooks, call in each:
+            assert (hooks > 0, hooks + call < step) == (number > 0, True)
     alone, scored, *attached = list(made.values())
     assert alone.protected is None
     assert (scored.protected.rng.step, len(scored.protected.scores())) == (0, 1)
@@ -179,8 +182,11 @@ def test_the_table_of_loops_says_what_an_item_adds():
     """Of steps that others disturb, all in one repeat alike."""
     disturbed = [0.0, 50.0, 0.0, 3.0, 900.0]
     added = dict(zip([*loop.ITEMS, loop.PROTECTED], [0.0, 1.0, 3.0, 4.0, 6.0, 2.0], strict=True))
-    figures = {name: loop.Figures([100 + more + d for d in disturbed], [more] * 5) for name, more in added.items()}
+    figures = {
+        name: [loop.Figures(100 + more + d, hooks=more / 4, call=more / 2) for d in disturbed]
+        for name, more in added.items()
+    }
     rows = loop.table(figures).splitlines()[2:]
-    assert rows[0] == "| training step alone | 103 |  |  |  |"
-    assert rows[2] == "| noise | 106 | 1.9 % | 2.9 % | 3.0 |"
-    assert rows[-1] == "| protect(), with a budget in a file | 105 |  | 1.9 % | 2.0 |"
+    assert rows[0] == "| training step alone | 103 |  |  |  |  |"
+    assert rows[3] == "| and clipping | 107 | 1.0 | 2.0 | 2.9 % | 3.9 % |"
+    assert rows[-1] == "| protect(), with a budget in a file | 105 | 0.5 | 1.0 | 1.5 % | 1.9 % |"

@@ -127,13 +127,14 @@ def channel_saliency(activation_grad: torch.Tensor, *, backend: str | None = Non
         ValueError: fewer than 2 dimensions, an unknown backend.
         RuntimeError: the explicit backend cannot run.
     """
-    _check_activation_grad(activation_grad)
+    check_activation_grad(activation_grad)
     with torch.no_grad():
         score: torch.Tensor = dispatch.saliency_op(backend, activation_grad.device)(activation_grad)
     return score
 
 
-def _check_activation_grad(grad: object) -> None:
+def check_activation_grad(grad: object) -> None:
+    """Raises unless :func:`channel_saliency` takes it."""
     if not isinstance(grad, torch.Tensor):
         raise TypeError(f"expected activation_grad to be a tensor, got {type(grad).__name__}")
     if grad.layout is not torch.strided or grad.dtype not in DTYPES:

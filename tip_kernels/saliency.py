@@ -16,7 +16,7 @@ from ._op import dispatch
 from ._runtime.tracing import is_dry_run
 from ._tip.copies import build_waiting
 from ._tip.layout import Slot
-from .functional import channel_saliency
+from .functional import check_activation_grad
 
 _HOOKS_IN_GRAPHS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
 """Whether Dynamo traces tensor hooks into the graph; tried on no older torch."""
@@ -41,6 +41,7 @@ class GradCAM:
         self.versions: dict[int, int] = {}  # of the kernels in their last eager forward pass, since the last call
         self.wrapper: weakref.ref[nn.parallel.DistributedDataParallel] | None = None  # around the last forward pass
         self._backend = backend
+        self._ops: dict[torch.device, Callable[[torch.Tensor], torch.Tensor]] = {}
         self._only_measured = only_measured
         self._measured = False
         self._buffers: list[_Buffer] = []
@@ -127,11 +128,13 @@ class GradCAM:
 
     def _on_output(self, layer: "_Layer", output: torch.Tensor) -> torch.Tensor | None:
         measuring = self._edges is not None
+        kernels = layer.present()
         if not measuring:
-            self.versions.update(layer.versions())
+            self.versions.update({i: kernel._version for i, kernel in kernels.items() if not kernel.is_inference()})
             if (wrapper := nn.parallel.DistributedDataParallel._active_ddp_module) is not None:
                 self.wrapper = weakref.ref(wrapper)
-        if not (measuring or (output.requires_grad and layer.learns() and not self._only_measured)):
+        learns = not self._only_measured and output.requires_grad and any(k.requires_grad for k in kernels.values())
+        if not (measuring or learns):
             return None
         if is_dtensor(output):
             raise RuntimeError(
@@ -154,8 +157,12 @@ class GradCAM:
             self._add(layer.kernels, self._score(layer, grad))
 
     def _score(self, layer: "_Layer", grad: torch.Tensor) -> torch.Tensor:
-        batch = grad if grad.dim() > layer.axes + 1 else grad.unsqueeze(0)
-        return channel_saliency(batch, backend=self._backend)
+        """As ``channel_saliency``, without finding its op anew for each layer of each step."""
+        check_activation_grad(grad)
+        if grad.device not in self._ops:
+            self._ops[grad.device] = dispatch.saliency_op(self._backend, grad.device)
+        with torch.no_grad():
+            return self._ops[grad.device](grad if grad.dim() > layer.axes + 1 else grad.unsqueeze(0))
 
     def _add(self, kernels: Sequence[Slot], score: torch.Tensor) -> None:
         if is_dry_run():
@@ -185,7 +192,7 @@ def _add_in_graph(
 
 def _finite(score: torch.Tensor) -> torch.Tensor:
     """A loss scale that overflows must not spoil the scores that follow: its step is skipped, its scores would stay."""
-    return torch.nan_to_num(score, nan=0.0, posinf=0.0, neginf=0.0)
+    return score.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 class _Layer:
@@ -199,13 +206,9 @@ class _Layer:
 
     def learns(self) -> bool:
         """Whether the layer's kernels will have a gradient."""
-        return any(kernel.requires_grad for kernel in self._present().values())
+        return any(kernel.requires_grad for kernel in self.present().values())
 
-    def versions(self) -> dict[int, int]:
-        """Of its kernels, by index."""
-        return {index: kernel._version for index, kernel in self._present().items() if not kernel.is_inference()}
-
-    def _present(self) -> dict[int, nn.Parameter]:
+    def present(self) -> dict[int, nn.Parameter]:
         """Its kernels by index, without those that something has taken out of the layer."""
         found = {slot.index: slot.holder.get(slot.key) for slot in self.kernels}
         return {index: kernel for index, kernel in found.items() if kernel is not None}
