@@ -36,26 +36,26 @@ class SpectralGaussian(nn.Module):
         """To images [N, channels, size, size] in the units of the flow."""
         pixels = points.transpose(0, 1).flatten(1)
         self.colors.copy_(torch.linalg.eigh(torch.cov(pixels))[1].T)
-        coefficients = self._analyze(points)
+        coefficients = self.analyze(points)
         self.mean.copy_(coefficients.mean(0))
         self.variance.copy_(coefficients.var(0))
 
     def velocity(self, points: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """The mean of image minus noise, given points [N, channels, size, size] of the flow at times [N]."""
         t = by_image(time)
-        coefficients = self._analyze(points) - t * self.mean
+        coefficients = self.analyze(points) - t * self.mean
         gain = (t * self.variance - (1 - t)) / (t.square() * self.variance + (1 - t).square())
-        return self._synthesize(gain * coefficients + self.mean)
+        return self.synthesize(gain * coefficients + self.mean)
 
     def uncertainty(self, time: torch.Tensor) -> torch.Tensor:
         """Root mean square of image minus noise around that mean, at times [N]: [N]."""
         t = by_image(time)
         return (self.variance / (t.square() * self.variance + (1 - t).square())).flatten(1).mean(1).sqrt()
 
-    def _analyze(self, points: torch.Tensor) -> torch.Tensor:
+    def analyze(self, points: torch.Tensor) -> torch.Tensor:
         mixed = torch.einsum("dc,nchw->ndhw", self.colors, points)
         return self.table @ mixed @ self.table.T
 
-    def _synthesize(self, coefficients: torch.Tensor) -> torch.Tensor:
+    def synthesize(self, coefficients: torch.Tensor) -> torch.Tensor:
         mixed = self.table.T @ coefficients @ self.table
         return torch.einsum("dc,ndhw->nchw", self.colors, mixed)
