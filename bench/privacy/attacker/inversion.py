@@ -94,7 +94,7 @@ def invert(
 
     starts = _random_starts(len(problems), labels.shape[1], image_shape, search).to(labels.device)
     images, losses = _signed_adam(loss, starts, search, progress)
-    return _best_start(images, losses, search.restarts)
+    return best_start(images, losses, search.restarts)
 
 
 def invert_lbfgs(
@@ -130,7 +130,7 @@ def invert_lbfgs(
             losses.append(value)
             if progress is not None:
                 progress(value.view(1, 1))
-    return _best_start(torch.cat(images), torch.cat(losses), search.restarts)
+    return best_start(torch.cat(images), torch.cat(losses), search.restarts)
 
 
 def total_variation(images: torch.Tensor) -> torch.Tensor:
@@ -185,7 +185,7 @@ def _lbfgs(loss, images: torch.Tensor, iterations: int) -> tuple[torch.Tensor, t
         return found, loss(found)
 
 
-def _best_start(images: torch.Tensor, losses: torch.Tensor, restarts: int) -> Reconstruction:
+def best_start(images: torch.Tensor, losses: torch.Tensor, restarts: int) -> Reconstruction:
     """Of problems times restarts, as many rows, each problem's start with the lowest loss."""
     losses = losses.view(-1, restarts)
     tries = images.view(*losses.shape, *images.shape[1:])

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from torch.func import functional_call, grad, vmap
 
+from bench.privacy.attacker.candidates import Candidates
 from bench.privacy.attacker.problem import Problem
 from bench.privacy.client.gradients import Gradient, kernel_shape
 
@@ -33,12 +33,11 @@ class Matcher:
         self, model: nn.Module, problems: Sequence[Problem], restarts: int, bases: Bases, max_norm: float = math.inf
     ) -> None:
         self._max_norm = max_norm
-        self._parameters = {name: p.detach() for name, p in model.named_parameters()}
-        self._buffers = {name: b.detach() for name, b in model.named_buffers()}
-        self._bases = bases or [None] * len(self._parameters)
+        self._candidates = Candidates(model)
+        self._bases = bases or [None] * len(problems[0].gradient)
         self._weights = [
             self._stack_weights([p.weights and p.weights[i] for p in problems], restarts)
-            for i in range(len(self._parameters))
+            for i in range(len(self._bases))
         ]
         self._observed = self._weighted(
             [
@@ -47,19 +46,9 @@ class Matcher:
             ]
         )
 
-        def sample_loss(parameters, images, labels):
-            logits = functional_call(model, (parameters, self._buffers), (images,))
-            return nn.functional.cross_entropy(logits, labels)
-
-        self._gradients = vmap(grad(sample_loss), in_dims=(None, 0, 0))
-
     def distance(self, objective: Objective, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The matching loss [P] of candidates [P, B, *image_shape]."""
-        gradients = list(self._gradients(self._parameters, images, labels).values())
-        if self._max_norm < math.inf:
-            norms = torch.cat([g.flatten(1) for g in gradients], 1).norm(dim=1)
-            factors = (self._max_norm / norms).clamp(max=1)
-            gradients = [g * factors.view(-1, *[1] * (g.dim() - 1)) for g in gradients]
+        gradients = self._candidates.gradients(images, labels, self._max_norm)
         return objective(self._weighted(gradients), self._observed)
 
     def _weighted(self, gradients: Gradient) -> torch.Tensor:  # P gradients of each parameter -> [P, D]

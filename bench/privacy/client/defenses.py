@@ -12,11 +12,17 @@ from torch import nn
 import tip_kernels as tip
 from bench.privacy.client import laplacian
 from bench.privacy.client.grad_cam import channel_weights
-from bench.privacy.client.gradients import Gradient, as_kernels, client_gradient, clipped, norm, update_as_gradient
-from bench.privacy.client.release import Defense, Release, evenly_noised, noise_energy
+from bench.privacy.client.gradients import (
+    Gradient,
+    LocalSteps,
+    as_kernels,
+    client_gradient,
+    clipped,
+    norm,
+    update_as_gradient,
+)
+from bench.privacy.client.release import CLIP, Defense, Release, evenly_noised, noise_energy
 from tip_kernels import calibration, spectrum
-
-CLIP = 1.0
 
 
 def none(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int) -> Release:
@@ -37,7 +43,8 @@ def local_steps(steps: int, lr: float) -> Defense:
         update = [
             (after - before).detach() for before, after in zip(model.parameters(), local.parameters(), strict=True)
         ]
-        return evenly_noised(clipped(update_as_gradient(update, lr, steps), CLIP), 0.0)
+        sent = evenly_noised(clipped(update_as_gradient(update, lr, steps), CLIP), 0.0)
+        return sent._replace(local=LocalSteps(steps, lr))
 
     return defense
 
@@ -61,7 +68,9 @@ def smoothed_gaussian(std: float, sigma: float = 1.0) -> Defense:
         noised = _noised(_clipped_gradient(model, images, labels), std, seed)
         sent = laplacian.solve(noised, sigma)
         variance = std**2 * laplacian.eigenvalues(sum(g.numel() for g in sent), sigma).pow(-2).mean().item()
-        return evenly_noised(sent, math.sqrt(variance))._replace(unsmooth=lambda g: laplacian.apply(g, sigma))
+        return evenly_noised(sent, math.sqrt(variance))._replace(
+            unsmooth=lambda g: laplacian.apply(g, sigma), unsmoothed_std=std
+        )
 
     return defense
 
@@ -85,7 +94,7 @@ class AdaptiveGaussian:
     def __call__(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int) -> Release:
         clean = client_gradient(model, images, labels)
         std = self._std * self.clip
-        release = evenly_noised(_noised(clipped(clean, self.clip), std, seed), std)
+        release = evenly_noised(_noised(clipped(clean, self.clip), std, seed), std)._replace(max_norm=self.clip)
         self._follow(norm(clean).item(), seed)
         return release
 

@@ -2,12 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 Gradient = list[torch.Tensor]
 """One tensor for each of the model's parameters, in their order."""
+
+
+class LocalSteps(NamedTuple):
+    """What a client trains before it sends: steps of SGD, each on its whole batch."""
+
+    steps: int
+    lr: float
 
 
 def client_gradient(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Gradient:

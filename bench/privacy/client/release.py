@@ -6,7 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from bench.privacy.client.gradients import Gradient, as_kernels
+from bench.privacy.client.gradients import Gradient, LocalSteps, as_kernels
+
+CLIP = 1.0
+"""What all defenses clip the whole gradient to, unless their norm adapts."""
 
 
 class Release(NamedTuple):
@@ -19,6 +22,9 @@ class Release(NamedTuple):
         bases: for each parameter the [K, K] basis of those coefficients, or None for the taps themselves.
         noise_energy: the expected squared norm of all the noise in ``gradient``.
         unsmooth: undoes a smoothing of gradient and noise together, where there was one.
+        unsmoothed_std: of the noise in every coordinate before that smoothing.
+        max_norm: what the gradient was clipped to, before everything else.
+        local: the SGD steps whose mean gradient it is, or None for a gradient at the global model.
     """
 
     gradient: Gradient
@@ -26,6 +32,9 @@ class Release(NamedTuple):
     bases: list[torch.Tensor | None]
     noise_energy: float = 0.0
     unsmooth: Callable[[Gradient], Gradient] | None = None
+    unsmoothed_std: float = 0.0
+    max_norm: float = CLIP
+    local: LocalSteps | None = None
 
 
 Defense = Callable[[nn.Module, torch.Tensor, torch.Tensor, int], Release]

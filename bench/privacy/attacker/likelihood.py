@@ -1,0 +1,103 @@
+"""How likely a message is under the noise that the defense is known to add, for candidate images.
+
+A message is the clipped gradient plus Gaussian noise whose standard deviation every orthonormal coefficient has for
+itself. So its likelihood is that of the residuals, each by its standard deviation, and the whole of a defense is in
+those numbers: coefficients that are exact, noised and lost are all used for what they are worth.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from bench.privacy.attacker.candidates import Candidates
+from bench.privacy.attacker.labels import recover_labels
+from bench.privacy.client.gradients import kernel_shape
+from bench.privacy.client.release import Release
+
+EXACT = 1e-3
+"""No coefficient counts as known more exactly than this share of the root mean square of the quietest coefficients.
+
+It stands for zero, which nothing can be divided by, and is far above the rounding of float32.
+"""
+
+
+class Likelihood:
+    """The whitened residuals of A messages of one defense, for P = A * restarts candidates at once.
+
+    Attributes:
+        labels: int64 [P, B], read off the messages.
+        std: [P, D], of the noise in each coefficient; at least the floor of :data:`EXACT`; infinite for what is lost.
+        observed: [P, D], the coefficients of the messages.
+        signal: [P], the root mean square of a gradient's coefficients, if it was clipped: the clipping norm's share.
+    """
+
+    def __init__(
+        self, model: nn.Module, releases: Sequence[Release], restarts: int = 1, batch_size: int = 1, device: str = "cpu"
+    ) -> None:
+        self._candidates = Candidates(model, releases[0].local)
+        self._bases = [None if basis is None else basis.to(device) for basis in releases[0].bases]
+        plain = [unsmoothed(release) for release in releases]
+        labels = [recover_labels(*release.gradient[-2:], batch_size=batch_size) for release in plain]
+        observed = torch.cat([self._coefficients([g[None].to(device) for g in r.gradient]) for r in plain])
+        std = torch.stack([_flat_std(release) for release in plain]).to(device)
+        self.labels = torch.stack(labels).to(device).repeat_interleave(restarts, 0)
+        self.observed = observed.repeat_interleave(restarts, 0)
+        self.std = _at_least_the_floor(std, observed).repeat_interleave(restarts, 0)
+        norms = torch.tensor([release.max_norm for release in releases], device=device)
+        self._max_norm = norms.repeat_interleave(restarts)
+        self.signal = self._max_norm / self.observed.shape[1] ** 0.5
+
+    def residuals(self, images: torch.Tensor, level: torch.Tensor | float = 0.0) -> torch.Tensor:
+        """[P, D] of candidates [P, B, *image_shape]: standard normal under the noise, for the client's own images.
+
+        Half the sum of their squares is the negative logarithm of the likelihood, up to a constant.
+
+        Args:
+            images: the candidates.
+            level: [P] or one number; noise as loud at least is assumed everywhere, for annealing.
+        """
+        gradients = self._candidates.gradients(images, self.labels, self._max_norm)
+        return (self._coefficients(gradients) - self.observed) / self.annealed_std(level)
+
+    def annealed_std(self, level: torch.Tensor | float) -> torch.Tensor:
+        """[P, D]: the true one where it is above the level."""
+        return torch.maximum(self.std, torch.as_tensor(level, device=self.std.device).view(-1, 1))
+
+    def rows(self, chosen: torch.Tensor) -> "Likelihood":
+        """Of some of the candidates only."""
+        part = object.__new__(Likelihood)
+        part.__dict__ = dict(self.__dict__)
+        for name in ("labels", "observed", "std", "signal", "_max_norm"):
+            setattr(part, name, getattr(self, name)[chosen])
+        return part
+
+    def _coefficients(self, gradients: list[torch.Tensor]) -> torch.Tensor:  # P gradients of each parameter -> [P, D]
+        parts = []
+        for gradient, basis in zip(gradients, self._bases, strict=True):
+            part = gradient.reshape(len(gradient), *kernel_shape(gradient.shape[1:]))  # [P, C, M, K]
+            parts.append((part if basis is None else part @ basis).flatten(1))
+        return torch.cat(parts, 1)
+
+
+def unsmoothed(release: Release) -> Release:
+    """The release with its smoothing undone, which loses nothing and leaves the noise alike in all coordinates."""
+    if release.unsmooth is None:
+        return release
+    std = [torch.full((1, 1, 1), release.unsmoothed_std) for _ in release.gradient]
+    return release._replace(gradient=release.unsmooth(release.gradient), noise_std=std, unsmooth=None)
+
+
+def _flat_std(release: Release) -> torch.Tensor:
+    return torch.cat(
+        [
+            std.expand(kernel_shape(g.shape)).flatten()
+            for std, g in zip(release.noise_std, release.gradient, strict=True)
+        ]
+    )
+
+
+def _at_least_the_floor(std: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    quietest = std <= std.amin(1, keepdim=True)
+    rms = ((observed.square() * quietest).sum(1, keepdim=True) / quietest.sum(1, keepdim=True)).sqrt()
+    return torch.maximum(std, EXACT * rms)

@@ -1,0 +1,34 @@
+"""What a Gaussian prior and the message tell at most where the gradient is linear in the image.
+
+At the true image, which no attacker has: the posterior of the linearized problem. Its error is what the best estimator
+leaves on average over images of the prior; the nonlinear problem, and a prior that knows more, may do otherwise.
+"""
+
+import math
+
+import torch
+
+from bench.privacy.attacker.likelihood import Likelihood
+from bench.privacy.attacker.priors import Gaussian
+
+
+def ceiling(likelihood: Likelihood, prior: Gaussian, image: torch.Tensor, chunk: int = 64) -> float:
+    """PSNR in dB of the mean squared error, trace of (F + S^-1)^-1 by the pixels, for one image [1, channels, h, w].
+
+    F is the Fisher information of the message, J'J with the whitened residuals' Jacobian J, and S the prior's
+    covariance. ``likelihood`` is that of one release of this image alone.
+    """
+    flat = prior.factor.T  # [latents, pixels]
+    jacobian = []
+    for directions in flat.split(chunk):
+        count = len(directions)
+        many = likelihood.rows(torch.zeros(count, dtype=torch.long))
+        images = image.repeat(count, 1, 1, 1, 1)
+        pushed = torch.func.jvp(many.residuals, (images,), (directions.view_as(images),))[1]
+        jacobian.append(pushed)
+    sensitivity = torch.cat(jacobian)  # [latents, D], J L transposed
+    precision = (sensitivity @ sensitivity.T).double()
+    precision.diagonal().add_(1.0)
+    # tr(L P L'), with the latents' covariance P, the precision's inverse, by its Cholesky factor.
+    half = torch.linalg.solve_triangular(torch.linalg.cholesky(precision), flat.double(), upper=False)
+    return -10 * math.log10(half.square().sum().item() / flat.shape[1])
