@@ -116,9 +116,7 @@ class TotalVariation(Prior):
 
     name = "TV"
 
-    def __init__(
-        self, weight: float, image_shape: Sequence[int], rounding: float = 0.01, device: str = "cpu"
-    ) -> None:
+    def __init__(self, weight: float, image_shape: Sequence[int], rounding: float = 0.01, device: str = "cpu") -> None:
         self.weight, self.image_shape, self.rounding, self.device = weight, tuple(image_shape), rounding, device
 
     def images(self, z: torch.Tensor) -> torch.Tensor:
