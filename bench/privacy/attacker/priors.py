@@ -5,7 +5,6 @@ costs. Another one, a denoiser's or a generator's, is one more subclass of :clas
 """
 
 import abc
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -105,6 +104,48 @@ class Gaussian(Prior):
         return torch.randn(batch, self.factor.shape[1], generator=generator).to(self.factor.device)
 
 
+class Contrasts(Gaussian):
+    """The same with a contrast of its own for each image: x = mean + L (contrast * z), a mixture of Gaussians.
+
+    Photos differ in contrast by more than a Gaussian allows. The last latent, standard normal too, is the logarithm of
+    the contrast; the first ones, of brightness and broad shades, are left alone by it. This density is for averages
+    over it: its highest point is no likely image, as contrasts of any size then explain the same image.
+
+    Args:
+        spread: standard deviation of the logarithm of the contrast.
+    """
+
+    name = "Gaussian with contrasts"
+    broad = 10
+
+    def __init__(self, mean: torch.Tensor, factor: torch.Tensor, image_shape: Sequence[int], spread: float) -> None:
+        super().__init__(mean, factor, image_shape)
+        self.spread = spread
+
+    @classmethod
+    def of(cls, gaussian: Gaussian, images: torch.Tensor) -> "Contrasts":
+        """With the spread that public images [N, channels, height, width] have in a Gaussian fitted to such."""
+        scales = gaussian.factor.square().sum(0)  # the columns are orthogonal
+        z = (images.flatten(1) - gaussian.average) @ gaussian.factor[:, cls.broad : 30 * cls.broad]
+        z = z / scales[cls.broad : 30 * cls.broad]
+        contrasts = z.square().mean(1).clamp(min=1e-6).sqrt()
+        return cls(gaussian.average, gaussian.factor, gaussian.image_shape, contrasts.log().std().item())
+
+    def to(self, device: str) -> "Contrasts":
+        return Contrasts(self.average.to(device), self.factor.to(device), self.image_shape, self.spread)
+
+    def images(self, z: torch.Tensor) -> torch.Tensor:
+        z, logarithm = z[..., :-1], z[..., -1:]
+        contrast = torch.exp(self.spread * logarithm - self.spread**2)  # its mean square is 1
+        return super().images(torch.cat([z[..., : self.broad], contrast * z[..., self.broad :]], -1))
+
+    def mean(self, batch: int) -> torch.Tensor:
+        return torch.zeros(batch, self.factor.shape[1] + 1, device=self.factor.device)
+
+    def draw(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(batch, self.factor.shape[1] + 1, generator=generator).to(self.factor.device)
+
+
 class TotalVariation(Prior):
     """Differences of neighbors, down and across, have Laplace's density, each on its own; latents are the pixels.
 
@@ -149,9 +190,3 @@ def differences(images: torch.Tensor) -> torch.Tensor:
     down = images[..., 1:, :] - images[..., :-1, :]
     across = images[..., :, 1:] - images[..., :, :-1]
     return torch.cat([down.flatten(1), across.flatten(1)], 1)
-
-
-def log_spaced(first: float, last: float, share: float) -> float:
-    """From first to last, geometrically, as share goes from 0 to 1 and stays."""
-    share = min(max(share, 0.0), 1.0)
-    return math.exp((1 - share) * math.log(first) + share * math.log(last))

@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=2, help="noise seeds a photo")
     parser.add_argument("--restarts", type=int, default=2, help="random starts of an attack")
     parser.add_argument("--epochs", type=int, default=20, help="of training for the accuracy")
+    parser.add_argument(
+        "--data", type=pathlib.Path, help="folder with CIFAR-10, for the attackers' knowledge of images"
+    )
     parser.add_argument("--device", default="cpu", help="of the attacks: cpu or cuda")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument(
@@ -36,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     lines = {kind: ledger.load(kind, path) for kind, path in files.items()}
     done = {jobs.job_of(line) for kind in files for line in lines[kind]}
     todo = [job for job in jobs.all_jobs() if job not in done]
-    effort = Effort(options.iterations, options.seeds, options.restarts, options.epochs, options.device)
+    effort = Effort(options.iterations, options.seeds, options.restarts, options.epochs, options.device, options.data)
     with tqdm(total=len(todo), desc="study", unit="line") as bar:
         for line in ledger.work(jobs.measure, todo, effort, options.workers):
             lines[type(line)].append(line)

@@ -1,5 +1,6 @@
 """Which attackers meet which defense on what, by table."""
 
+import pathlib
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from bench.privacy.attacker.knowledge import Attacker
 from bench.privacy.client import defenses
 from bench.privacy.client.noise_levels import as_published, at_energy
 from bench.privacy.client.release import Defense
-from bench.privacy.study import scenes
+from bench.privacy.study import attacks, scenes
+from bench.privacy.study.attacks import Attack
 from bench.privacy.study.scenes import Scene
 
 EQUAL, PUBLISHED, HARDER = "equal noise energy", "the paper's noise", "other attacks"
@@ -25,7 +27,8 @@ CHANNELS: dict[str, Attacker] = {"oracle mask": knowledge.oracle_mask, "whitened
 BANDS: dict[str, Attacker] = {**CHANNELS, "spectral": knowledge.spectral}
 
 BY_LBFGS = " by L-BFGS"
-"""Behind an attacker's name: searches by squared distance and L-BFGS. The others search by cosine and signed Adam."""
+"""Behind an attacker's name: searches by squared distance and L-BFGS. Without it one that knows something of a defense
+searches by cosine and signed Adam; the rest are those of ``attacks.by_name``, which meet every defense."""
 
 
 class Case(NamedTuple):
@@ -44,12 +47,19 @@ class Case(NamedTuple):
     scene: Callable[[], Scene] = scenes.one_image
 
     def attackers(self) -> dict[str, Attacker]:
-        """By name: the naive one and the informed."""
+        """What those who match gradients know, by name: the naive one and the informed."""
         return {"naive": knowledge.naive, **self.informed}
 
+    def attacks(self, data: pathlib.Path | None = None) -> dict[str, Attack]:
+        """All by name; those that know images learn them from the folder, or from photos (``public_images``)."""
+        known = self.attackers()
+        by_cosine = {name: attacks.by_cosine(attacker) for name, attacker in known.items()}
+        by_lbfgs = {name + BY_LBFGS: attacks.by_lbfgs(known[name]) for name in self.lbfgs}
+        return {**by_cosine, **by_lbfgs, **attacks.by_name(data)}
+
     def names(self) -> list[str]:
-        """Of all attackers, and of those by L-BFGS too."""
-        return [*self.attackers(), *(name + BY_LBFGS for name in self.lbfgs)]
+        """Of all attackers."""
+        return list(self.attacks())
 
 
 def cases() -> dict[str, dict[str, Case]]:

@@ -1,6 +1,5 @@
 """The lines of the study's tables: what there is to measure, and measuring one."""
 
-import math
 import pathlib
 import time
 from typing import NamedTuple
@@ -8,8 +7,8 @@ from typing import NamedTuple
 import torch
 
 from bench.privacy.attacker.inversion import Search
-from bench.privacy.study import evaluate, ledger, scenes, utility
-from bench.privacy.study.cases import BY_LBFGS, EQUAL, PUBLISHED, cases
+from bench.privacy.study import evaluate, ledger, utility
+from bench.privacy.study.cases import EQUAL, PUBLISHED, cases
 
 
 class Job(NamedTuple):
@@ -21,22 +20,26 @@ class Job(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """How hard the attackers try, how long the net is trained, and where the attacks run."""
+    """How hard the attackers try, how long the net is trained, where the attacks run, and what public images there are.
+
+    ``data`` is a folder with CIFAR-10's, or None for those that come with scikit-learn.
+    """
 
     iterations: int
     seeds: int
     restarts: int
     epochs: int
     device: str = "cpu"
+    data: pathlib.Path | None = None
 
 
 class Row(NamedTuple):
-    """An attacker against a defense, with the fields of ``evaluate.Outcome``; seconds are CPU time."""
+    """An attacker against a defense, with the fields of ``evaluate.Outcome``, the setting as text; seconds are CPU time."""
 
     table: str
     defense: str
     attacker: str
-    smoothing: float
+    setting: str
     psnr_median: float
     psnr_best: float
     ssim_median: float
@@ -77,13 +80,12 @@ def measure(job: Job, effort: Effort) -> Row | Cost:
     if job.attacker is None:
         percent = utility.accuracy(case.defense, effort.epochs)
         return Cost(job.table, job.defense, percent, time.process_time() - start)
-    attacker = case.attackers()[job.attacker.removesuffix(BY_LBFGS)]
+    attack = case.attacks(effort.data)[job.attacker]
     scene = case.scene()._replace(device=effort.device)
     search = Search(iterations=effort.iterations, restarts=effort.restarts)
-    if job.attacker.endswith(BY_LBFGS):  # which moves farther in a step, and whose steps do not run as a batch
-        scene, search = scenes.by_lbfgs(scene), search._replace(iterations=math.ceil(effort.iterations / 3))
-    outcome = evaluate.outcome(scene, case.defense, attacker, search, range(1, 1 + effort.seeds))
-    return Row(job.table, job.defense, job.attacker, *outcome, time.process_time() - start)
+    setting, *scores = evaluate.outcome(scene, case.defense, attack, search, range(1, 1 + effort.seeds))
+    text = " ".join(f"{number:g}" for number in setting)
+    return Row(job.table, job.defense, job.attacker, text, *scores, time.process_time() - start)
 
 
 def save(lines: list[Row] | list[Cost], path: pathlib.Path) -> None:

@@ -1,15 +1,12 @@
 """What is attacked: nets, and the photos of clients."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from bench.privacy import images, nets
-from bench.privacy.attacker import inversion
-from bench.privacy.client.defenses import CLIP
 
 
 class Scene(NamedTuple):
@@ -17,18 +14,16 @@ class Scene(NamedTuple):
 
     Args:
         model: the global model.
-        tuning: clients' batches, [B, channels, height, width] each, that the attacker may try its smoothing on.
+        tuning: clients' batches, [B, channels, height, width] each, that the attacker may try its settings on.
         scored: batches that it is scored on.
         labels: int64 [B], of every batch; the attacker reads them off the release.
-        invert: :func:`inversion.invert` or :func:`inversion.invert_lbfgs`.
-        device: where that runs; all else is on the CPU.
+        device: where attacks run; all else is on the CPU.
     """
 
     model: nn.Module
     tuning: Sequence[torch.Tensor]
     scored: Sequence[torch.Tensor]
     labels: torch.Tensor
-    invert: Callable[..., inversion.Reconstruction] = inversion.invert
     device: str = "cpu"
 
 
@@ -37,11 +32,6 @@ def one_image() -> Scene:
     torch.manual_seed(0)
     tuning, *scored = (images.photo_crop(name)[None] for name in sorted(images.PHOTO_CROPS))
     return Scene(nets.small_conv_net(channels=3, size=32), [tuning], scored, torch.tensor([3]))
-
-
-def by_lbfgs(scene: Scene) -> Scene:
-    """The same, searched by squared distance and L-BFGS, knowing the clipping norm."""
-    return scene._replace(invert=partial(inversion.invert_lbfgs, max_norm=CLIP))
 
 
 def one_image_trained() -> Scene:

@@ -11,7 +11,7 @@ from bench.privacy import figures
 from bench.privacy.attacker import knowledge
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.client import defenses
-from bench.privacy.study import evaluate, ledger, scenes, utility
+from bench.privacy.study import attacks, evaluate, ledger, scenes, utility
 
 ATTACKERS = {
     "naive": knowledge.naive,
@@ -67,7 +67,7 @@ def measure(setting: Setting, effort: Effort) -> Row:
         defense = defenses.gaussian(setting.floor_std)
     search = Search(iterations=effort.iterations)
     psnr = {
-        name: evaluate.outcome(scenes.one_image(), defense, attacker, search).psnr_median
+        name: evaluate.outcome(scenes.one_image(), defense, attacks.by_cosine(attacker), search).psnr_median
         for name, attacker in ATTACKERS.items()
     }
     strongest = max(psnr, key=psnr.__getitem__)

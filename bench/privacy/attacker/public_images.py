@@ -1,0 +1,64 @@
+"""Images that attackers may learn from, since they are public: none that a client has."""
+
+import pathlib
+
+import numpy as np
+import torch
+from sklearn.datasets import load_sample_images
+from torch import nn
+
+from bench import paths
+from bench.privacy.attacker.priors import Contrasts, Gaussian
+from bench.privacy.images import MORE_CROPS, PHOTO_CROPS, read
+
+SIZE = 32
+COUNT = 20_000
+"""Of CIFAR-10's training images, as many as a covariance of 32x32 pixels in three channels needs."""
+
+
+def public(data: pathlib.Path | None) -> torch.Tensor:
+    """Images [N, 3, 32, 32] in [0, 1]: training images of CIFAR-10, or without its folder crops of photos."""
+    if data is None:
+        return photo_crops()
+    return read(data, "train", torch.device("cpu")).images[:COUNT].float() / 255
+
+
+def photo_crops(stride: int = 6) -> torch.Tensor:
+    """Crops of scikit-learn's photos that share no pixel with those that are attacked, mirrored and transposed too."""
+    crops = []
+    for number, photo in enumerate(load_sample_images().images):
+        pixels = torch.from_numpy(photo.astype(np.float32) / 255).permute(2, 0, 1)
+        taken = torch.zeros(pixels.shape[1:])
+        for where, top, left, shrink in (PHOTO_CROPS | MORE_CROPS).values():
+            if where == number:
+                taken[top : top + SIZE * shrink, left : left + SIZE * shrink] = 1
+        for shrink in (1, 2, 3, 4):
+            crops += _free_crops(pixels, taken, shrink, stride)
+    all_crops = torch.stack(crops)
+    all_crops = torch.cat([all_crops, all_crops.flip(3)])
+    return torch.cat([all_crops, all_crops.transpose(2, 3)])
+
+
+def _free_crops(pixels: torch.Tensor, taken: torch.Tensor, shrink: int, stride: int) -> list[torch.Tensor]:
+    side = SIZE * shrink
+    height, width = taken.shape
+    return [
+        nn.functional.avg_pool2d(pixels[:, top : top + side, left : left + side], shrink)
+        for top in range(0, height - side + 1, stride)
+        for left in range(0, width - side + 1, stride)
+        if not taken[top : top + side, left : left + side].any()
+    ]
+
+
+def gaussian(data: pathlib.Path | None) -> Contrasts:
+    """The Gaussian fitted to them with its contrasts, which is kept in ``build/priors``."""
+    path = paths.PRIORS / f"gaussian-{'photos' if data is None else 'cifar10'}.pt"
+    if not path.exists():
+        images = public(data)
+        fitted = Contrasts.of(Gaussian.fitted(images), images)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        torch.save({"mean": fitted.average, "factor": fitted.factor, "spread": fitted.spread}, draft)
+        draft.replace(path)
+    kept = torch.load(path)
+    return Contrasts(kept["mean"], kept["factor"], (3, SIZE, SIZE), kept["spread"])
