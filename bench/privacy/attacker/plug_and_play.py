@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from bench.privacy.attacker.gauss_newton import conjugate_gradients
 from bench.privacy.attacker.inversion import Reconstruction, best_start
 from bench.privacy.attacker.likelihood import Likelihood
-from bench.privacy.attacker.posterior import conjugate_gradients
 from bench.privacy.attacker.priors import Operator
 from bench.privacy.client.release import Release
 from bench.privacy.prior.denoiser import Denoiser, levels
