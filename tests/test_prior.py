@@ -12,6 +12,8 @@ import torch
 
 from bench.privacy import __main__ as entry
 from bench.privacy.attacker import plug_and_play
+from bench.privacy.attacker.inversion import Search
+from bench.privacy.attacker.likelihood import Likelihood
 from bench.privacy.attacker.plug_and_play import Plan
 from bench.privacy.images import Labeled
 from bench.privacy.prior import data, settings, training, weights, worth
@@ -20,6 +22,8 @@ from bench.privacy.prior.settings import Settings
 from bench.privacy.prior.spectral import SpectralGaussian, cosines
 from bench.privacy.prior.time import SPREAD, as_pixels, standardized, std_at, time_of
 from bench.privacy.prior.wiener import Wiener
+from bench.privacy.study import flow, scenes
+from bench.privacy.study.cases import EQUAL, cases
 
 TINY = Settings(data="photos", size=8, classes=2, width=8, batch=16)
 SHAPE = (3, 8, 8)
@@ -241,6 +245,43 @@ def test_runs_are_about_the_posterior_of_a_gaussian(heat, variance):
     assert (image.flatten() - mean).square().sum() < 3 * unit  # the closed form is right
     assert (found.mean(0) - mean).square().sum() < 0.1 * unit  # 1 / 64 of it is left for samples
     assert variance[0] < found.var(0).sum() / unit < variance[1]
+
+
+@pytest.fixture
+def untrained(cache):
+    """A file for the photos, of a net that is no more than its Gaussian."""
+    training.keep(training.Training(CROPS, settings.of_data(None)), settings.of_data(None).file())
+
+
+@pytest.mark.parametrize("name", ["none", "pruning 90 %, random", "DP, Laplacian smoothing", "TIP 0.3 with floor"])
+def test_the_flow_meets_every_kind_of_defense(untrained, name):
+    scene = scenes.one_image()
+    release = cases()[EQUAL][name].defense(scene.model, scene.scored[0], scene.labels, 1)
+    attack = flow.by_name()["flow, plug-and-play"]
+    found = attack.rebuild(scene, [release], [(1.0,)], Search(iterations=1))
+    assert found.images.shape == (1, 1, 3, 32, 32)
+    message = Likelihood(scene.model, [release])
+    gray = message.residuals(torch.full((1, 1, 3, 32, 32), 0.5)).square().sum() / 2
+    assert found.losses.item() < 0.9 * gray
+
+
+def test_images_of_one_class_in_a_batch_are_not_averaged(untrained):
+    scene = scenes.four_images()
+    chosen = settings.of_data(None)
+    denoiser, spread = Denoiser.trained(chosen), weights.load(chosen).gaussian
+    for labels, averaged in (([0, 3, 5, 8], True), ([0, 3, 3, 8], False)):
+        release = cases()[EQUAL]["DP"].defense(scene.model, scene.scored[0], torch.tensor(labels), 1)
+        plan = Plan(count=1, solver=1)
+        found = plug_and_play.invert_by_flow(
+            scene.model, [release], denoiser=denoiser, spread=spread, plan=plan, runs=2, batch_size=4
+        )
+        assert torch.equal(found.images, found.tries.mean(1)) == averaged
+
+
+@pytest.mark.parametrize(("iterations", "restarts"), [(160, 2), (1000, 2), (4000, 1)])
+def test_work_is_that_of_the_other_searches(iterations, restarts):
+    count, runs = flow.divided(Search(iterations=iterations, restarts=restarts))
+    assert 0.5 < count * runs * flow.WORK / (iterations * restarts) <= 1
 
 
 def test_samples_know_their_class(cache, quickly):
