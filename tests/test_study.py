@@ -13,20 +13,24 @@ import torch
 from bench import pages, paths
 from bench.privacy import __main__ as entry
 from bench.privacy import nets
-from bench.privacy.attacker import inversion, knowledge
+from bench.privacy.attacker import knowledge, posterior
+from bench.privacy.attacker.climbing import ADAM
+from bench.privacy.attacker.gauss_newton import GAUSS_NEWTON
 from bench.privacy.attacker.inversion import Search
+from bench.privacy.attacker.sampling import HAMILTONIAN
 from bench.privacy.client import defenses
 from bench.privacy.commands import study
-from bench.privacy.study import evaluate, jobs, ledger, metrics, report
+from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report
+from bench.privacy.study.attacks import Attack
 from bench.privacy.study.cases import BY_LBFGS, EQUAL, HARDER, PUBLISHED, cases
 from bench.privacy.study.jobs import Cost, Effort, Job, Row
 from bench.privacy.study.scenes import Scene
 
 ROWS = [
-    Row(EQUAL, "none", "naive", 0.01, 31.5, 32.0, 0.95, 20.0),
-    Row(EQUAL, "TIP 0.3", "naive", 1.0, 15.0, 16.0, 0.35, 20.0),
-    Row(EQUAL, "TIP 0.3", "spectral", 0.01, 27.0, 29.0, 0.8, 20.0),
-    Row(PUBLISHED, "TIP 0.3", "naive", 1.0, 30.0, 30.5, 0.35, 20.0),
+    Row(EQUAL, "none", "naive", "0.01", 31.5, 32.0, 0.95, 20.0),
+    Row(EQUAL, "TIP 0.3", "naive", "1", 15.0, 16.0, 0.35, 20.0),
+    Row(EQUAL, "TIP 0.3", "MAP, Gaussian", "0.1 3", 27.0, 29.0, 0.8, 20.0),
+    Row(PUBLISHED, "TIP 0.3", "naive", "1", 30.0, 30.5, 0.35, 20.0),
 ]
 COSTS = [Cost(EQUAL, "none", 97.5, 3.0), Cost(EQUAL, "TIP 0.3", 97.0, 3.0)]
 
@@ -42,7 +46,7 @@ def test_lines_survive_a_restart(tmp_path):
 def test_strongest_attacker_of_the_table_is_shown():
     assert report.worst(ROWS, EQUAL) == [ROWS[0], ROWS[2]]
     line = report.markdown(EQUAL, ROWS, COSTS).splitlines()[-1]
-    assert line == "| TIP 0.3 | 15.0 dB | 27.0 dB | spectral | 29.0 dB | 0.80 | 97.0 % |"
+    assert line == "| TIP 0.3 | 15.0 dB | 27.0 dB | MAP, Gaussian | 29.0 dB | 0.80 | 97.0 % |"
     assert report.markdown(PUBLISHED, ROWS, COSTS).splitlines()[-1].endswith("| 0.35 |")
 
 
@@ -71,21 +75,21 @@ def tiny_scene(**changes) -> Scene:
     return scene._replace(**changes)
 
 
-def test_smoothing_is_tuned_on_images_that_are_not_scored(monkeypatch):
+def test_settings_are_tuned_on_images_that_are_not_scored(monkeypatch):
     asked = []
 
-    def score(scene, defense, attacker, batches, seeds, smoothings, search):
+    def score(scene, defense, attack, batches, seeds, settings, search):
         asked.append((batches, list(seeds)))
         good = metrics.Score(20.0, 0.5)
         return [
-            evaluate.Try(smoothing, [good._replace(psnr=-abs(smoothing - 0.1))], [[good], [good._replace(psnr=25.0)]])
-            for smoothing in smoothings
+            evaluate.Try(setting, [good._replace(psnr=-abs(setting[0] - 0.1))], [[good], [good._replace(psnr=25.0)]])
+            for setting in settings
         ]
 
     monkeypatch.setattr(evaluate, "score", score)
     scene = tiny_scene()
-    outcome = evaluate.outcome(scene, defenses.none, knowledge.naive, Search(), seeds=range(1, 3))
-    assert outcome.smoothing == 0.1
+    outcome = evaluate.outcome(scene, defenses.none, attacks.by_cosine(knowledge.naive), Search(), seeds=range(1, 3))
+    assert outcome.setting == (0.1,)
     assert asked == [(scene.tuning, [0]), (scene.scored, [1, 2])]
     assert (outcome.psnr_median, outcome.psnr_best) == (0.0, 25.0)  # of the chosen start; of any
 
@@ -93,27 +97,53 @@ def test_smoothing_is_tuned_on_images_that_are_not_scored(monkeypatch):
 def test_informed_attacker_is_stronger_on_a_tiny_model():
     scene, search = tiny_scene(), Search(iterations=60)
     naive, informed = (
-        evaluate.outcome(scene, defenses.targeted(1.0, 0.3), attacker, search).psnr_median
-        for attacker in (knowledge.naive, knowledge.spectral)
+        evaluate.outcome(scene, defenses.targeted(1.0, 0.3), attacks.by_cosine(known), search).psnr_median
+        for known in (knowledge.naive, knowledge.spectral)
     )
     assert informed > naive + 3  # dB
 
 
-@pytest.mark.parametrize("invert", [inversion.invert, inversion.invert_lbfgs])
-def test_every_image_seed_and_smoothing_is_scored(invert):
-    search = Search(iterations=2, restarts=2)
-    tries = evaluate.score(
-        tiny_scene(invert=invert),
-        defenses.gaussian(0.02),
-        knowledge.naive,
-        tiny_scene().scored,
-        [1, 2],
-        [0.1, 1],
-        search,
-    )
-    assert [one.smoothing for one in tries] == [0.1, 1] * 4
+def by_tv(method: posterior.Method) -> Attack:
+    """With the one prior that needs no public images."""
+    return attacks.by_posterior(attacks.total_variation, method, [])
+
+
+ATTACKS = {
+    "cosine": attacks.by_cosine(knowledge.naive),
+    "L-BFGS": attacks.by_lbfgs(knowledge.naive),
+    "MAP": by_tv(ADAM),
+    "Gauss-Newton": by_tv(GAUSS_NEWTON),
+    "posterior mean": by_tv(HAMILTONIAN),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_every_image_seed_and_setting_is_scored(name):
+    scene, search = tiny_scene(), Search(iterations=2, restarts=2)
+    settings = [(0.1,), (1.0,)] if name in ("cosine", "L-BFGS") else [(0.01, 3.0, 1.0), (0.1, 30.0, 10.0)]
+    tries = evaluate.score(scene, defenses.gaussian(0.02), ATTACKS[name], scene.scored, [1, 2], settings, search)
+    assert [one.setting for one in tries] == settings * 4
     assert all(len(one.chosen) == 1 and len(one.starts) == 2 for one in tries)
-    assert all(one.chosen in one.starts for one in tries)
+    if name != "posterior mean":  # which is the mean of all starts
+        assert all(one.chosen in one.starts for one in tries)
+
+
+def test_attacks_of_several_settings_are_paired_with_theirs():
+    """Each release and setting alone gives the image that it has among the others."""
+    scene, search = tiny_scene(), Search(iterations=3)
+    settings = [(0.01, 3.0, 1.0), (0.1, 30.0, 10.0)]
+    releases = [defenses.gaussian(0.02)(scene.model, image, scene.labels, 1) for image in scene.scored]
+    together = by_tv(ADAM).rebuild(scene, releases, settings, search).images
+    alone = [by_tv(ADAM).rebuild(scene, [r], [s], search).images[0] for r in releases for s in settings]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=1e-4)
+
+
+def test_attackers_have_as_much_to_choose_from_and_as_many_steps():
+    known = {"cosine": ATTACKS["cosine"], "L-BFGS": ATTACKS["L-BFGS"], **attacks.by_name()}
+    assert {len(set(attack.settings)) for attack in known.values()} == {6}
+    steps = {name: attacks.effort(attack, Search(iterations=10)).iterations for name, attack in known.items()}
+    assert steps.pop("L-BFGS") == 4  # its steps are of three evaluations, about
+    assert set(steps.values()) == {10}
 
 
 def test_every_defense_meets_an_attacker_that_knows_it():
@@ -124,7 +154,10 @@ def test_every_defense_meets_an_attacker_that_knows_it():
             levels = torch.cat([std.flatten() for std in release.noise_std]).unique()
             something_to_know = len(levels) > 1 or release.unsmooth is not None
             assert bool(case.informed) == something_to_know, (table, name)
-            assert {name.removesuffix(BY_LBFGS) for name in case.names()} == {"naive", *case.informed}
+            know_all = set(attacks.by_name())
+            assert know_all <= set(case.names())
+            others = {name.removesuffix(BY_LBFGS) for name in case.names()} - know_all
+            assert others == {"naive", *case.informed}
 
 
 def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
@@ -134,7 +167,7 @@ def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
     def work(measure, left, effort, workers):
         for job in left:
             done.append(job)
-            line = Row(*job, 0.1, 20.0, 21.0, 0.5, 1.0) if job.attacker else Cost(*job[:2], 97.0, 1.0)
+            line = Row(*job, "0.1", 20.0, 21.0, 0.5, 1.0) if job.attacker else Cost(*job[:2], 97.0, 1.0)
             yield line
             if len(done) == 2:
                 raise KeyboardInterrupt
@@ -159,7 +192,7 @@ def test_a_job_is_measured():
     effort = Effort(iterations=2, seeds=1, restarts=1, epochs=1)
     row = jobs.measure(Job(EQUAL, "TIP 0.3", "spectral"), effort)
     assert row[:3] == (EQUAL, "TIP 0.3", "spectral")
-    assert row.smoothing in evaluate.SMOOTHING
+    assert (float(row.setting),) in attacks.by_cosine(knowledge.naive).settings
     assert row.psnr_median <= row.psnr_best
     cost = jobs.measure(Job(EQUAL, "none", None), effort)
     assert 50 < cost.accuracy <= 100  # percent, of ten classes

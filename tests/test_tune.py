@@ -6,7 +6,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("torchmetrics")
 
 from bench.privacy import __main__ as command
-from bench.privacy.study import evaluate, ledger, tuning
+from bench.privacy.study import attacks, evaluate, ledger, tuning
 
 
 def row(floor_std, psnr, accuracy, ratio=0.3, attacker="whitened"):
@@ -76,8 +76,9 @@ def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys)
 
 def test_the_strongest_attacker_counts(monkeypatch):
     found = {
-        attacker: evaluate.Outcome(0.1, 10.0 + i, 0.0, 0.0) for i, attacker in enumerate(tuning.ATTACKERS.values())
+        attacker: evaluate.Outcome((0.1,), 10.0 + i, 0.0, 0.0) for i, attacker in enumerate(tuning.ATTACKERS.values())
     }
+    monkeypatch.setattr(attacks, "by_cosine", lambda attacker: attacker)
     monkeypatch.setattr(evaluate, "outcome", lambda scene, defense, attacker, search: found[attacker])
     measured = tuning.measure(tuning.Setting(0.3, 0.5, 0.02, 0.01), tuning.Effort(1, 1))
     last = list(tuning.ATTACKERS)[-1]

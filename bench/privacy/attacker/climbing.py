@@ -23,7 +23,7 @@ def adam(
             z.copy_(posterior.refine(z, share))
         progress(losses.detach())
     with torch.no_grad():
-        return posterior.prior.images(z), posterior.loss(z)
+        return posterior.prior.images(z.detach()), posterior.loss(z)
 
 
 ADAM = Method(adam, best_start)

@@ -41,14 +41,15 @@ def _damped_step(
         return posterior.residuals(z, level)
 
     at_z, transposed = torch.func.vjp(residuals, z)
+    # The product with the transposed Jacobian is linear: its own transpose, anywhere, is that with the Jacobian.
+    _, forward = torch.func.vjp(lambda u: transposed(u)[0], torch.zeros_like(at_z))
     cost, slope = torch.func.vjp(posterior.prior.cost, z)
     before = at_z.square().sum(1) / 2 + cost
     gradient = transposed(at_z)[0] + slope(torch.ones_like(cost))[0]
     curvature = posterior.prior.curvature(z)
 
     def hessian(direction: torch.Tensor) -> torch.Tensor:
-        pushed = torch.func.jvp(residuals, (z,), (direction,))[1]
-        return transposed(pushed)[0] + curvature(direction) + _rows(damping, z) * direction
+        return transposed(forward(direction)[0])[0] + curvature(direction) + _rows(damping, z) * direction
 
     with torch.no_grad():
         moved = z + conjugate_gradients(hessian, -gradient, SOLVER_STEPS)

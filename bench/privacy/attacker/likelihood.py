@@ -29,7 +29,8 @@ class Likelihood:
         labels: int64 [P, B], read off the messages.
         std: [P, D], of the noise in each coefficient; at least the floor of :data:`EXACT`; infinite for what is lost.
         observed: [P, D], the coefficients of the messages.
-        signal: [P], the root mean square of a gradient's coefficients, if it was clipped: the clipping norm's share.
+        signal: [P], about the root mean square of a clean gradient's coefficients: of norm of the clipping, or of the
+            message if it is shorter.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Likelihood:
         self.std = _at_least_the_floor(std, observed).repeat_interleave(restarts, 0)
         norms = torch.tensor([release.max_norm for release in releases], device=device)
         self._max_norm = norms.repeat_interleave(restarts)
-        self.signal = self._max_norm / self.observed.shape[1] ** 0.5
+        self.signal = torch.minimum(self._max_norm, self.observed.norm(dim=1)) / self.observed.shape[1] ** 0.5
 
     def residuals(self, images: torch.Tensor, level: torch.Tensor | float = 0.0) -> torch.Tensor:
         """[P, D] of candidates [P, B, *image_shape]: standard normal under the noise, for the client's own images.
@@ -63,14 +64,6 @@ class Likelihood:
     def annealed_std(self, level: torch.Tensor | float) -> torch.Tensor:
         """[P, D]: the true one where it is above the level."""
         return torch.maximum(self.std, torch.as_tensor(level, device=self.std.device).view(-1, 1))
-
-    def rows(self, chosen: torch.Tensor) -> "Likelihood":
-        """Of some of the candidates only."""
-        part = object.__new__(Likelihood)
-        part.__dict__ = dict(self.__dict__)
-        for name in ("labels", "observed", "std", "signal", "_max_norm"):
-            setattr(part, name, getattr(self, name)[chosen])
-        return part
 
     def _coefficients(self, gradients: list[torch.Tensor]) -> torch.Tensor:  # P gradients of each parameter -> [P, D]
         parts = []

@@ -31,7 +31,7 @@ class Posterior:
     def level(self, share: float) -> torch.Tensor:
         """Of the noise that is assumed [P], after a share of the search: falls geometrically to the quietest true one.
 
-        It starts at ``hot`` times what a clipped gradient has in a coefficient.
+        It starts at ``hot`` times what a clean gradient has in a coefficient, about.
         """
         cooled = min(share / self.cooling, 1.0)
         return self._loud ** (1 - cooled) * self._quiet**cooled

@@ -1,5 +1,6 @@
 """Images that attackers may learn from, since they are public: none that a client has."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -57,7 +58,7 @@ def gaussian(data: pathlib.Path | None) -> Contrasts:
         images = public(data)
         fitted = Contrasts.of(Gaussian.fitted(images), images)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
+        draft = path.with_suffix(f".{os.getpid()}")  # several processes may find that it is missing
         torch.save({"mean": fitted.average, "factor": fitted.factor, "spread": fitted.spread}, draft)
         draft.replace(path)
     kept = torch.load(path)

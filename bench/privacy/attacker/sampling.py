@@ -1,8 +1,8 @@
 """The mean of the posterior by Hamiltonian Monte Carlo (Neal 2011), which has the least squared error of all estimates.
 
 The image of highest density is no typical one: it lacks the detail that the noise hides. A gradient depends on that
-detail all the same, by its norm and the features' size, so that such an image is driven to be too dark to make up for
-it. Samples of the posterior have as much detail as photos have, and their average is free of that.
+detail all the same, by its norm and the features' size, and such images come out with a false brightness. Samples of
+the posterior have as much detail as photos have, and their average is free of that.
 """
 
 import torch
@@ -17,7 +17,9 @@ COOLED = 0.3
 BURNT = 0.4
 """The share of a search after which samples count."""
 SIZED_FOR = 3.0
-"""The step size is for noise of so many times what a clipped gradient has in a coefficient, and falls with the noise."""
+"""Of what a clean gradient has in a coefficient: noise that the first step size is for. Less noise, shorter steps."""
+LONGER, SHORTER = 1.2, 0.5
+"""What a step size is multiplied by when a sample is accepted or rejected, so that about four of five are accepted."""
 
 
 def hamiltonian(
@@ -25,8 +27,8 @@ def hamiltonian(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and losses averaged over the samples of each chain.
 
-    ``search.lr`` is the first step size, in units of the latents. Each chain halves its own when a sample is rejected,
-    until samples count; from then on it stays, so that the samples are of the posterior.
+    ``search.lr`` is the first step size, in units of the latents. Each chain fits its own until samples count; then it
+    stays, so that the samples are of the posterior.
     """
     generator = torch.Generator().manual_seed(search.seed)
     turns = max(search.iterations // LEAPFROGS, 1)
@@ -40,7 +42,7 @@ def hamiltonian(
         quiet = (level / (SIZED_FOR * posterior.likelihood.signal)).clamp(max=1)
         z, loss, accepted = _turn(posterior, z, momentum, step * quiet, level, uniform)
         if share < BURNT and turn < turns - 1:
-            step = torch.where(accepted, step, step / 2)
+            step = step * torch.where(accepted, LONGER, SHORTER)
         else:
             images, losses, count = images + posterior.prior.images(z).clamp(0, 1), losses + loss, count + 1
         progress(loss)

@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=2, help="noise seeds a photo")
     parser.add_argument("--restarts", type=int, default=2, help="random starts of an attack")
     parser.add_argument("--epochs", type=int, default=20, help="of training for the accuracy")
-    parser.add_argument(
-        "--data", type=pathlib.Path, help="folder with CIFAR-10, for the attackers' knowledge of images"
-    )
+    parser.add_argument("--data", type=pathlib.Path, help="CIFAR-10, from which attackers learn what images are")
     parser.add_argument("--device", default="cpu", help="of the attacks: cpu or cuda")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument(

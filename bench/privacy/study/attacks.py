@@ -50,7 +50,7 @@ def by_cosine(knowledge: Attacker) -> Attack:
 
 
 def by_lbfgs(knowledge: Attacker) -> Attack:
-    """Squared distance, total variation and L-BFGS, knowing the clipping norm. Each step moves farther, and runs alone."""
+    """Squared distance, total variation and L-BFGS, knowing the clipping norm. Its steps go farther, and each alone."""
     invert = partial(inversion.invert_lbfgs, max_norm=CLIP)
     return Attack([(s,) for s in SMOOTHING], partial(_match, knowledge, invert), work=3)
 
@@ -77,7 +77,7 @@ MakePrior = Callable[[Scene, Setting], Prior]
 
 
 def by_posterior(make: MakePrior, method: Method, settings: Sequence[Setting]) -> Attack:
-    """Likelihood of the message under the noise, and a prior; settings are (step size, annealing, what the prior takes).
+    """The message's likelihood and a prior of images; settings are (step size, annealing, what the prior takes).
 
     A new prior is a function here and a line in :func:`by_name`.
     """

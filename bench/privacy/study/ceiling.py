@@ -7,25 +7,29 @@ leaves on average over images of the prior; the nonlinear problem, and a prior t
 import math
 
 import torch
+from torch import nn
 
 from bench.privacy.attacker.likelihood import Likelihood
 from bench.privacy.attacker.priors import Gaussian
+from bench.privacy.client.release import Release
 
 
-def ceiling(likelihood: Likelihood, prior: Gaussian, image: torch.Tensor, chunk: int = 64) -> float:
+def ceiling(model: nn.Module, release: Release, prior: Gaussian, image: torch.Tensor, chunk: int = 64) -> float:
     """PSNR in dB of the mean squared error, trace of (F + S^-1)^-1 by the pixels, for one image [1, channels, h, w].
 
     F is the Fisher information of the message, J'J with the whitened residuals' Jacobian J, and S the prior's
-    covariance. ``likelihood`` is that of one release of this image alone.
+    covariance; ``release`` is what a client sent of this image alone, and ``chunk`` says how many of J's columns are
+    computed at once.
     """
     flat = prior.factor.T  # [latents, pixels]
     jacobian = []
     for directions in flat.split(chunk):
         count = len(directions)
-        many = likelihood.rows(torch.zeros(count, dtype=torch.long))
+        many = Likelihood(model, [release], restarts=count)
         images = image.repeat(count, 1, 1, 1, 1)
-        pushed = torch.func.jvp(many.residuals, (images,), (directions.view_as(images),))[1]
-        jacobian.append(pushed)
+        at, transposed = torch.func.vjp(many.residuals, images)
+        _, forward = torch.func.vjp(lambda u, transposed=transposed: transposed(u)[0], torch.zeros_like(at))
+        jacobian.append(forward(directions.view_as(images))[0])
     sensitivity = torch.cat(jacobian)  # [latents, D], J L transposed
     precision = (sensitivity @ sensitivity.T).double()
     precision.diagonal().add_(1.0)

@@ -34,7 +34,7 @@ class Effort(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An attacker against a defense, with the fields of ``evaluate.Outcome``, the setting as text; seconds are CPU time."""
+    """An attacker against a defense, with the fields of ``evaluate.Outcome``; seconds are CPU time."""
 
     table: str
     defense: str
