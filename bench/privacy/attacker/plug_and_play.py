@@ -77,16 +77,17 @@ def invert_by_flow(
 
     Returns:
         As ``images`` the mean of the runs, or where a batch has two images of a class, which runs may have in any
-        order, the run that fits its message best. Losses are half the squared residuals.
+        order, the run that fits its message best. Losses are half the squared residuals of that run.
     """
     message = Likelihood(model, releases, runs, batch_size)
     found = sampled(message, denoiser, spread, plan, progress)
     with torch.no_grad():
-        chosen = best_start(found, message.residuals(found).square().sum(1) / 2, runs)
-        firsts = message.rows(torch.arange(0, len(found), runs))
-        apart = torch.tensor([len(row.unique()) == batch_size for row in firsts.labels])
-        images = torch.where(apart.view(-1, 1, 1, 1, 1), chosen.tries.mean(1), chosen.images)
-        return chosen._replace(images=images, losses=firsts.residuals(images).square().sum(1) / 2)
+        losses = message.residuals(found).square().sum(1) / 2
+    chosen = best_start(found, losses, runs)
+    labels = message.labels.view(-1, runs, batch_size)[:, 0]
+    apart = torch.tensor([len(row.unique()) == batch_size for row in labels])
+    images = torch.where(apart.view(-1, 1, 1, 1, 1), chosen.tries.mean(1), chosen.images)
+    return chosen._replace(images=images)
 
 
 def sampled(
