@@ -144,6 +144,15 @@ def test_a_resumed_training_has_the_weights_of_one_that_was_not_interrupted(cach
         assert torch.equal(second.net.state_dict()[name], tensor), name
 
 
+def test_every_step_draws_anew(monkeypatch):
+    one, drawn = training.Training(two_classes(), TINY), []
+    batch = one._batch
+    monkeypatch.setattr(one, "_batch", lambda draw: drawn.append(batch(draw)) or drawn[-1])
+    one.step()
+    one.step()
+    assert not torch.isclose(drawn[0][1], drawn[1][1]).any()  # the times
+
+
 def test_training_ends_by_time_and_goes_on(cache, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(training.time, "monotonic", lambda: 10.0 * next(clock))  # ten seconds a step
