@@ -19,7 +19,7 @@ from bench.privacy.attacker.gauss_newton import GAUSS_NEWTON
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.sampling import HAMILTONIAN
 from bench.privacy.client import defenses
-from bench.privacy.commands import study
+from bench.privacy.commands import compare, study
 from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report
 from bench.privacy.study.attacks import Attack
 from bench.privacy.study.cases import BY_LBFGS, EQUAL, HARDER, PUBLISHED, cases
@@ -205,6 +205,19 @@ def test_control_reads_cifar(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["CIFAR-10, 0", "CIFAR-10, 1", "median"]
     assert lines[-1].endswith("s an image")
+
+
+def test_compare_has_a_line_for_each_attacker(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("pyarrow")
+    write_cifar(tmp_path)
+    monkeypatch.setattr(compare, "TUNED_ON", slice(1, 2))
+    arguments = ["compare", "--data", str(tmp_path), "--images", "1", "--iterations", "2", "--no-ceiling"]
+    entry.main([*arguments, "--attacker", "cosine + TV", "--attacker", "MAP, TV"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" (")[0].strip() for line in lines[1::2]] == ["cosine + TV", "MAP, TV"]
+    assert all(float(line.split()[-1]) == float(line.split()[-2]) for line in lines[1:])  # one image is its median
+    with pytest.raises(SystemExit, match="expected --attacker from cosine"):
+        entry.main([*arguments, "--attacker", "guess"])
 
 
 def test_attack_saves_a_picture(tmp_path, capsys):
