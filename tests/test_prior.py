@@ -144,6 +144,16 @@ def test_a_resumed_training_has_the_weights_of_one_that_was_not_interrupted(cach
         assert torch.equal(second.net.state_dict()[name], tensor), name
 
 
+def test_labels_are_those_of_the_images_or_hidden():
+    one = training.Training(two_classes(), dataclasses.replace(TINY, batch=500))
+    points, times, labels, velocity = one._batch(torch.Generator().manual_seed(0))
+    images = points + (1 - times.view(-1, 1, 1, 1)) * velocity
+    bright_on_top = images[:, :, :4].mean((1, 2, 3)) > images[:, :, 4:].mean((1, 2, 3)) + 0.5
+    told = labels != 2
+    assert torch.equal(labels[told] == 0, bright_on_top[told])
+    assert (~told).float().mean().item() == pytest.approx(one.settings.drop, abs=0.06)
+
+
 def test_every_step_draws_anew(monkeypatch):
     one, drawn = training.Training(two_classes(), TINY), []
     batch = one._batch
@@ -225,7 +235,7 @@ class LinearMessage:
         draw = torch.Generator().manual_seed(3)
         self.matrix = torch.randn(sums, images[0, 0].numel(), generator=draw)
         clean = images.flatten(2)[:, 0] @ self.matrix.T
-        self.observed = clean + std * torch.randn(clean.shape, generator=draw)
+        self.observed = (clean + std * torch.randn(clean.shape, generator=draw)).expand(len(labels), -1)
         self.std, self.labels, self.signal = std, labels, torch.ones(len(labels))
 
     def residuals(self, images: torch.Tensor, level: torch.Tensor | float = 0.0) -> torch.Tensor:
@@ -256,6 +266,21 @@ def test_runs_are_about_the_posterior_of_a_gaussian(heat, variance):
     assert (image.flatten() - mean).square().sum() < 3 * unit  # the closed form is right
     assert (found.mean(0) - mean).square().sum() < 0.1 * unit  # 1 / 64 of it is left for samples
     assert variance[0] < found.var(0).sum() / unit < variance[1]
+
+
+def test_a_drawn_correction_is_a_sample_of_what_the_message_leaves():
+    gaussian, runs = fitted(gaussian_images(4000)), 2000
+    image = gaussian_images(1, seed=1)[None]
+    message = LinearMessage(image, sums=60, std=0.5, labels=torch.zeros(runs, 1, dtype=torch.int64))
+    root, draw = plug_and_play.root_at(gaussian, 0.1, trust=1.0), torch.Generator().manual_seed(0)
+    guess = torch.full((runs, 1, *SHAPE), 0.5)
+    found = plug_and_play.Correction(message, guess, root, 1.0, draw).solve(40).flatten(1)
+    factor = root(torch.eye(3 * 8 * 8).view(-1, 1, *SHAPE)).flatten(1).T
+    seen = message.matrix @ factor / message.std
+    covariance = factor @ torch.linalg.inv(seen.T @ seen + torch.eye(len(factor))) @ factor.T
+    assert found.var(0).sum() == pytest.approx(covariance.trace().item(), rel=0.05)
+    sums = message.matrix @ covariance @ message.matrix.T  # where the message decides
+    assert (found @ message.matrix.T).var(0).sum() == pytest.approx(sums.trace().item(), rel=0.05)
 
 
 @pytest.fixture
@@ -300,7 +325,7 @@ def test_work_is_that_of_the_other_searches(iterations, restarts):
 
 
 def test_samples_know_their_class(cache, quickly):
-    """On images that differ by class the class-conditional prior alone is closer with the class than without."""
+    """On images that differ by class the class-conditional prior alone is closer with the class than with the other."""
     images = two_classes()
     one = training.Training(images, quickly)
     for _ in range(100):
@@ -309,8 +334,8 @@ def test_samples_know_their_class(cache, quickly):
     denoiser = Denoiser.trained(one.settings)
     some = images[:8].images.float() / 255
     known = worth.alone(denoiser, some, images.labels[:8], samples=4, steps=10)
-    hidden = worth.alone(denoiser, some, torch.full((8,), 2), samples=4, steps=10)
-    assert known.mean > hidden.mean + 3  # dB
+    wrong = worth.alone(denoiser, some, 1 - images.labels[:8], samples=4, steps=10)
+    assert known.mean > wrong.mean + 3  # dB
     assert known.closest >= known.typical
 
 
