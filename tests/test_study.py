@@ -1,6 +1,7 @@
 """The study's bookkeeping: nothing is run twice, and the strongest attacker is the one that is shown."""
 
 import argparse
+import pathlib
 
 import pytest
 
@@ -20,6 +21,7 @@ from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.sampling import HAMILTONIAN
 from bench.privacy.client import defenses
 from bench.privacy.commands import compare, study
+from bench.privacy.prior.settings import of_data
 from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report
 from bench.privacy.study.attacks import Attack
 from bench.privacy.study.cases import BY_LBFGS, EQUAL, HARDER, PUBLISHED, cases
@@ -218,6 +220,15 @@ def test_compare_has_a_line_for_each_attacker(tmp_path, capsys, monkeypatch):
     assert all(float(line.split()[-1]) == float(line.split()[-2]) for line in lines[1:])  # one image is its median
     with pytest.raises(SystemExit, match="expected --attacker from cosine"):
         entry.main([*arguments, "--attacker", "guess"])
+
+
+def test_compare_leaves_a_prior_out_that_was_not_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIP_KERNELS_CACHE", str(tmp_path))
+    assert compare.has_what_it_needs("posterior mean", None)
+    assert not compare.has_what_it_needs("flow, plug-and-play", None)
+    of_data(None).file().touch()
+    assert compare.has_what_it_needs("flow, plug-and-play", None)
+    assert not compare.has_what_it_needs("flow, plug-and-play", pathlib.Path("cifar10"))
 
 
 def test_attack_saves_a_picture(tmp_path, capsys):

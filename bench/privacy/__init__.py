@@ -1,8 +1,9 @@
 """What TIP and its rivals protect and what they cost: ``python -m bench.privacy COMMAND --help``.
 
-commands   one file for each: attack, compare, control, federate, rounding, study, tune
+commands   one file for each: attack, compare, control, federate, prior, rounding, study, train-prior, tune
 client     what a client computes and sends: its gradient, the defenses, what they release
 attacker   what is made of a release: knowledge of the defense, labels, the problem that it poses, the search for images
+prior      a denoiser by flow matching: its net, training, file and worth; attacker/plug_and_play.py uses it
 study      attackers against defenses: who meets whom on what, how it is judged, the tables; the search for settings
 federated  training under each defense
 images     what all is measured on

@@ -2,11 +2,10 @@
 
 import argparse
 
-from bench.privacy.commands import attack, compare, control, federate, rounding, study, tune
+from bench.privacy.commands import attack, compare, control, federate, prior, rounding, study, train_prior, tune
 
-COMMANDS = {
-    module.__name__.rpartition(".")[2]: module for module in (study, control, compare, attack, federate, tune, rounding)
-}
+MODULES = (study, control, compare, attack, federate, tune, rounding, train_prior, prior)
+COMMANDS = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in MODULES}
 """By command, which is the module's name. Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the
 help."""
 

@@ -16,7 +16,8 @@ from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.knowledge import naive
 from bench.privacy.client import defenses
 from bench.privacy.images import read
-from bench.privacy.study import attacks, evaluate, scenes
+from bench.privacy.prior.settings import of_data
+from bench.privacy.study import attacks, evaluate, flow, scenes
 from bench.privacy.study.ceiling import ceiling
 from bench.privacy.study.scenes import Scene
 
@@ -45,8 +46,9 @@ def run(options: argparse.Namespace) -> None:
         "cosine + TV": attacks.by_cosine(naive),
         "L-BFGS": attacks.by_lbfgs(naive),
         **attacks.by_name(options.data),
+        **flow.by_name(options.data),
     }
-    names = options.attacker or list(known)
+    names = options.attacker or [name for name in known if has_what_it_needs(name, options.data)]
     if set(names) - set(known):
         raise SystemExit(f"expected --attacker from {'; '.join(known)}, got {'; '.join(names)}")
     print(f"noise {options.noise:g}, {options.iterations} steps, {options.restarts} starts; PSNR in dB, image by image")
@@ -58,6 +60,11 @@ def run(options: argparse.Namespace) -> None:
         tqdm.write(_line("    SSIM", [one.chosen[0].ssim for one in tries], 2))
     if not options.no_ceiling:
         tqdm.write(_line("ceiling, linearized", ceilings(scene, defense, options.data)))
+
+
+def has_what_it_needs(name: str, data: pathlib.Path | None) -> bool:
+    """Whether weights that it needs have been trained."""
+    return name not in flow.by_name(data) or of_data(data).file().exists()
 
 
 def cifar(data: pathlib.Path, count: int) -> Scene:

@@ -1,0 +1,1 @@
+"""What an attacker knows of images before it sees a message: a denoiser by flow matching, and a Gaussian beside it."""
