@@ -164,9 +164,10 @@ def test_every_defense_meets_an_attacker_that_knows_it():
 
 def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
     todo = [job for job in jobs.all_jobs() if job.table == EQUAL and job.defense in ("none", "DP")]
-    done = []
+    done, offered = [], []
 
     def work(measure, left, effort, workers):
+        offered.append({job.attacker for job in left})
         for job in left:
             done.append(job)
             line = Row(*job, "0.1", 20.0, 21.0, 0.5, 1.0) if job.attacker else Cost(*job[:2], 97.0, 1.0)
@@ -180,10 +181,12 @@ def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "all_jobs", lambda: todo)
     parser = argparse.ArgumentParser()
     study.add_arguments(parser)
-    options = parser.parse_args(["--results", str(tmp_path), "--page", str(page), "--readme", str(page)])
+    given = ["--results", str(tmp_path), "--page", str(page), "--readme", str(page)]
+    options = parser.parse_args([*given, "--with-priors"])
     with pytest.raises(KeyboardInterrupt):
-        study.run(options)
+        study.run(parser.parse_args(given))
     study.run(options)
+    assert [bool(names & set(attacks.by_name())) for names in offered] == [False, True]
     assert done == todo
     # In the page's first table and the README's.
     assert page.read_text().count("| DP | 20.0 dB | 20.0 dB | naive | 21.0 dB | 0.50 | 97.0 % |") == 2

@@ -11,7 +11,7 @@ import pathlib
 from tqdm import tqdm
 
 from bench import paths
-from bench.privacy.study import jobs, ledger, report
+from bench.privacy.study import attacks, jobs, ledger, report
 from bench.privacy.study.jobs import Cost, Effort, Row
 
 
@@ -20,7 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=2, help="noise seeds a photo")
     parser.add_argument("--restarts", type=int, default=2, help="random starts of an attack")
     parser.add_argument("--epochs", type=int, default=20, help="of training for the accuracy")
-    parser.add_argument("--data", type=pathlib.Path, help="CIFAR-10, from which attackers learn what images are")
+    parser.add_argument(
+        "--with-priors",
+        action="store_true",
+        help="the attackers with a prior of images, too",
+    )
+    parser.add_argument("--data", type=pathlib.Path, help="CIFAR-10, from which these learn what images are")
     parser.add_argument("--device", default="cpu", help="of the attacks: cpu or cuda")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument(
@@ -36,7 +41,8 @@ def run(options: argparse.Namespace) -> None:
     files = {Row: options.results / "privacy.csv", Cost: options.results / "accuracy.csv"}
     lines = {kind: ledger.load(kind, path) for kind, path in files.items()}
     done = {jobs.job_of(line) for kind in files for line in lines[kind]}
-    todo = [job for job in jobs.all_jobs() if job not in done]
+    left_out = () if options.with_priors else attacks.by_name()
+    todo = [job for job in jobs.all_jobs() if job not in done and job.attacker not in left_out]
     effort = Effort(options.iterations, options.seeds, options.restarts, options.epochs, options.device, options.data)
     with tqdm(total=len(todo), desc="study", unit="line") as bar:
         for line in ledger.work(jobs.measure, todo, effort, options.workers):
