@@ -1,15 +1,15 @@
 """DistributedDataParallel on scikit-learn's digits: one client on two devices, or a client on each rank.
 
-    python -m examples.ddp               # starts two processes on this machine
-    python -m examples.ddp --local       # each rank perturbs what it sends to the other
+    python -m examples.ddp                  # starts two processes on this machine
+    python -m examples.ddp --local-privacy  # each rank perturbs what it sends to the other
     torchrun --nproc-per-node 2 -m examples.ddp
 
 Expect the test accuracy after each epoch, well above the 10 % of guessing after the last, and then
 
     ranks have equal parameters: True
 
-With ``--local`` each rank clips and perturbs its own gradient before the all-reduce. Without it the ranks share a key
-and perturb the sum. In both ways the parameters stay equal to the last bit.
+With ``--local-privacy`` each rank clips and perturbs its own gradient before the all-reduce. Without it the ranks share
+a key and perturb the sum. In both ways the parameters stay equal to the last bit.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def train(local: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--local", action="store_true", help="noise before the all-reduce, a key for each rank")
-    digits.on_ranks(train, parser.parse_args().local)
+    parser.add_argument("--local-privacy", action="store_true", help="noise before the all-reduce, a key for each rank")
+    digits.on_ranks(train, parser.parse_args().local_privacy)
 
 
 if __name__ == "__main__":

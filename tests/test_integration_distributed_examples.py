@@ -34,7 +34,7 @@ def said_in_one_epoch(train, *args):
 
 ENDS = {
     "ddp": ((ddp.train, False), "ranks have equal parameters: True"),
-    "ddp --local": ((ddp.train, True), "ranks have equal parameters: True"),
+    "ddp --local-privacy": ((ddp.train, True), "ranks have equal parameters: True"),
     "fsdp": ((fsdp.train,), "rank 0 holds (5, 1, 3, 3) of (10, 1, 3, 3)"),
 }
 
