@@ -291,8 +291,10 @@ def test_a_closure_with_an_attached_scaler():
         scaler.scale(model(torch.randn(2, 3, 8, 8)).sum()).backward()
 
     closure()
+    before = gradients(model)
     with pytest.raises(RuntimeError, match="expected a step without a closure, since a GradScaler is attached"):
         optimizer.step(closure)
+    assert unchanged(model, before)
     assert defense.rng.step == 0
 
 

@@ -74,6 +74,12 @@ class Attachment:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
         """Perturbs what the step will use; if that is a closure's work, returns the step's new arguments."""
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
+        if callable(closure) and self._scaler is not None and self._scaler.is_enabled():
+            raise RuntimeError(
+                "expected a step without a closure, since a GradScaler is attached, which unscales gradients before "
+                "the step only: call the closure first, then step()"
+            )
         if self._scaler is not None:
             _unscale(optimizer, self._scaler)
         if getattr(optimizer, "grad_scale", None) is not None or kwargs.get("grad_scaler") is not None:
@@ -83,14 +89,8 @@ class Attachment:
             )
         if not _is_within_step(optimizer):
             self._has_perturbed = False
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)  # args[0] is the optimizer
         if getattr(closure, "_perturbs", None) is self:
             return None
-        if callable(closure) and self._scaler is not None and self._scaler.is_enabled():
-            raise RuntimeError(
-                "expected a step without a closure, since a GradScaler is attached, which unscales gradients before "
-                "the step only: call the closure first, then step()"
-            )
         if not callable(closure):  # None, or an argument of the optimizer's own
             if not self._has_perturbed:
                 self._perturb_now(optimizer)
