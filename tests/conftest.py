@@ -119,3 +119,12 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def seeded() -> None:
     """torch's random numbers are the same in each run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread():
+    """Nets this small are trained and attacked as well by one thread, and a busy machine then hurts less."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

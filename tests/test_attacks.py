@@ -24,16 +24,10 @@ from bench.privacy.client.release import Defense, Release
 from bench.privacy.commands import control
 from bench.privacy.study import metrics
 
-pytestmark = pytest.mark.filterwarnings("ignore:tip_kernels runs on its slow reference backend")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Nets this small are attacked as well by one thread, and a busy machine then hurts less."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:tip_kernels runs on its slow reference backend"),
+]
 
 
 def test_undefended_photos_are_rebuilt():

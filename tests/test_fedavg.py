@@ -14,15 +14,9 @@ pytest.importorskip("dp_accounting")
 from examples import fedavg
 from tip_kernels import PrivacyBudget
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_command_trains_within_its_budget(tmp_path):

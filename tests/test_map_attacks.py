@@ -28,15 +28,10 @@ from bench.privacy.client.release import Release
 from bench.privacy.study import metrics
 from bench.privacy.study.ceiling import ceiling
 
-pytestmark = pytest.mark.filterwarnings("ignore:tip_kernels runs on its slow reference backend")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:tip_kernels runs on its slow reference backend"),
+]
 
 
 PIXELS, CLASSES, STD = 12, 5, 0.05
