@@ -17,7 +17,7 @@ from bench.privacy.attacker.likelihood import Likelihood
 from bench.privacy.attacker.plug_and_play import Plan
 from bench.privacy.client import defenses
 from bench.privacy.commands import prior
-from bench.privacy.images import Labeled
+from bench.privacy.images import Labeled, is_attacked
 from bench.privacy.prior import data, settings, training, weights, worth
 from bench.privacy.prior.denoiser import Denoiser
 from bench.privacy.prior.settings import Settings
@@ -175,8 +175,8 @@ def test_training_ends_by_time_and_goes_on(cache, monkeypatch):
 
 
 def test_no_photo_crop_for_training_is_of_an_attacked_one():
-    assert data.attacked(1, 100, 200, 32)  # within the flower
-    assert not data.attacked(1, 0, 500, 64)
+    assert is_attacked(1, 100, 200, 32)  # within the flower
+    assert not is_attacked(1, 0, 500, 64)
     crops = data.photo_crops(20)
     assert crops.images.shape == (20, 3, 32, 32)
     assert torch.equal(crops.images, data.photo_crops(20).images)

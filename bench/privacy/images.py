@@ -18,6 +18,14 @@ MORE_CROPS = {"tree": (0, 130, 500, 4), "bush": (0, 270, 330, 4), "leaves": (0, 
 """Others, to fill batches with."""
 
 
+def is_attacked(number: int, top: int, left: int, side: int) -> bool:
+    """Whether a square of a sample photo has a pixel in common with one of the crops above."""
+    return any(
+        number == photo and top < y + 32 * shrink and y < top + side and left < x + 32 * shrink and x < left + side
+        for photo, y, x, shrink in (PHOTO_CROPS | MORE_CROPS).values()
+    )
+
+
 def photo_crop(name: str) -> torch.Tensor:
     """One of the crops above, shrunk by averaging: float32 [3, 32, 32] in [0, 1]."""
     number, top, left, shrink = (PHOTO_CROPS | MORE_CROPS)[name]

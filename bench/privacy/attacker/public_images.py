@@ -10,7 +10,7 @@ from torch import nn
 
 from bench import paths
 from bench.privacy.attacker.priors import Contrasts, Gaussian
-from bench.privacy.images import MORE_CROPS, PHOTO_CROPS, read
+from bench.privacy.images import is_attacked, read
 
 SIZE = 32
 COUNT = 20_000
@@ -29,25 +29,21 @@ def photo_crops(stride: int = 6) -> torch.Tensor:
     crops = []
     for number, photo in enumerate(load_sample_images().images):
         pixels = torch.from_numpy(photo.astype(np.float32) / 255).permute(2, 0, 1)
-        taken = torch.zeros(pixels.shape[1:])
-        for where, top, left, shrink in (PHOTO_CROPS | MORE_CROPS).values():
-            if where == number:
-                taken[top : top + SIZE * shrink, left : left + SIZE * shrink] = 1
         for shrink in (1, 2, 3, 4):
-            crops += _free_crops(pixels, taken, shrink, stride)
+            crops += _free_crops(number, pixels, shrink, stride)
     all_crops = torch.stack(crops)
     all_crops = torch.cat([all_crops, all_crops.flip(3)])
     return torch.cat([all_crops, all_crops.transpose(2, 3)])
 
 
-def _free_crops(pixels: torch.Tensor, taken: torch.Tensor, shrink: int, stride: int) -> list[torch.Tensor]:
+def _free_crops(number: int, pixels: torch.Tensor, shrink: int, stride: int) -> list[torch.Tensor]:
     side = SIZE * shrink
-    height, width = taken.shape
+    height, width = pixels.shape[1:]
     return [
         nn.functional.avg_pool2d(pixels[:, top : top + side, left : left + side], shrink)
         for top in range(0, height - side + 1, stride)
         for left in range(0, width - side + 1, stride)
-        if not taken[top : top + side, left : left + side].any()
+        if not is_attacked(number, top, left, side)
     ]
 
 

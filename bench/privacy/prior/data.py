@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from bench.privacy.images import MORE_CROPS, PHOTO_CROPS, Labeled, read
+from bench.privacy.images import Labeled, is_attacked, read
 
 SHRINKS = (1, 2, 3, 4)
 
@@ -27,15 +27,7 @@ def photo_crops(count: int, size: int = 32, seed: int = 0) -> Labeled:
         side = size * shrink
         height, width = photos[number].shape[:2]
         top, left = int(draw.integers(height - side + 1)), int(draw.integers(width - side + 1))
-        if not attacked(number, top, left, side):
+        if not is_attacked(number, top, left, side):
             square = torch.from_numpy(photos[number][top : top + side, left : left + side].astype(np.float32))
             crops.append(nn.functional.avg_pool2d(square.permute(2, 0, 1), shrink).round().byte())
     return Labeled(torch.stack(crops), torch.zeros(count, dtype=torch.int64))
-
-
-def attacked(number: int, top: int, left: int, side: int) -> bool:
-    """Whether a square of a photo has a pixel in common with one of the study's crops."""
-    return any(
-        number == photo and top < y + 32 * shrink and y < top + side and left < x + 32 * shrink and x < left + side
-        for photo, y, x, shrink in (PHOTO_CROPS | MORE_CROPS).values()
-    )
