@@ -51,6 +51,14 @@ def evenly_noised(gradient: Gradient, std: float) -> Release:
     return Release(gradient, noise, [None] * len(gradient), std**2 * sum(g.numel() for g in gradient))
 
 
+def unsmoothed(release: Release) -> Release:
+    """The release with its smoothing undone, which loses nothing and leaves the noise alike in all coordinates."""
+    if release.unsmooth is None:
+        return release
+    std = [torch.full((1, 1, 1), release.unsmoothed_std) for _ in release.gradient]
+    return release._replace(gradient=release.unsmooth(release.gradient), noise_std=std, unsmooth=None)
+
+
 def noise_energy(noise_std: torch.Tensor, tensor: torch.Tensor) -> float:
     """Expected squared norm of noise whose std by coefficient broadcasts to the tensor's [C, M, K]."""
     return noise_std.square().expand(as_kernels(tensor).shape).sum().item()
