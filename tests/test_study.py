@@ -20,7 +20,7 @@ from bench.privacy.attacker.gauss_newton import GAUSS_NEWTON
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.sampling import HAMILTONIAN
 from bench.privacy.client import defenses
-from bench.privacy.commands import compare, study
+from bench.privacy.commands import study
 from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report, scenes, strongest, with_priors
 from bench.privacy.study.attacks import Attack
 from bench.privacy.study.cases import BY_LBFGS, EQUAL, PUBLISHED, WORLDS, cases
@@ -255,7 +255,9 @@ def test_study_without_data_leaves_the_pages_alone(tmp_path, monkeypatch, capsys
 
 def test_study_says_how_to_train_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("TIP_KERNELS_CACHE", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"expected trained weights for flow.*\n    python -m bench.privacy train-prior "):
+    with pytest.raises(
+        SystemExit, match=r"expected trained weights for flow.*\n    python -m bench.privacy train-prior "
+    ):
         entry.main(["study"])
     for needed in with_priors.needed(None):
         needed.file.touch()
