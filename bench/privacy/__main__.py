@@ -2,9 +2,21 @@
 
 import argparse
 
-from bench.privacy.commands import active, attack, compare, control, federate, prior, rounding, study, train_prior, tune
+from bench.privacy.commands import (
+    active,
+    attack,
+    compare,
+    control,
+    federate,
+    pictures,
+    prior,
+    rounding,
+    study,
+    train_prior,
+    tune,
+)
 
-MODULES = (study, control, compare, attack, active, federate, tune, rounding, train_prior, prior)
+MODULES = (study, control, compare, pictures, attack, active, federate, tune, rounding, train_prior, prior)
 COMMANDS = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in MODULES}
 """By command, which is the module's name. Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the
 help."""

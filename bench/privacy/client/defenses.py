@@ -32,15 +32,15 @@ def none(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int
     return evenly_noised(_clipped_gradient(model, images, labels), 0.0)
 
 
-def local_steps(steps: int, lr: float) -> Defense:
-    """No noise, but several SGD steps on the batch, sent as one update and read as a gradient by the attacker."""
+def local_steps(steps: int, lr: float, std: float = 0.0) -> Defense:
+    """Several SGD steps on the batch, sent as one update, which is read as a gradient: clipped, noised as by DP."""
 
     def defense(model, images, labels, seed):
         local = LocalSteps(steps, lr)
         after = trained(model, images, labels, local)
         update = [(new - old).detach() for old, new in zip(model.parameters(), after.parameters(), strict=True)]
-        sent = evenly_noised(clipped(update_as_gradient(update, lr, steps), CLIP), 0.0)
-        return sent._replace(local=local)
+        sent = _noised(clipped(update_as_gradient(update, lr, steps), CLIP), std, seed)
+        return evenly_noised(sent, std)._replace(local=local)
 
     return defense
 
