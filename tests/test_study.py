@@ -13,14 +13,14 @@ import torch
 
 from bench import pages, paths
 from bench.privacy import __main__ as entry
-from bench.privacy import nets
+from bench.privacy import figures, nets
 from bench.privacy.attacker import knowledge, posterior
 from bench.privacy.attacker.climbing import ADAM
 from bench.privacy.attacker.gauss_newton import GAUSS_NEWTON
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.sampling import HAMILTONIAN
 from bench.privacy.client import defenses
-from bench.privacy.commands import study
+from bench.privacy.commands import pictures, study
 from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report, scenes, strongest, with_priors
 from bench.privacy.study.attacks import Attack
 from bench.privacy.study.cases import BY_LBFGS, EQUAL, PUBLISHED, WORLDS, cases
@@ -297,6 +297,37 @@ def test_compare_has_a_line_for_each_attacker(tmp_path, capsys, monkeypatch):
     assert all(float(line.split()[-1]) == float(line.split()[-2]) for line in lines[1:])  # one image is its median
     with pytest.raises(SystemExit, match="expected --attacker from cosine"):
         entry.main([*arguments, "--attacker", "guess"])
+
+
+def test_pictures_are_the_closest_to_what_is_wanted(tmp_path, monkeypatch):
+    """An attacker that returns the image plus the noise of its level: 40 dB for 0.01 and 20 dB for 0.1."""
+    noise = {0.01: 0.01, 0.1: 0.1}
+    monkeypatch.setattr(pictures, "NOISE", tuple(noise))
+    monkeypatch.setattr(pictures, "WANTED", (35.0, 22.0))
+    monkeypatch.setattr(with_priors, "missing", lambda data: {})
+    monkeypatch.setattr(
+        pictures,
+        "rebuilt",
+        lambda scene, attack, iterations: [
+            torch.stack([batch.images + step for batch in scene.scored]) for step in noise.values()
+        ],
+    )
+    told = []
+    monkeypatch.setattr(
+        figures, "grid", lambda images, captions, rows, size: told.append((len(images), captions, rows))
+    )
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
+    entry.main(["pictures", "--images", "2", "--output", str(tmp_path / "pictures.png")])
+    assert told == [(6, ["original", "40.0 dB", "20.0 dB"] * 2, 2)]
+
+
+def test_pictures_are_of_every_noise_level(monkeypatch):
+    monkeypatch.setattr(pictures, "NOISE", (0.01, 0.1))
+    scene, attack = tiny_scene(), by_tv(ADAM)
+    monkeypatch.setattr(pictures, "SETTING", (0.1, 3.0, 1.0))
+    found = pictures.rebuilt(scene, attack, 2)
+    assert [images.shape for images in found] == [(2, 1, 1, 12, 12)] * 2
+    assert not torch.equal(*found)
 
 
 def test_attack_saves_a_picture(tmp_path, capsys):

@@ -7,6 +7,7 @@ from bench.privacy.commands import (
     compare,
     control,
     federate,
+    pictures,
     prior,
     rounding,
     study,
@@ -15,7 +16,7 @@ from bench.privacy.commands import (
     utility,
 )
 
-MODULES = (study, control, compare, attack, federate, tune, rounding, train_prior, prior, utility)
+MODULES = (study, control, compare, pictures, attack, federate, tune, rounding, train_prior, prior, utility)
 COMMANDS = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in MODULES}
 """By command, which is the module's name. Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the
 help."""
