@@ -20,9 +20,12 @@ from bench.privacy import __main__ as entry
 from bench.privacy.client import defenses
 from bench.privacy.images import Labeled
 from bench.privacy.nets import small_conv_net
-from bench.privacy.study import fedsgd, noise_costs, tradeoff, utility
-from bench.privacy.study.fedsgd import Images, Plan
-from bench.privacy.study.noise_costs import Condition, Run
+from bench.privacy.study import fedsgd, noise_costs, step_size, strongest, tradeoff
+from bench.privacy.study.cases import EQUAL, FLOORS
+from bench.privacy.study.fedsgd import Plan
+from bench.privacy.study.jobs import Row
+from bench.privacy.study.ledger import Figures
+from bench.privacy.study.noise_costs import Condition, Run, Summary
 from bench.privacy.study.tradeoff import Point
 
 TINY = Plan(rounds=3, sampled=2, batch=3, clients=4)
@@ -117,7 +120,7 @@ def test_the_best_step_size_is_found_on_either_side(best):
         tried.append(lr)
         return -abs(torch.tensor(lr / best).log().item())
 
-    assert utility.best_lr(validated) == best
+    assert step_size.best_lr(validated) == best
     assert len(set(tried)) == len(tried)
 
 
@@ -157,12 +160,15 @@ def test_epsilon_is_the_accountants():
     assert noise_costs.epsilon(0.0, 1) == float("inf")
 
 
-def test_accuracy_with_a_folder_is_that_of_federated_training(monkeypatch):
-    images = Images(some_images(40), some_images(10), some_images(12))
-    monkeypatch.setattr(fedsgd, "images_of", lambda folder: images)
-    monkeypatch.setattr(utility, "best_lr", lambda validated: 0.1 if 0 <= validated(0.1) <= 100 else None)
-    expected = fedsgd.accuracy(fedsgd.trained(defenses.none, images.train, 0.1, 1, TINY), images.test)
-    assert utility.accuracy(defenses.none, data="folder", plan=TINY) == expected
+def test_what_was_trained_can_be_read_without_training():
+    def run(defense, noise, seed, accuracy, plan=TINY):
+        return Run(defense, noise, *plan, 0.1, seed, 99.0, accuracy, 1.0)
+
+    runs = [run("none", 0.0, 0, 99.0), *(run("DP", 0.02, seed, 40.0 + seed) for seed in range(4))]
+    runs.append(run("DP", 0.02, 1, 90.0, plan=TINY._replace(rounds=9)))
+    (found,) = noise_costs.scored(runs, TINY)
+    assert found[:2] == (("DP", 0.02), 42.0)
+    assert found.half_width == noise_costs.interval([41.0, 42.0, 43.0])
 
 
 def test_the_command_measures_what_is_missing(tmp_path, capsys):
@@ -188,6 +194,25 @@ def points(*names):
         for name in names
         for noise in (0.02, 0.1)
     ]
+
+
+def test_points_are_of_what_was_attacked_and_trained():
+    def row(table, defense, *psnr):
+        figures = Figures(psnr)
+        return Row(table, defense, "naive", "cifar10", 200, 1, 1, "1", 20.0, len(psnr), figures, figures, 1.0)
+
+    rows = [row(EQUAL, "none", 39.0, 40.0, 44.0), row(FLOORS, "DP 0.02", 18.0), row(FLOORS, "TIP 0.3, floor 0.1", 12.0)]
+    trained = [
+        Summary(Condition(name, noise), 50.0, 1.0, 0.1, 3)
+        for name, noise in (("none", 0.0), ("DP", 0.02), ("DP", 0.1), ("TIP 0.3 with floor", 0.1))
+    ]
+    found = tradeoff.points(strongest.strongest(rows), trained)
+    assert [(point.defense, point.noise, point.psnr) for point in found] == [
+        ("none", 0.0, 40.0),
+        ("DP", 0.02, 18.0),
+        ("TIP 0.3 with floor", 0.1, 12.0),
+    ]
+    assert found[1].epsilon == noise_costs.epsilon(0.02, 1)
 
 
 def test_the_figure_names_every_noise_and_epsilon():

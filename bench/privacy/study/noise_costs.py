@@ -16,7 +16,7 @@ from bench.privacy.client.release import CLIP, Defense
 from bench.privacy.nets import small_conv_net
 from bench.privacy.study import fedsgd, ledger
 from bench.privacy.study.fedsgd import Images, Plan
-from bench.privacy.study.utility import best_lr
+from bench.privacy.study.step_size import best_lr
 
 
 def with_floor(floor_std: float) -> Defense:
@@ -110,6 +110,18 @@ def summaries(
         lr = best_lr(validated)
         found = [runs.get(condition, plan, lr, TUNING_SEED + 1 + number, images).accuracy for number in range(seeds)]
         yield Summary(condition, statistics.mean(found), interval(found), lr, seeds)
+
+
+def scored(runs: Sequence[Run], plan: Plan) -> list[Summary]:
+    """Of the conditions that were trained by this plan, without training any."""
+    groups: dict[tuple[str, float, float], list[float]] = {}
+    for run in runs:
+        if Plan(run.rounds, run.sampled, run.batch, run.clients) == plan and run.seed != TUNING_SEED:
+            groups.setdefault((run.defense, run.noise, run.lr), []).append(run.accuracy)
+    return [
+        Summary(Condition(defense, noise), statistics.mean(found), interval(found), lr, len(found))
+        for (defense, noise, lr), found in groups.items()
+    ]
 
 
 def interval(values: Sequence[float]) -> float:

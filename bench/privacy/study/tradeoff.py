@@ -1,13 +1,17 @@
-"""The figure of what noise buys and costs: accuracy over the worst attacker's PSNR, with the epsilon of each noise."""
+"""What noise buys and costs: accuracy over the strongest attacker's PSNR, with the epsilon of each noise."""
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.privacy import figures
+from bench.privacy.study.cases import EQUAL, FLOORS
+from bench.privacy.study.jobs import Row
+from bench.privacy.study.noise_costs import Summary, epsilon
 
 COLORS = ("tab:blue", "#c44e00")
 
@@ -18,7 +22,7 @@ class Point(NamedTuple):
     Args:
         defense: its name; points of one name are one curve.
         noise: by clipping norm; 0 for none.
-        psnr: of the worst attacker, in dB.
+        psnr: of the strongest attacker, in dB.
         accuracy: mean in percent.
         half_width: of the mean's interval.
         epsilon: of one message; infinite without noise.
@@ -32,6 +36,27 @@ class Point(NamedTuple):
     epsilon: float
 
 
+NAMES = {"DP {:g}": "DP", "TIP 0.3, floor {:g}": "TIP 0.3 with floor"}
+"""How the table of noise on everything calls a defense with a noise, and how ``noise_costs`` calls it."""
+
+
+def points(attacked: Mapping[tuple[str, str], Row], trained: Sequence[Summary]) -> list[Point]:
+    """What was both attacked and trained.
+
+    Args:
+        attacked: the strongest attacker by table and defense.
+        trained: accuracies by condition.
+    """
+    found = []
+    for (defense, noise), mean, half_width, _, _ in trained:
+        names = [(FLOORS, text.format(noise)) for text, name in NAMES.items() if name == defense] or [(EQUAL, defense)]
+        for met in names:
+            if met in attacked:
+                psnr = statistics.median(attacked[met].psnr)
+                found.append(Point(defense, noise, psnr, mean, half_width, epsilon(noise, 1)))
+    return found
+
+
 def draw(points: Sequence[Point], accuracy: str = "accuracy on CIFAR-10 in %") -> Figure:
     """A curve for each defense, at most two, and a diamond for what has no noise.
 
@@ -39,7 +64,7 @@ def draw(points: Sequence[Point], accuracy: str = "accuracy on CIFAR-10 in %") -
     epsilon is written with the first curve only.
     """
     figure, axis = figures.chart(
-        (7, 4.6), "PSNR of the worst attacker's picture in dB (less is more private)", accuracy
+        (7, 4.6), "PSNR of the strongest attacker's picture in dB (less is more private)", accuracy
     )
     curves = _by_defense([point for point in points if point.noise])
     if len(curves) > len(COLORS):
