@@ -14,9 +14,10 @@ from bench.privacy.commands import (
     study,
     train_prior,
     tune,
+    utility,
 )
 
-MODULES = (study, control, compare, pictures, attack, active, federate, tune, rounding, train_prior, prior)
+MODULES = (study, control, compare, pictures, attack, active, federate, tune, rounding, train_prior, prior, utility)
 COMMANDS = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in MODULES}
 """By command, which is the module's name. Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the
 help."""

@@ -4,6 +4,7 @@ All clip the whole gradient first, so that their noise levels compare; to ``CLIP
 """
 
 import copy
+import functools
 import math
 
 import torch
@@ -204,6 +205,7 @@ def _perturbed_by_tip(
     return {name: p.grad for name, p in model.named_parameters()}, selected
 
 
+@functools.cache
 def _basis(kernel_size: torch.Size, cutoff: float) -> tuple[torch.Tensor, int]:
     basis, high = spectrum.real_basis(tuple(kernel_size), spectrum.radial_mask(tuple(kernel_size), cutoff))
     return basis.float(), high

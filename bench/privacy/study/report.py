@@ -5,8 +5,9 @@ import statistics
 
 from bench.pages import publish
 from bench.privacy import figures
-from bench.privacy.study import with_priors
+from bench.privacy.study import ledger, noise_costs, tradeoff, with_priors
 from bench.privacy.study.cases import BY_LBFGS, EQUAL, FLOORS, PUBLISHED, WORLDS
+from bench.privacy.study.fedsgd import Plan
 from bench.privacy.study.jobs import Cost, Row
 from bench.privacy.study.strongest import median, strongest
 
@@ -29,11 +30,18 @@ def tables(rows: list[Row], costs: list[Cost]) -> dict[str, str]:
 
 
 def write(rows: list[Row], costs: list[Cost], results: pathlib.Path, page: pathlib.Path, readme: pathlib.Path) -> None:
-    """Puts the tables into the page and the README, and draws the figure."""
+    """Puts the tables into the page and the README, and draws the figures.
+
+    That of accuracy on CIFAR-10 has what ``python -m bench.privacy utility`` left in the results.
+    """
     for mark, text in tables(rows, costs).items():
         publish(page, mark, text)
     publish(readme, THREATS, markdown(EQUAL, [row for row in rows if row.defense in SHOWN], costs))
     draw(rows, costs, results / "privacy.png")
+    trained = noise_costs.scored(ledger.load(noise_costs.Run, results / "utility.csv"), Plan())
+    found = tradeoff.points(strongest(rows), trained)
+    if found:
+        figures.save(tradeoff.draw(found), results / "tradeoff.png")
 
 
 def markdown(table: str, rows: list[Row], costs: list[Cost]) -> str:

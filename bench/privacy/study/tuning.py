@@ -109,7 +109,7 @@ def advice(rows: list[Row], target: float) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    lines = ["| setting | worst attacker | | accuracy |", "|---|---|---|---|"]
+    lines = ["| setting | strongest attacker | | accuracy |", "|---|---|---|---|"]
     lines += [f"| {_text(row)} | {row.psnr:.1f} dB | {row.attacker} | {row.accuracy:.1f} % |" for row in rows]
     return "\n".join(lines)
 
