@@ -78,6 +78,8 @@ def test_labels_that_are_given_are_not_read():
     torch.manual_seed(0)
     model, given = nets.small_conv_net(3, 16), torch.tensor([7, 7])
     release = defenses.none(model, *batch_of([1, 2]), 0)
-    assert Likelihood(model, [release], restarts=2, batch_size=2, labels=[given]).labels.tolist() == [[7, 7]] * 2
     assert Likelihood(model, [release], batch_size=2).labels.tolist() == [[1, 2]]
-    assert posed_by(release, knowledge.naive, batch_size=2, labels=given).labels.tolist() == [7, 7]
+    assert posed_by(release, knowledge.naive, batch_size=2).labels.tolist() == [1, 2]
+    told = release._replace(labels=given)
+    assert Likelihood(model, [told], restarts=2, batch_size=2).labels.tolist() == [[7, 7]] * 2
+    assert posed_by(told, knowledge.naive, batch_size=2).labels.tolist() == [7, 7]

@@ -310,10 +310,10 @@ def test_images_of_one_class_in_a_batch_are_not_averaged(untrained):
     denoiser, spread = Denoiser.trained(chosen), weights.load(chosen).gaussian
     for labels, averaged in (([0, 3, 5, 8], True), ([0, 3, 3, 8], False)):
         classes = torch.tensor(labels)
-        release = defenses.none(scene.model, scene.scored[0].images, classes, 1)
+        release = defenses.none(scene.model, scene.scored[0].images, classes, 1)._replace(labels=classes)
         plan = Plan(count=1, solver=1)
         found = plug_and_play.invert_by_flow(
-            scene.model, [release], denoiser=denoiser, spread=spread, plan=plan, runs=2, batch_size=4, labels=[classes]
+            scene.model, [release], denoiser=denoiser, spread=spread, plan=plan, runs=2, batch_size=4
         )
         assert torch.equal(found.images, found.tries.mean(1)) == averaged
 

@@ -110,6 +110,13 @@ def expected_softmax(model: nn.Module, image_shape: Sequence[int], batch: int, s
         return torch.stack([net(some).softmax(1).mean(0) for some in images]).mean(0)
 
 
+def known_labels(release: Release, batch_size: int) -> torch.Tensor:
+    """The labels [batch_size] that the release comes with, or else what the gradient's head alone tells of them."""
+    if release.labels is not None:
+        return release.labels
+    return recover_labels(*release.gradient[-2:], batch_size=batch_size, noise_std=release.noise_std[-1].flatten())
+
+
 def read_labels(model: nn.Module, release: Release, image_shape: Sequence[int], batch_size: int = 1) -> torch.Tensor:
     """The labels [batch_size] of a release, for who knows the net and the defense.
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bench.privacy.attacker.candidates import Candidates
-from bench.privacy.attacker.labels import recover_labels
+from bench.privacy.attacker.labels import known_labels
 from bench.privacy.client.gradients import kernel_shape
 from bench.privacy.client.release import Release, unsmoothed
 from bench.privacy.client.statistics import Statistics
@@ -28,7 +28,7 @@ class Likelihood:
     """The whitened residuals of A messages of one defense, for P = A * restarts candidates at once.
 
     Attributes:
-        labels: int64 [P, B], as given or read off the messages.
+        labels: int64 [P, B], known or read off the messages.
         std: [P, D], of the noise in each coefficient; at least the floor of :data:`EXACT`; infinite for what is lost.
         observed: [P, D], the coefficients of the messages: of their gradients, then of their statistics.
         signal: [P], about the root mean square of a clean gradient's coefficients: of norm of the clipping, or of the
@@ -42,16 +42,11 @@ class Likelihood:
         restarts: int = 1,
         batch_size: int = 1,
         device: str = "cpu",
-        labels: Sequence[torch.Tensor] | None = None,
     ) -> None:
         self._candidates = Candidates(model, releases[0].local)
         self._bases = [None if basis is None else basis.to(device) for basis in releases[0].bases]
         plain = [unsmoothed(release) for release in releases]
-        if labels is None:
-            labels = [
-                recover_labels(*r.gradient[-2:], batch_size=batch_size, noise_std=r.noise_std[-1].flatten())
-                for r in plain
-            ]
+        labels = [known_labels(r, batch_size) for r in plain]
         observed = torch.cat([self._coefficients([g[None].to(device) for g in r.gradient]) for r in plain])
         std = torch.stack([_flat_std(release) for release in plain]).to(device)
         self.labels = torch.stack(labels).to(device).repeat_interleave(restarts, 0)

@@ -43,8 +43,8 @@ class Plan(NamedTuple):
 
     first: float = 2.0
     last: float = 0.01
-    count: int = 15
-    solver: int = 10
+    count: int = 10
+    solver: int = 3
     fresh: float = 1.0
     trust: float = 1.3
     heat: float = 0.0
@@ -62,7 +62,6 @@ def invert_by_flow(
     runs: int = 8,
     batch_size: int = 1,
     progress: Progress | None = None,
-    labels: Sequence[torch.Tensor] | None = None,
 ) -> Reconstruction:
     """Attacks every release by several runs.
 
@@ -75,13 +74,12 @@ def invert_by_flow(
         runs: for each release.
         batch_size: images behind each.
         progress: called after each level with the images of the runs.
-        labels: int64 [batch_size] of each release, where they are known or ``labels.read_labels`` found them.
 
     Returns:
         As ``images`` the mean of the runs, or where a batch has two images of a class, which runs may have in any
         order, the run that fits its message best. Losses are half the squared residuals of that run.
     """
-    message = Likelihood(model, releases, runs, batch_size, labels=labels)
+    message = Likelihood(model, releases, runs, batch_size)
     found = sampled(message, denoiser, spread, plan, progress)
     with torch.no_grad():
         losses = message.residuals(found).square().sum(1) / 2

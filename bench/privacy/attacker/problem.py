@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from bench.privacy.attacker.knowledge import Attacker
-from bench.privacy.attacker.labels import recover_labels
+from bench.privacy.attacker.labels import known_labels
 from bench.privacy.client.gradients import Gradient
 from bench.privacy.client.release import Release
 
@@ -43,18 +43,15 @@ def posed_by(
     attacker: Attacker,
     smoothing: float = SMOOTHING,
     batch_size: int = 1,
-    labels: torch.Tensor | None = None,
 ) -> Problem:
-    """What a release asks of an attacker, who reads the labels off it unless they are given.
+    """What a release asks of an attacker, who reads the labels off it unless they are known.
 
     Args:
         release: what the client sent.
         attacker: what it knows of the defense.
         smoothing: see :class:`Problem`.
         batch_size: images behind the release.
-        labels: int64 [batch_size], where they are known or ``labels.read_labels`` found them.
     """
     seen = attacker(release)
-    if labels is None:
-        labels = recover_labels(*seen.gradient[-2:], batch_size=batch_size)
+    labels = known_labels(release._replace(gradient=seen.gradient), batch_size)
     return Problem(seen.gradient, labels, seen.weights, smoothing)

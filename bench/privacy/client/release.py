@@ -28,6 +28,8 @@ class Release(NamedTuple):
         local: the SGD steps whose mean gradient it is, or None for a gradient at the global model.
         statistics: what the client's batch norms had as input, see ``statistics.py`` beside, or None where they are not
             sent.
+        labels: the images' classes int64 [B], where the attacker knows them besides; else it reads them off the
+            gradient, see ``labels.py`` of the attacker.
     """
 
     gradient: Gradient
@@ -39,6 +41,7 @@ class Release(NamedTuple):
     max_norm: float = CLIP
     local: LocalSteps | None = None
     statistics: Statistics | None = None
+    labels: torch.Tensor | None = None
 
 
 Defense = Callable[[nn.Module, torch.Tensor, torch.Tensor, int], Release]

@@ -68,8 +68,12 @@ def score(
     settings: Sequence[Setting],
     search: Search,
 ) -> list[list[metrics.Score]]:
-    """One attack for every batch, noise seed and setting, in that order, all as one call: scores of its images."""
-    releases = [defense(scene.model, *batch, seed) for batch in batches for seed in seeds]
+    """One attack for every batch, noise seed and setting, in that order, all as one call: scores of its images.
+
+    The labels are known to the attacker: it can often read them off the gradient (``attacker/labels.py``), and how well
+    shall not decide about the pictures.
+    """
+    releases = [defense(scene.model, *batch, seed)._replace(labels=batch.labels) for batch in batches for seed in seeds]
     originals = [batch.images for batch in batches for _ in range(len(seeds) * len(settings))]
     found = attack.rebuild(scene, releases, settings, effort(attack, search)).images.cpu()
     return [metrics.compare(images, original) for images, original in zip(found, originals, strict=True)]

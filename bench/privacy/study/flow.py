@@ -18,7 +18,7 @@ from bench.privacy.prior.weights import load
 from bench.privacy.study.attacks import Attack, Setting
 from bench.privacy.study.scenes import Scene
 
-LEVELS = 15
+LEVELS = Plan().count
 """Of the noise, at most; work that is left goes into more runs, whose mean is better by more."""
 WORK = 2 * Plan().solver + 6
 """Of a level in steps of Adam: products with the Jacobian and its transpose, and the residuals of some points."""
