@@ -2,9 +2,20 @@
 
 import argparse
 
-from bench.privacy.commands import attack, compare, control, federate, prior, rounding, study, train_prior, tune
+from bench.privacy.commands import (
+    attack,
+    compare,
+    control,
+    federate,
+    prior,
+    rounding,
+    study,
+    train_generator,
+    train_prior,
+    tune,
+)
 
-MODULES = (study, control, compare, attack, federate, tune, rounding, train_prior, prior)
+MODULES = (study, control, compare, attack, federate, tune, rounding, train_prior, train_generator, prior)
 COMMANDS = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in MODULES}
 """By command, which is the module's name. Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the
 help."""

@@ -15,9 +15,10 @@ from tqdm import tqdm
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.knowledge import naive
 from bench.privacy.client import defenses
+from bench.privacy.generator import settings as generator_settings
 from bench.privacy.images import read
-from bench.privacy.prior.settings import of_data
-from bench.privacy.study import attacks, evaluate, flow, scenes
+from bench.privacy.prior import settings as prior_settings
+from bench.privacy.study import attacks, evaluate, flow, generator, scenes
 from bench.privacy.study.ceiling import ceiling
 from bench.privacy.study.scenes import Scene
 
@@ -47,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
         "L-BFGS": attacks.by_lbfgs(naive),
         **attacks.by_name(options.data),
         **flow.by_name(options.data),
+        **generator.by_name(options.data),
     }
     names = options.attacker or [name for name in known if has_what_it_needs(name, options.data)]
     if set(names) - set(known):
@@ -64,7 +66,11 @@ def run(options: argparse.Namespace) -> None:
 
 def has_what_it_needs(name: str, data: pathlib.Path | None) -> bool:
     """Whether weights that it needs have been trained."""
-    return name not in flow.by_name(data) or of_data(data).file().exists()
+    needed = {
+        **dict.fromkeys(flow.by_name(data), prior_settings.of_data(data)),
+        **dict.fromkeys(generator.by_name(data), generator_settings.of_data(data)),
+    }
+    return name not in needed or needed[name].file().exists()
 
 
 def cifar(data: pathlib.Path, count: int) -> Scene:
