@@ -6,6 +6,7 @@ stages explain more of the message, noise included: the paper takes the stage wi
 is the last one whatever it makes up. Here the stages compete on a part of the message that no search has seen.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -169,4 +170,4 @@ def by_stage(
 def divided(steps: int, first: float, stages: int) -> list[int]:
     """The steps of the latents and of each stage, which sum to all."""
     ends = [round(steps * (first + (1 - first) * k / stages)) for k in range(stages + 1)]
-    return [ends[0], *(end - start for start, end in zip(ends, ends[1:], strict=False))]
+    return [ends[0], *(end - start for start, end in itertools.pairwise(ends))]

@@ -21,7 +21,7 @@ from bench.privacy.study.scenes import Scene
 
 def by_name(data: pathlib.Path | None = None) -> dict[str, Attack]:
     """The attacker, with the generator of a folder's images or of photos; settings are (step size, radius)."""
-    settings = [*itertools.product((0.03, 0.1), (0.05, 0.2, 0.8))]
+    settings = [*itertools.product((0.1, 0.3), (0.01, 0.05, 0.2))]
     return {"generator, features": Attack(settings, partial(rebuild, data))}
 
 

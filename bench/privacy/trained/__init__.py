@@ -1,1 +1,1 @@
-"""What is trained once and kept in a file: settings that name it, a training that can go on, the weights, the command."""
+"""What is trained once and kept in a file: the settings that name it, the steps, the weights, the command."""
