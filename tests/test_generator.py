@@ -14,12 +14,11 @@ from bench.privacy.attacker import feature_search
 from bench.privacy.attacker.feature_search import Latents, Moves, Plan, by_stage, divided, within_l1
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.client import defenses
-from bench.privacy.commands import compare
 from bench.privacy.generator import settings, training, weights
 from bench.privacy.generator.network import Decoder, sketched
 from bench.privacy.generator.settings import Settings
 from bench.privacy.prior.time import standardized
-from bench.privacy.study import generator, scenes
+from bench.privacy.study import generator, scenes, with_priors
 from bench.privacy.trained import data
 from bench.privacy.trained import training as trained
 from bench.privacy.trained.weights import read
@@ -129,11 +128,11 @@ def test_weights_that_are_missing_are_refused_with_the_command(cache):
     with pytest.raises(FileNotFoundError, match=r"\n    python -m bench.privacy train-generator --data FOLDER --minu"):
         weights.load(Settings())
     scene = scenes.one_image()
-    release = defenses.none(scene.model, scene.scored[0], torch.tensor([3]), 1)
+    release = defenses.none(scene.model, *scene.scored[0], 1)
     attack = generator.by_name()["generator, features"]
     with pytest.raises(FileNotFoundError, match=r"train-generator --minutes 20"):
         attack.rebuild(scene, [release], attack.settings, Search(iterations=1))
-    assert not compare.has_what_it_needs("generator, features", None)
+    assert "train-generator" in with_priors.missing()["generator, features"]
 
 
 def test_the_command_trains_and_goes_on(cache, monkeypatch, capsys):
@@ -236,7 +235,7 @@ def untrained(cache):
 def test_rebuilt_images_are_in_the_order_of_releases_and_settings(untrained):
     scene = scenes.one_image()
     attack = generator.by_name()["generator, features"]
-    releases = [defenses.none(scene.model, image, torch.tensor([3]), 1) for image in scene.scored[:2]]
+    releases = [defenses.none(scene.model, *batch, 1) for batch in scene.scored[:2]]
     chosen = [(0.1, 0.05), (0.001, 0.01)]
     found = attack.rebuild(scene, releases, chosen, Search(iterations=10, restarts=2))
     assert found.images.shape == (4, 1, 3, 32, 32)
@@ -249,8 +248,8 @@ def test_rebuilt_images_are_in_the_order_of_releases_and_settings(untrained):
 def test_the_stage_that_fits_best_is_chosen(untrained, monkeypatch):
     """Or by the whole message; neither by the order of the stages."""
     scene = scenes.one_image()
-    image = scene.scored[0][None]
-    release = defenses.gaussian(0.01)(scene.model, image[0], torch.tensor([3]), 1)
+    image = scene.scored[0].images[None]
+    release = defenses.gaussian(0.01)(scene.model, *scene.scored[0], 1)
     wrong = torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(feature_search, "by_stage", lambda *_: [wrong, image, wrong])
     decoder = weights.load(settings.of_data(None))

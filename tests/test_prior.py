@@ -295,14 +295,14 @@ def untrained(cache):
 @pytest.mark.parametrize("name", ["none", "pruning 90 %, random", "DP, Laplacian smoothing", "TIP 0.3 with floor"])
 def test_the_flow_meets_every_kind_of_defense(untrained, name):
     scene = scenes.one_image()
-    release = cases()[EQUAL][name].defense(scene.model, scene.scored[0], scene.labels, 1)
+    release = cases()[EQUAL][name].defense(scene.model, *scene.scored[0], 1)
     attack = flow.by_name()["flow, plug-and-play"]
     found = attack.rebuild(scene, [release], [(1.0,)], Search(iterations=1))
     assert found.images.shape == (1, 1, 3, 32, 32)
     message = Likelihood(scene.model, [release])
     gray, own = (
         message.residuals(images).square().sum().item() / 2
-        for images in (torch.full((1, 1, 3, 32, 32), 0.5), scene.scored[0][None])
+        for images in (torch.full((1, 1, 3, 32, 32), 0.5), scene.scored[0].images[None])
     )
     assert found.losses.item() - own < 0.7 * (gray - own)
 
@@ -312,7 +312,7 @@ def test_images_of_one_class_in_a_batch_are_not_averaged(untrained, monkeypatch)
     chosen = settings.of_data(None)
     denoiser, spread = Denoiser.trained(chosen), weights.load(chosen).gaussian
     for labels, averaged in (([0, 3, 5, 8], True), ([0, 3, 3, 8], False)):
-        release = defenses.none(scene.model, scene.scored[0], torch.tensor(labels), 1)
+        release = defenses.none(scene.model, scene.scored[0].images, torch.tensor(labels), 1)
         monkeypatch.setattr(likelihood, "recover_labels", lambda *_, batch_size, labels=labels: torch.tensor(labels))
         plan = Plan(count=1, solver=1)
         found = plug_and_play.invert_by_flow(

@@ -13,26 +13,35 @@ import torch
 
 from bench import pages, paths
 from bench.privacy import __main__ as entry
-from bench.privacy import nets
+from bench.privacy import figures, nets
 from bench.privacy.attacker import knowledge, posterior
 from bench.privacy.attacker.climbing import ADAM
 from bench.privacy.attacker.gauss_newton import GAUSS_NEWTON
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.sampling import HAMILTONIAN
 from bench.privacy.client import defenses
-from bench.privacy.commands import compare, study
-from bench.privacy.prior.settings import of_data
-from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report
+from bench.privacy.commands import pictures, study
+from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report, scenes, strongest, with_priors
 from bench.privacy.study.attacks import Attack
-from bench.privacy.study.cases import BY_LBFGS, EQUAL, HARDER, PUBLISHED, cases
-from bench.privacy.study.jobs import Cost, Effort, Job, Row
-from bench.privacy.study.scenes import Scene
+from bench.privacy.study.cases import BY_LBFGS, EQUAL, PUBLISHED, WORLDS, cases
+from bench.privacy.study.jobs import Cost, Effort, Job, Place, Row
+from bench.privacy.study.ledger import Figures
+from bench.privacy.study.scenes import Batch, Scene
+
+EFFORT = Effort("photos", iterations=200, restarts=1, seeds=1)
+
+
+def row(table: str, defense: str, attacker: str, tuned: float, *psnr: float) -> Row:
+    """With as many batches of one image."""
+    return Row(table, defense, attacker, *EFFORT, "0.01", tuned, len(psnr), Figures(psnr), Figures([0.8]), 20.0)
+
 
 ROWS = [
-    Row(EQUAL, "none", "naive", "0.01", 31.5, 32.0, 0.95, 20.0),
-    Row(EQUAL, "TIP 0.3", "naive", "1", 15.0, 16.0, 0.35, 20.0),
-    Row(EQUAL, "TIP 0.3", "MAP, Gaussian", "0.1 3", 27.0, 29.0, 0.8, 20.0),
-    Row(PUBLISHED, "TIP 0.3", "naive", "1", 30.0, 30.5, 0.35, 20.0),
+    row(EQUAL, "none", "naive", 31.0, 31.5, 32.5, 34.0),
+    row(EQUAL, "TIP 0.3", "naive", 14.0, 15.0, 15.0, 15.0),
+    row(EQUAL, "TIP 0.3", "spectral", 26.0, 24.0, 25.0, 29.0),
+    row(EQUAL, "TIP 0.3", "MAP, Gaussian", 25.0, 27.0, 28.0, 30.0),
+    row(PUBLISHED, "TIP 0.3", "naive", 30.0, 30.0, 30.0, 30.5),
 ]
 COSTS = [Cost(EQUAL, "none", 97.5, 3.0), Cost(EQUAL, "TIP 0.3", 97.0, 3.0)]
 
@@ -45,11 +54,30 @@ def test_lines_survive_a_restart(tmp_path):
         assert ledger.load(kind, path) == lines  # in the order of the tables
 
 
-def test_strongest_attacker_of_the_table_is_shown():
-    assert report.worst(ROWS, EQUAL) == [ROWS[0], ROWS[2]]
+def test_strongest_attacker_is_chosen_on_other_images_than_those_shown():
+    assert list(strongest.strongest(ROWS).values()) == [ROWS[0], ROWS[2], ROWS[4]]
     line = report.markdown(EQUAL, ROWS, COSTS).splitlines()[-1]
-    assert line == "| TIP 0.3 | 15.0 dB | 27.0 dB | MAP, Gaussian | 29.0 dB | 0.80 | 97.0 % |"
-    assert report.markdown(PUBLISHED, ROWS, COSTS).splitlines()[-1].endswith("| 0.35 |")
+    assert line == "| TIP 0.3 | 15.0 dB | 25.0 dB (24.0, 29.0) | spectral | 29.0 dB | 0.80 | 97.0 % |"
+    assert report.markdown(PUBLISHED, ROWS, COSTS).splitlines()[-1].endswith("| 0.80 |")
+
+
+def test_attackers_by_matching_have_one_line_together():
+    lines = [line.split(" | ") for line in report.by_attacker(ROWS).splitlines()]
+    column = lines[0].index("TIP 0.3")
+    found = {line[0].strip("| "): line[column] for line in lines[2:]}
+    assert found == {"cosine + TV": "25.0", "MAP, Gaussian": "28.0"}
+
+
+def test_interval_keeps_what_belongs_to_a_batch_together():
+    """Were images drawn one by one, medians between the two batches would be common and the interval narrow."""
+    images = row(EQUAL, "none", "naive", 0.0, *[10.0] * 50, *[30.0] * 50)
+    by_batch = strongest.median(images._replace(batches=2))
+    assert (by_batch.low, by_batch.high) == (10.0, 30.0)
+    median = strongest.median(row(EQUAL, "none", "naive", 0.0, *range(101)))
+    assert median.value == 50.0
+    # The order statistics of a binomial: 50 +- 1.645 * sqrt(101) / 2.
+    assert 39 <= median.low <= 44
+    assert 56 <= median.high <= 61
 
 
 def test_only_the_table_of_the_page_is_replaced(tmp_path):
@@ -58,22 +86,23 @@ def test_only_the_table_of_the_page_is_replaced(tmp_path):
     page.write_text(f"before\n{marks.format('old')}after\n")
     pages.publish(page, EQUAL, "new")
     assert page.read_text() == f"before\n{marks.format('new' + chr(10))}after\n"
-    with pytest.raises(ValueError, match="expected <!-- other attacks: begins -->"):
-        pages.publish(page, HARDER, "new")
+    with pytest.raises(ValueError, match="expected <!-- other worlds: begins -->"):
+        pages.publish(page, WORLDS, "new")
 
 
 def test_marks_of_the_tables_are_there():
-    for page, tables in ((paths.PRIVACY_PAGE, (EQUAL, PUBLISHED, HARDER)), (paths.README, (report.THREATS,))):
+    for page, tables in ((paths.PRIVACY_PAGE, report.tables(ROWS, COSTS)), (paths.README, (report.THREATS,))):
         for table in tables:
             assert page.read_text().count(f"<!-- {table}: ") == 2
     assert set(report.SHOWN) <= set(cases()[EQUAL])
+    assert all(defense in cases()[table] for table, defense in report.MET)
 
 
 def tiny_scene(**changes) -> Scene:
     """Images of 12 pixels, the least that SSIM takes, and a small net."""
     torch.manual_seed(0)
-    images = torch.rand(3, 1, 1, 12, 12)
-    scene = Scene(nets.small_conv_net(channels=1, size=12, width=4), images[:1], images[1:], torch.tensor([3]))
+    batches = [Batch(image, torch.tensor([3])) for image in torch.rand(3, 1, 1, 12, 12)]
+    scene = Scene(nets.small_conv_net(channels=1, size=12, width=4), batches[:1], batches[1:])
     return scene._replace(**changes)
 
 
@@ -82,27 +111,32 @@ def test_settings_are_tuned_on_images_that_are_not_scored(monkeypatch):
 
     def score(scene, defense, attack, batches, seeds, settings, search):
         asked.append((batches, list(seeds)))
-        good = metrics.Score(20.0, 0.5)
         return [
-            evaluate.Try(setting, [good._replace(psnr=-abs(setting[0] - 0.1))], [[good], [good._replace(psnr=25.0)]])
-            for setting in settings
+            [metrics.Score(20.0 - abs(setting[0] - 0.1), 0.5)] for _ in batches for _ in seeds for setting in settings
         ]
 
     monkeypatch.setattr(evaluate, "score", score)
     scene = tiny_scene()
     outcome = evaluate.outcome(scene, defenses.none, attacks.by_cosine(knowledge.naive), Search(), seeds=range(1, 3))
-    assert outcome.setting == (0.1,)
+    assert outcome == ((0.1,), 20.0, [20.0] * 4, [0.5] * 4)
     assert asked == [(scene.tuning, [0]), (scene.scored, [1, 2])]
-    assert (outcome.psnr_median, outcome.psnr_best) == (0.0, 25.0)  # of the chosen start; of any
+
+
+def test_every_setting_is_judged_by_its_own_tries(monkeypatch):
+    """Of two settings on three images, in the order in which they are attacked."""
+    psnr = iter([10.0, 30.0, 11.0, 31.0, 12.0, 29.0])
+    monkeypatch.setattr(evaluate, "score", lambda *_: [[metrics.Score(next(psnr), 0.5)] for _ in range(6)])
+    attack = attacks.by_cosine(knowledge.naive)._replace(settings=[(0.1,), (1.0,)])
+    assert evaluate.best_setting(tiny_scene(), defenses.none, attack, Search()) == ((1.0,), 30.0)
 
 
 def test_informed_attacker_is_stronger_on_a_tiny_model():
     scene, search = tiny_scene(), Search(iterations=60)
     naive, informed = (
-        evaluate.outcome(scene, defenses.targeted(1.0, 0.3), attacks.by_cosine(known), search).psnr_median
+        evaluate.outcome(scene, defenses.targeted(1.0, 0.3), attacks.by_cosine(known), search).psnr
         for known in (knowledge.naive, knowledge.spectral)
     )
-    assert informed > naive + 3  # dB
+    assert sum(informed) / 2 > sum(naive) / 2 + 3  # dB
 
 
 def by_tv(method: posterior.Method) -> Attack:
@@ -123,25 +157,22 @@ ATTACKS = {
 def test_every_image_seed_and_setting_is_scored(name):
     scene, search = tiny_scene(), Search(iterations=2, restarts=2)
     settings = [(0.1,), (1.0,)] if name in ("cosine", "L-BFGS") else [(0.01, 3.0, 1.0), (0.1, 30.0, 10.0)]
-    tries = evaluate.score(scene, defenses.gaussian(0.02), ATTACKS[name], scene.scored, [1, 2], settings, search)
-    assert [one.setting for one in tries] == settings * 4
-    assert all(len(one.chosen) == 1 and len(one.starts) == 2 for one in tries)
-    if name != "posterior mean":  # which is the mean of all starts
-        assert all(one.chosen in one.starts for one in tries)
+    scores = evaluate.score(scene, defenses.gaussian(0.02), ATTACKS[name], scene.scored, [1, 2], settings, search)
+    assert [len(one) for one in scores] == [1] * 8  # two images, two seeds, two settings
 
 
 def test_attacks_of_several_settings_are_paired_with_theirs():
     """Each release and setting alone gives the image that it has among the others."""
     scene, search = tiny_scene(), Search(iterations=3)
     settings = [(0.01, 3.0, 1.0), (0.1, 30.0, 10.0)]
-    releases = [defenses.gaussian(0.02)(scene.model, image, scene.labels, 1) for image in scene.scored]
+    releases = [defenses.gaussian(0.02)(scene.model, *batch, 1) for batch in scene.scored]
     together = by_tv(ADAM).rebuild(scene, releases, settings, search).images
     alone = [by_tv(ADAM).rebuild(scene, [r], [s], search).images[0] for r in releases for s in settings]
     torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=1e-4)
 
 
 def test_attackers_have_as_much_to_choose_from_and_as_many_steps():
-    known = {"cosine": ATTACKS["cosine"], "L-BFGS": ATTACKS["L-BFGS"], **attacks.by_name()}
+    known = {"cosine": ATTACKS["cosine"], "L-BFGS": ATTACKS["L-BFGS"], **with_priors.by_name()}
     assert {len(set(attack.settings)) for attack in known.values()} == {6}
     steps = {name: attacks.effort(attack, Search(iterations=10)).iterations for name, attack in known.items()}
     assert steps.pop("L-BFGS") == 4  # its steps are of three evaluations, about
@@ -152,54 +183,96 @@ def test_every_defense_meets_an_attacker_that_knows_it():
     scene = tiny_scene()
     for table, rows in cases().items():
         for name, case in rows.items():
-            release = case.defense(scene.model, scene.scored[0], scene.labels, 0)
+            release = case.defense(scene.model, *scene.scored[0], 0)
             levels = torch.cat([std.flatten() for std in release.noise_std]).unique()
             something_to_know = len(levels) > 1 or release.unsmooth is not None
             assert bool(case.informed) == something_to_know, (table, name)
-            know_all = set(attacks.by_name())
+            know_all = set(with_priors.by_name()) if case.priors is None else set(case.priors)
             assert know_all <= set(case.names())
             others = {name.removesuffix(BY_LBFGS) for name in case.names()} - know_all
             assert others == {"naive", *case.informed}
 
 
-def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
-    todo = [job for job in jobs.all_jobs() if job.table == EQUAL and job.defense in ("none", "DP")]
-    done, offered = [], []
+def test_scenes_have_whole_batches_and_no_image_twice():
+    for make in (scenes.one_image, scenes.four_images):
+        scene = make()
+        batches = [*scene.tuning, *scene.scored]
+        assert {len(batch.images) for batch in batches} == {len(batch.labels) for batch in batches}
+        assert {len(batch.labels) for batch in batches} == {scene.batch_size}
+        every = torch.cat([batch.images for batch in batches])
+        assert len(every.flatten(1).unique(dim=0)) == len(every) == 8
+    with pytest.raises(ValueError, match="expected at least 9 images for a batch, got 4"):
+        scenes.one_image(batch_size=9)
 
-    def work(measure, left, effort, workers):
-        offered.append({job.attacker for job in left})
+
+def run_study(monkeypatch, given: list[str], todo: list[Job], stop: int | None = None) -> list[Job]:
+    """The jobs that a study measured, until it was interrupted after so many."""
+    done: list[Job] = []
+
+    def work(measure, left, given, workers):
         for job in left:
             done.append(job)
-            line = Row(*job, "0.1", 20.0, 21.0, 0.5, 1.0) if job.attacker else Cost(*job[:2], 97.0, 1.0)
-            yield line
-            if len(done) == 2:
+            found = row(*job, 20.0, 20.0, 20.0)._replace(**given[0]._asdict()) if job.attacker else None
+            yield found or Cost(*job[:2], 97.0, 1.0)
+            if len(done) == stop:
                 raise KeyboardInterrupt
 
-    page, tables = tmp_path / "page.md", (EQUAL, PUBLISHED, HARDER, report.THREATS)
-    page.write_text("".join(f"<!-- {table}: begins -->\n<!-- {table}: ends -->\n" for table in tables))
     monkeypatch.setattr(ledger, "work", work)
-    monkeypatch.setattr(jobs, "all_jobs", lambda: todo)
+    monkeypatch.setattr(with_priors, "missing", lambda data: {})
+    monkeypatch.setattr(jobs, "attacks", lambda: [job for job in todo if job.attacker])
+    monkeypatch.setattr(jobs, "trainings", lambda: [job for job in todo if not job.attacker])
     parser = argparse.ArgumentParser()
     study.add_arguments(parser)
-    given = ["--results", str(tmp_path), "--page", str(page), "--readme", str(page)]
-    options = parser.parse_args([*given, "--with-priors"])
+    study.run(parser.parse_args(given))
+    return done
+
+
+def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
+    every = [job for job in [*jobs.attacks(), *jobs.trainings()] if job.table == EQUAL]
+    todo = [job for job in every if job.defense in ("none", "DP")]
+    page = tmp_path / "page.md"
+    marks = [*report.tables(ROWS, COSTS), report.THREATS]
+    page.write_text("".join(f"<!-- {mark}: begins -->\n<!-- {mark}: ends -->\n" for mark in marks))
+    given = ["--data", "there", "--results", str(tmp_path), "--page", str(page), "--readme", str(page)]
     with pytest.raises(KeyboardInterrupt):
-        study.run(parser.parse_args(given))
-    study.run(options)
-    assert [bool(names & set(attacks.by_name())) for names in offered] == [False, True]
-    assert done == todo
+        run_study(monkeypatch, given, todo, stop=2)
+    assert run_study(monkeypatch, given, todo) == todo[2:]
     # In the page's first table and the README's.
-    assert page.read_text().count("| DP | 20.0 dB | 20.0 dB | naive | 21.0 dB | 0.50 | 97.0 % |") == 2
+    assert page.read_text().count("| DP | 20.0 dB | 20.0 dB (20.0, 20.0) | naive | 20.0 dB | 0.80 | 97.0 % |") == 2
     assert (tmp_path / "privacy.png").stat().st_size > 0
+    attacked = [job for job in todo if job.attacker]
+    assert run_study(monkeypatch, [*given, "--iterations", "7"], todo) == attacked  # which are not comparable
+
+
+def test_study_without_data_leaves_the_pages_alone(tmp_path, monkeypatch, capsys):
+    todo = [Job(EQUAL, defense, attacker) for defense in ("none", "DP") for attacker in ("naive", None)]
+    page = tmp_path / "page.md"
+    page.write_text("as it was")
+    run_study(monkeypatch, ["--results", str(tmp_path), "--page", str(page), "--readme", str(page)], todo)
+    assert page.read_text() == "as it was"
+    assert "| DP | 20.0 dB |" in capsys.readouterr().out
+
+
+def test_study_says_how_to_train_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIP_KERNELS_CACHE", str(tmp_path))
+    with pytest.raises(
+        SystemExit, match=r"expected trained weights for flow.*\n    python -m bench.privacy train-prior "
+    ):
+        entry.main(["study"])
+    for needed in with_priors.needed(None):
+        needed.file.touch()
+    assert with_priors.missing(None) == {}
+    assert with_priors.missing(pathlib.Path("cifar10"))
 
 
 def test_a_job_is_measured():
-    effort = Effort(iterations=2, seeds=1, restarts=1, epochs=1)
-    row = jobs.measure(Job(EQUAL, "TIP 0.3", "spectral"), effort)
-    assert row[:3] == (EQUAL, "TIP 0.3", "spectral")
-    assert (float(row.setting),) in attacks.by_cosine(knowledge.naive).settings
-    assert row.psnr_median <= row.psnr_best
-    cost = jobs.measure(Job(EQUAL, "none", None), effort)
+    effort, place = Effort("photos", iterations=2, restarts=1, seeds=1), Place("cpu", None)
+    found = jobs.measure(Job(EQUAL, "TIP 0.3", "spectral"), (effort, place))
+    assert found[:3] == (EQUAL, "TIP 0.3", "spectral")
+    assert found.effort() == effort
+    assert (float(found.setting),) in attacks.by_cosine(knowledge.naive).settings
+    assert len(found.psnr) == len(found.ssim) == found.batches == 4
+    cost = jobs.measure(Job(EQUAL, "none", None), (effort, place))
     assert 50 < cost.accuracy <= 100  # percent, of ten classes
 
 
@@ -215,8 +288,9 @@ def test_control_reads_cifar(tmp_path, capsys):
 def test_compare_has_a_line_for_each_attacker(tmp_path, capsys, monkeypatch):
     pytest.importorskip("pyarrow")
     write_cifar(tmp_path)
-    monkeypatch.setattr(compare, "TUNED_ON", slice(1, 2))
-    arguments = ["compare", "--data", str(tmp_path), "--images", "1", "--iterations", "2", "--no-ceiling"]
+    monkeypatch.setattr(scenes, "SCORED", slice(0, 1))
+    monkeypatch.setattr(scenes, "TUNED_ON", slice(1, 2))
+    arguments = ["compare", "--data", str(tmp_path), "--iterations", "2", "--no-ceiling"]
     entry.main([*arguments, "--attacker", "cosine + TV", "--attacker", "MAP, TV"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" (")[0].strip() for line in lines[1::2]] == ["cosine + TV", "MAP, TV"]
@@ -225,13 +299,35 @@ def test_compare_has_a_line_for_each_attacker(tmp_path, capsys, monkeypatch):
         entry.main([*arguments, "--attacker", "guess"])
 
 
-def test_compare_leaves_a_prior_out_that_was_not_trained(tmp_path, monkeypatch):
-    monkeypatch.setenv("TIP_KERNELS_CACHE", str(tmp_path))
-    assert compare.has_what_it_needs("posterior mean", None)
-    assert not compare.has_what_it_needs("flow, plug-and-play", None)
-    of_data(None).file().touch()
-    assert compare.has_what_it_needs("flow, plug-and-play", None)
-    assert not compare.has_what_it_needs("flow, plug-and-play", pathlib.Path("cifar10"))
+def test_pictures_are_the_closest_to_what_is_wanted(tmp_path, monkeypatch):
+    """An attacker that returns the image plus the noise of its level: 40 dB for 0.01 and 20 dB for 0.1."""
+    noise = {0.01: 0.01, 0.1: 0.1}
+    monkeypatch.setattr(pictures, "NOISE", tuple(noise))
+    monkeypatch.setattr(pictures, "WANTED", (35.0, 22.0))
+    monkeypatch.setattr(with_priors, "missing", lambda data: {})
+    monkeypatch.setattr(
+        pictures,
+        "rebuilt",
+        lambda scene, attack, iterations: [
+            torch.stack([batch.images + step for batch in scene.scored]) for step in noise.values()
+        ],
+    )
+    told = []
+    monkeypatch.setattr(
+        figures, "grid", lambda images, captions, rows, size: told.append((len(images), captions, rows))
+    )
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
+    entry.main(["pictures", "--images", "2", "--output", str(tmp_path / "pictures.png")])
+    assert told == [(6, ["original", "40.0 dB", "20.0 dB"] * 2, 2)]
+
+
+def test_pictures_are_of_every_noise_level(monkeypatch):
+    monkeypatch.setattr(pictures, "NOISE", (0.01, 0.1))
+    scene, attack = tiny_scene(), by_tv(ADAM)
+    monkeypatch.setattr(pictures, "SETTING", (0.1, 3.0, 1.0))
+    found = pictures.rebuilt(scene, attack, 2)
+    assert [images.shape for images in found] == [(2, 1, 1, 12, 12)] * 2
+    assert not torch.equal(*found)
 
 
 def test_attack_saves_a_picture(tmp_path, capsys):

@@ -6,7 +6,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("torchmetrics")
 
 from bench.privacy import __main__ as command
-from bench.privacy.study import attacks, evaluate, ledger, tuning
+from bench.privacy.study import evaluate, ledger, tuning
 
 
 def row(floor_std, psnr, accuracy, ratio=0.3, attacker="whitened"):
@@ -74,14 +74,13 @@ def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys)
     assert len(asked) == 3
 
 
-def test_the_strongest_attacker_counts(monkeypatch):
-    found = {
-        attacker: evaluate.Outcome((0.1,), 10.0 + i, 0.0, 0.0) for i, attacker in enumerate(tuning.ATTACKERS.values())
-    }
-    monkeypatch.setattr(attacks, "by_cosine", lambda attacker: attacker)
-    monkeypatch.setattr(evaluate, "outcome", lambda scene, defense, attacker, search: found[attacker])
+def test_the_attacker_that_is_strongest_on_other_images_counts(monkeypatch):
+    """Each is better than those before on the images for tuning, and worse on those that are scored."""
+    rank = {name: place for place, name in enumerate(tuning.attackers())}
+    outcomes = {name: evaluate.Outcome((0.1,), 10.0 + place, [20.0 - place], [0.5]) for name, place in rank.items()}
+    monkeypatch.setattr(tuning, "attackers", lambda: {name: name for name in rank})
+    monkeypatch.setattr(evaluate, "outcome", lambda scene, defense, attacker, search: outcomes[attacker])
     measured = tuning.measure(tuning.Setting(0.3, 0.5, 0.02, 0.01), tuning.Effort(1, 1))
-    last = list(tuning.ATTACKERS)[-1]
-    assert (measured.attacker, measured.psnr) == (last, 10.0 + len(found) - 1)
+    assert (measured.attacker, measured.psnr) == ("posterior mean", 20.0 - len(rank) + 1)
     assert measured[:6] == (0.3, 0.5, 0.02, 0.01, 1, 1)
     assert 0 <= measured.accuracy <= 100

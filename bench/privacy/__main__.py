@@ -7,15 +7,30 @@ from bench.privacy.commands import (
     compare,
     control,
     federate,
+    pictures,
     prior,
     rounding,
     study,
     train_generator,
     train_prior,
     tune,
+    utility,
 )
 
-MODULES = (study, control, compare, attack, federate, tune, rounding, train_prior, train_generator, prior)
+MODULES = (
+    study,
+    control,
+    compare,
+    pictures,
+    attack,
+    federate,
+    tune,
+    rounding,
+    train_prior,
+    train_generator,
+    prior,
+    utility,
+)
 COMMANDS = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in MODULES}
 """By command, which is the module's name. Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the
 help."""

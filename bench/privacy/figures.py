@@ -20,8 +20,14 @@ def chart(size: tuple[float, float], x: str, y: str) -> tuple[Figure, Axes]:
 
 def side_by_side(images: Sequence[torch.Tensor], captions: Sequence[str], size: tuple[float, float]) -> Figure:
     """Images [3, height, width] in [0, 1] in a row, each under its caption."""
+    return grid(images, captions, 1, size)
+
+
+def grid(images: Sequence[torch.Tensor], captions: Sequence[str], rows: int, size: tuple[float, float]) -> Figure:
+    """The same in several rows of equal length."""
     figure = Figure(figsize=size, layout="constrained")
-    for axis, image, caption in zip(figure.subplots(1, len(images)), images, captions, strict=True):
+    axes = figure.subplots(rows, len(images) // rows, squeeze=False).flat
+    for axis, image, caption in zip(axes, images, captions, strict=True):
         axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), interpolation="nearest")
         axis.set_title(caption, fontsize=9, verticalalignment="bottom")
         axis.set_axis_off()

@@ -4,6 +4,7 @@ All clip the whole gradient first, so that their noise levels compare; to ``CLIP
 """
 
 import copy
+import functools
 import math
 
 import torch
@@ -30,8 +31,8 @@ def none(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int
     return evenly_noised(_clipped_gradient(model, images, labels), 0.0)
 
 
-def local_steps(steps: int, lr: float) -> Defense:
-    """No noise, but several SGD steps on the batch, sent as one update and read as a gradient by the attacker."""
+def local_steps(steps: int, lr: float, std: float = 0.0) -> Defense:
+    """Several SGD steps on the batch, sent as one update, which is read as a gradient: clipped, noised as by DP."""
 
     def defense(model, images, labels, seed):
         local = copy.deepcopy(model)
@@ -43,8 +44,8 @@ def local_steps(steps: int, lr: float) -> Defense:
         update = [
             (after - before).detach() for before, after in zip(model.parameters(), local.parameters(), strict=True)
         ]
-        sent = evenly_noised(clipped(update_as_gradient(update, lr, steps), CLIP), 0.0)
-        return sent._replace(local=LocalSteps(steps, lr))
+        sent = _noised(clipped(update_as_gradient(update, lr, steps), CLIP), std, seed)
+        return evenly_noised(sent, std)._replace(local=LocalSteps(steps, lr))
 
     return defense
 
@@ -199,6 +200,7 @@ def _perturbed_by_tip(
     return sent, selected
 
 
+@functools.cache
 def _basis(kernel_size: torch.Size, cutoff: float) -> tuple[torch.Tensor, int]:
     basis, high = spectrum.real_basis(tuple(kernel_size), spectrum.radial_mask(tuple(kernel_size), cutoff))
     return basis.float(), high

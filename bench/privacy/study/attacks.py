@@ -63,13 +63,12 @@ def _match(
     settings: Sequence[Setting],
     search: Search,
 ) -> Reconstruction:
-    batch, shape = len(scene.labels), scene.scored[0].shape[1:]
     problems = [
-        posed_by(release, knowledge, smoothing, batch).to(scene.device)
+        posed_by(release, knowledge, smoothing, scene.batch_size).to(scene.device)
         for release in releases
         for (smoothing,) in settings
     ]
-    return invert(_model(scene), problems, shape, search=search, bases=releases[0].bases)
+    return invert(_model(scene), problems, scene.image_shape, search=search, bases=releases[0].bases)
 
 
 MakePrior = Callable[[Scene, Setting], Prior]
@@ -93,7 +92,7 @@ def by_posterior(make: MakePrior, method: Method, settings: Sequence[Setting]) -
                 method=method,
                 hot=setting[1],
                 search=search._replace(lr=setting[0]),
-                batch_size=len(scene.labels),
+                batch_size=scene.batch_size,
                 device=scene.device,
             )
             for setting in settings
@@ -116,7 +115,7 @@ def contrasts(data: pathlib.Path | None, scene: Scene, setting: Setting) -> Prio
 
 def total_variation(scene: Scene, setting: Setting) -> Prior:
     """Of the weight that is the setting's third number."""
-    return TotalVariation(setting[2], scene.scored[0].shape[1:], device=scene.device)
+    return TotalVariation(setting[2], scene.image_shape, device=scene.device)
 
 
 def by_name(data: pathlib.Path | None = None) -> dict[str, Attack]:

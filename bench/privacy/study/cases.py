@@ -1,7 +1,6 @@
 """Which attackers meet which defense on what, by table."""
 
 import pathlib
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -10,15 +9,18 @@ from bench.privacy.attacker.knowledge import Attacker
 from bench.privacy.client import defenses
 from bench.privacy.client.noise_levels import as_published, at_energy
 from bench.privacy.client.release import Defense
-from bench.privacy.study import attacks, scenes
+from bench.privacy.study import attacks, scenes, with_priors
 from bench.privacy.study.attacks import Attack
-from bench.privacy.study.scenes import Scene
+from bench.privacy.study.scenes import MakeScene
 
-EQUAL, PUBLISHED, HARDER = "equal noise energy", "the paper's noise", "other attacks"
+EQUAL, PUBLISHED, FLOORS, WORLDS = "equal noise energy", "the paper's noise", "noise on everything", "other worlds"
 """The tables, by the names of their marks in docs/privacy.md."""
 
 RMS = 0.02
 """Of the noise over all coordinates, where defenses are compared at equal energy; in units of the clipping norm."""
+
+LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+"""Of noise on everything, in the same units."""
 
 # The attackers that know of a smoothing, of pruning, of noise by channels, and of noise by channels and frequencies.
 UNSMOOTHED: dict[str, Attacker] = {"undoes the smoothing": knowledge.unsmoothed}
@@ -28,7 +30,7 @@ BANDS: dict[str, Attacker] = {**CHANNELS, "spectral": knowledge.spectral}
 
 BY_LBFGS = " by L-BFGS"
 """Behind an attacker's name: searches by squared distance and L-BFGS. Without it one that knows something of a defense
-searches by cosine and signed Adam; the rest are those of ``attacks.by_name``, which meet every defense."""
+searches by cosine and signed Adam; the rest are those of ``with_priors``, which meet every defense."""
 
 
 class Case(NamedTuple):
@@ -36,15 +38,17 @@ class Case(NamedTuple):
 
     Args:
         defense: the client's.
-        informed: the attackers that know something of it besides the naive one.
+        informed: the attackers by matching that know something of it besides the naive one.
         lbfgs: names of those that search by L-BFGS too.
         scene: what is attacked.
+        priors: names of those with a prior of images, or None for all.
     """
 
     defense: Defense
     informed: dict[str, Attacker]
     lbfgs: tuple[str, ...]
-    scene: Callable[[], Scene] = scenes.one_image
+    scene: MakeScene = scenes.one_image
+    priors: tuple[str, ...] | None = None
 
     def attackers(self) -> dict[str, Attacker]:
         """What those who match gradients know, by name: the naive one and the informed."""
@@ -55,16 +59,20 @@ class Case(NamedTuple):
         known = self.attackers()
         by_cosine = {name: attacks.by_cosine(attacker) for name, attacker in known.items()}
         by_lbfgs = {name + BY_LBFGS: attacks.by_lbfgs(known[name]) for name in self.lbfgs}
-        return {**by_cosine, **by_lbfgs, **attacks.by_name(data)}
+        return {**by_cosine, **by_lbfgs, **self._with_priors(data)}
 
     def names(self) -> list[str]:
         """Of all attackers."""
         return list(self.attacks())
 
+    def _with_priors(self, data: pathlib.Path | None) -> dict[str, Attack]:
+        known = with_priors.by_name(data)
+        return known if self.priors is None else {name: known[name] for name in self.priors}
+
 
 def cases() -> dict[str, dict[str, Case]]:
     """All defenses, by table and name."""
-    return {EQUAL: _at_equal_energy(), PUBLISHED: _as_published(), HARDER: _harder()}
+    return {EQUAL: _at_equal_energy(), PUBLISHED: _as_published(), FLOORS: _floors(), WORLDS: _other_worlds()}
 
 
 def _at_equal_energy() -> dict[str, Case]:
@@ -98,7 +106,17 @@ def _as_published() -> dict[str, Case]:
     return table
 
 
-def _harder() -> dict[str, Case]:
+def _floors() -> dict[str, Case]:
+    """The same least noise on every coordinate, without TIP and with it."""
+    table = {}
+    for level in LEVELS:
+        table[f"DP {level:g}"] = Case(defenses.gaussian(level), {}, ("naive",))
+        whitened = {"whitened": knowledge.whitened}
+        table[f"TIP 0.3, floor {level:g}"] = Case(defenses.targeted(0.3, 2 * level, level), whitened, ("whitened",))
+    return table
+
+
+def _other_worlds() -> dict[str, Case]:
     equal = _at_equal_energy()
     informed = {
         "none": {},
@@ -111,7 +129,8 @@ def _harder() -> dict[str, Case]:
         for name, known in informed.items():
             strongest = tuple(known) or ("naive",)
             table[f"{name}, {title}"] = Case(equal[name].defense, known, strongest, scene)
-    table["none, 4 local steps"] = Case(defenses.local_steps(4, lr=0.01), {}, ("naive",))
+    for name, std in (("none", 0.0), ("DP", RMS)):
+        table[f"{name}, 4 local steps"] = Case(defenses.local_steps(4, 0.01, std), {}, ("naive",))
     return table
 
 

@@ -4,26 +4,27 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.client.release import Defense
 from bench.privacy.study import metrics
 from bench.privacy.study.attacks import Attack, Setting, effort
-from bench.privacy.study.scenes import Scene
+from bench.privacy.study.scenes import Batch, Scene
 
 
 class Outcome(NamedTuple):
-    """How far an attacker got over all scored images and noise seeds: PSNR in dB, SSIM.
+    """How far an attacker got.
 
-    ``psnr_median`` and ``ssim_median`` are of the starts with the lowest loss, which the attacker can choose;
-    ``psnr_best`` is the best of any start and noise seed, which it cannot.
+    Args:
+        setting: that it chose.
+        tuned: median PSNR in dB with this setting on the images that it was chosen on: for comparing attackers.
+        psnr: in dB, of every scored image under every noise seed, from the start with the lowest loss.
+        ssim: likewise.
     """
 
     setting: Setting
-    psnr_median: float
-    psnr_best: float
-    ssim_median: float
+    tuned: float
+    psnr: list[float]
+    ssim: list[float]
 
 
 def outcome(
@@ -42,52 +43,33 @@ def outcome(
         search: for each of the attacks; for those whose steps are more work, with fewer.
         seeds: of the noise; tuning has seed 0.
     """
-    setting = best_setting(scene, defense, attack, search)
-    tries = score(scene, defense, attack, scene.scored, seeds, [setting], search)
-    chosen = [image for one in tries for image in one.chosen]
-    return Outcome(
-        setting,
-        statistics.median(image.psnr for image in chosen),
-        max(image.psnr for one in tries for images in one.starts for image in images),
-        statistics.median(image.ssim for image in chosen),
-    )
+    setting, tuned = best_setting(scene, defense, attack, search)
+    scores = [image for one in score(scene, defense, attack, scene.scored, seeds, [setting], search) for image in one]
+    return Outcome(setting, tuned, [image.psnr for image in scores], [image.ssim for image in scores])
 
 
-def best_setting(scene: Scene, defense: Defense, attack: Attack, search: Search) -> Setting:
-    """The setting with the highest mean PSNR on the batches for tuning."""
-    tries = score(scene, defense, attack, scene.tuning, [0], attack.settings, search._replace(restarts=1))
-    psnr = {setting: [] for setting in attack.settings}
-    for one in tries:
-        psnr[one.setting] += [image.psnr for image in one.chosen]
-    return max(attack.settings, key=lambda setting: statistics.mean(psnr[setting]))
-
-
-class Try(NamedTuple):
-    """One attack on one release: the scores of its images, from the start with the lowest loss and from every start."""
-
-    setting: Setting
-    chosen: list[metrics.Score]
-    starts: list[list[metrics.Score]]
+def best_setting(scene: Scene, defense: Defense, attack: Attack, search: Search) -> tuple[Setting, float]:
+    """The setting with the highest mean PSNR on the batches for tuning, and the median of its PSNR there."""
+    tries = score(scene, defense, attack, scene.tuning, [0], attack.settings, search)
+    found = {
+        setting: [image.psnr for one in tries[number :: len(attack.settings)] for image in one]
+        for number, setting in enumerate(attack.settings)
+    }
+    best = max(found, key=lambda setting: statistics.mean(found[setting]))
+    return best, statistics.median(found[best])
 
 
 def score(
     scene: Scene,
     defense: Defense,
     attack: Attack,
-    batches: Sequence[torch.Tensor],
+    batches: Sequence[Batch],
     seeds: Sequence[int],
     settings: Sequence[Setting],
     search: Search,
-) -> list[Try]:
-    """One attack for every batch, noise seed and setting, in that order, all as one call."""
-    releases = [defense(scene.model, batch, scene.labels, seed) for batch in batches for seed in seeds]
-    asked = [(batch, setting) for batch in batches for _ in seeds for setting in settings]
-    found = attack.rebuild(scene, releases, settings, effort(attack, search))
-    return [
-        Try(
-            setting,
-            metrics.compare(images.cpu(), original),
-            [metrics.compare(start.cpu(), original) for start in starts],
-        )
-        for (original, setting), images, starts in zip(asked, found.images, found.tries, strict=True)
-    ]
+) -> list[list[metrics.Score]]:
+    """One attack for every batch, noise seed and setting, in that order, all as one call: scores of its images."""
+    releases = [defense(scene.model, *batch, seed) for batch in batches for seed in seeds]
+    originals = [batch.images for batch in batches for _ in range(len(seeds) * len(settings))]
+    found = attack.rebuild(scene, releases, settings, effort(attack, search)).images.cpu()
+    return [metrics.compare(images, original) for images, original in zip(found, originals, strict=True)]

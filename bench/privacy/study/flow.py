@@ -57,7 +57,7 @@ def rebuild(
             spread=net.gaussian,
             plan=Plan(count=count, trust=trust, heat=heat, by_class=by_class, seed=search.seed),
             runs=runs,
-            batch_size=len(scene.labels),
+            batch_size=scene.batch_size,
         )
         for (trust,) in settings
     ]

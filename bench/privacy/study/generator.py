@@ -41,7 +41,7 @@ def rebuild(
             decoder=decoder,
             plan=Plan(radius=radius),
             search=search._replace(lr=lr),
-            batch_size=len(scene.labels),
+            batch_size=scene.batch_size,
             device=scene.device,
         )
         for lr, radius in settings

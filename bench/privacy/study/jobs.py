@@ -9,6 +9,7 @@ import torch
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.study import evaluate, ledger, utility
 from bench.privacy.study.cases import EQUAL, PUBLISHED, cases
+from bench.privacy.study.ledger import Figures
 
 
 class Job(NamedTuple):
@@ -20,30 +21,51 @@ class Job(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """How hard the attackers try, how long the net is trained, where the attacks run, and what public images there are.
+    """How hard all try: what makes two lines comparable.
 
-    ``data`` is a folder with CIFAR-10's, or None for those that come with scikit-learn.
+    Args:
+        images: ``"cifar10"``, or ``"photos"`` that come with scikit-learn.
+        iterations: steps of one attack; those whose steps are more work have fewer.
+        restarts: starts of one attack.
+        seeds: of the noise, for each image.
     """
 
+    images: str
     iterations: int
-    seeds: int
     restarts: int
-    epochs: int
-    device: str = "cpu"
-    data: pathlib.Path | None = None
+    seeds: int
+
+
+class Place(NamedTuple):
+    """Where the study runs: the device of the attacks, and the folder with CIFAR-10, or None for photos."""
+
+    device: str
+    data: pathlib.Path | None
 
 
 class Row(NamedTuple):
-    """An attacker against a defense, with the fields of ``evaluate.Outcome``; seconds are CPU time."""
+    """An attacker against a defense, with the fields of :class:`Effort` and ``evaluate.Outcome``.
+
+    ``batches`` were scored; ``psnr`` and ``ssim`` go by batch, seed and image; ``seconds`` are CPU time.
+    """
 
     table: str
     defense: str
     attacker: str
+    images: str
+    iterations: int
+    restarts: int
+    seeds: int
     setting: str
-    psnr_median: float
-    psnr_best: float
-    ssim_median: float
+    tuned: float
+    batches: int
+    psnr: Figures
+    ssim: Figures
     seconds: float
+
+    def effort(self) -> Effort:
+        """How hard it tried."""
+        return Effort(self.images, self.iterations, self.restarts, self.seeds)
 
 
 class Cost(NamedTuple):
@@ -55,16 +77,19 @@ class Cost(NamedTuple):
     seconds: float
 
 
-def all_jobs() -> list[Job]:
-    """Everything there is to measure, in the order of the tables."""
-    attacked = [
+def attacks() -> list[Job]:
+    """All of them, in the order of the tables."""
+    return [
         Job(table, defense, attacker)
         for table, rows in cases().items()
         for defense, case in rows.items()
         for attacker in case.names()
     ]
-    trained = [Job(table, defense, None) for table in (EQUAL, PUBLISHED) for defense in cases()[table]]
-    return attacked + trained
+
+
+def trainings() -> list[Job]:
+    """All accuracies, in the order of the tables."""
+    return [Job(table, defense, None) for table in (EQUAL, PUBLISHED) for defense in cases()[table]]
 
 
 def job_of(line: Row | Cost) -> Job:
@@ -72,25 +97,25 @@ def job_of(line: Row | Cost) -> Job:
     return Job(line.table, line.defense, getattr(line, "attacker", None))
 
 
-def measure(job: Job, effort: Effort) -> Row | Cost:
+def measure(job: Job, given: tuple[Effort, Place]) -> Row | Cost:
     """One line. Its figures depend on nothing but the arguments, as every job makes its defense anew."""
     torch.set_num_threads(1)  # the figures then do not depend on the number of cores either
-    start = time.process_time()
+    start, (effort, place) = time.process_time(), given
     case = cases()[job.table][job.defense]
     if job.attacker is None:
-        percent = utility.accuracy(case.defense, effort.epochs)
+        percent = utility.accuracy(case.defense)
         return Cost(job.table, job.defense, percent, time.process_time() - start)
-    attack = case.attacks(effort.data)[job.attacker]
-    scene = case.scene()._replace(device=effort.device)
+    attack = case.attacks(place.data)[job.attacker]
+    scene = case.scene(place.data)._replace(device=place.device)
     search = Search(iterations=effort.iterations, restarts=effort.restarts)
-    setting, *scores = evaluate.outcome(scene, case.defense, attack, search, range(1, 1 + effort.seeds))
-    text = " ".join(f"{number:g}" for number in setting)
-    return Row(job.table, job.defense, job.attacker, text, *scores, time.process_time() - start)
+    setting, tuned, psnr, ssim = evaluate.outcome(scene, case.defense, attack, search, range(1, 1 + effort.seeds))
+    found = str(Figures(setting)), tuned, len(scene.scored), Figures(psnr), Figures(ssim)
+    return Row(job.table, job.defense, job.attacker, *effort, *found, time.process_time() - start)
 
 
 def save(lines: list[Row] | list[Cost], path: pathlib.Path) -> None:
     """In the order of the tables."""
-    order = {job: index for index, job in enumerate(all_jobs())}
-    lines.sort(key=lambda line: order[job_of(line)])
+    order = {job: index for index, job in enumerate([*attacks(), *trainings()])}
+    lines.sort(key=lambda line: order.get(job_of(line), len(order)))
     written = ([f"{value:.4g}" if isinstance(value, float) else value for value in line] for line in lines)
     ledger.save(lines[0]._fields, written, path)

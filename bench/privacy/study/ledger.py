@@ -11,8 +11,19 @@ Line = TypeVar("Line", bound=tuple)
 Job, Effort = TypeVar("Job"), TypeVar("Effort")
 
 
+class Figures(tuple[float, ...]):
+    """Numbers in one field, apart by spaces; four digits of each are kept."""
+
+    def __new__(cls, given: str | Iterable[float]) -> "Figures":
+        numbers = given.split() if isinstance(given, str) else given
+        return super().__new__(cls, (float(f"{float(number):.4g}") for number in numbers))
+
+    def __str__(self) -> str:
+        return " ".join(f"{number:g}" for number in self)
+
+
 def load(kind: type[Line], path: pathlib.Path) -> list[Line]:
-    """The lines of earlier runs, of a NamedTuple ``kind`` of strings and numbers."""
+    """The lines of earlier runs, of a NamedTuple ``kind`` of strings, numbers and :class:`Figures`."""
     if not path.exists():
         return []
     with path.open(newline="") as file:

@@ -1,59 +1,98 @@
 """The tables and the figure of docs/privacy.md and the README's table, from the study's lines."""
 
-import itertools
 import pathlib
+import statistics
 
 from bench.pages import publish
 from bench.privacy import figures
-from bench.privacy.study.cases import EQUAL, HARDER, PUBLISHED
+from bench.privacy.study import ledger, noise_costs, tradeoff, with_priors
+from bench.privacy.study.cases import BY_LBFGS, EQUAL, FLOORS, PUBLISHED, WORLDS
+from bench.privacy.study.fedsgd import Plan
 from bench.privacy.study.jobs import Cost, Row
+from bench.privacy.study.strongest import median, strongest
+
+TABLES = (EQUAL, PUBLISHED, FLOORS, WORLDS)
+ATTACKERS = "every attacker"
+"""The mark of the table that has a line for each."""
+MET = ((EQUAL, "none"), (FLOORS, "DP 0.01"), (EQUAL, "DP"), (EQUAL, "APG"), (EQUAL, "TIP 0.3"), (EQUAL, "TIP 1.0"),
+       (EQUAL, "TIP 0.3 with floor"))  # fmt: skip
+"""The defenses in that table."""
 
 THREATS = "threat model"
 """The mark in the README, of a few lines of the first table."""
 SHOWN = ("none", "DP", "APG", "TIP 0.3", "TIP 1.0", "TIP 0.3 with floor")
 
 
+def tables(rows: list[Row], costs: list[Cost]) -> dict[str, str]:
+    """Those that go into docs/privacy.md, in Markdown by their marks."""
+    found = {table: markdown(table, rows, costs) for table in TABLES}
+    return {**found, ATTACKERS: by_attacker(rows)}
+
+
 def write(rows: list[Row], costs: list[Cost], results: pathlib.Path, page: pathlib.Path, readme: pathlib.Path) -> None:
-    """Puts the tables into the page and the README, and draws the figure."""
-    for table in (EQUAL, PUBLISHED, HARDER):
-        publish(page, table, markdown(table, rows, costs))
+    """Puts the tables into the page and the README, and draws the figures.
+
+    That of accuracy on CIFAR-10 has what ``python -m bench.privacy utility`` left in the results.
+    """
+    for mark, text in tables(rows, costs).items():
+        publish(page, mark, text)
     publish(readme, THREATS, markdown(EQUAL, [row for row in rows if row.defense in SHOWN], costs))
     draw(rows, costs, results / "privacy.png")
-
-
-def worst(rows: list[Row], table: str) -> list[Row]:
-    """The strongest attacker of each defense of a table."""
-    mine = [row for row in rows if row.table == table]
-    return [
-        max((row for row in mine if row.defense == name), key=lambda row: row.psnr_median)
-        for name in dict.fromkeys(row.defense for row in mine)
-    ]
+    trained = noise_costs.scored(ledger.load(noise_costs.Run, results / "utility.csv"), Plan())
+    found = tradeoff.points(strongest(rows), trained)
+    if found:
+        figures.save(tradeoff.draw(found), results / "tradeoff.png")
 
 
 def markdown(table: str, rows: list[Row], costs: list[Cost]) -> str:
-    """The worst attacker of each defense beside the naive one."""
+    """The strongest attacker of each defense beside the naive one."""
     naive = {row.defense: row for row in rows if (row.table, row.attacker) == (table, "naive")}
     percent = {cost.defense: cost.accuracy for cost in costs if cost.table == table}
     lines = [
-        "| defense | naive attacker | worst attacker | | best picture | SSIM |" + (" accuracy |" if percent else ""),
+        "| defense | naive attacker | strongest attacker | | clearest | SSIM |" + (" accuracy |" if percent else ""),
         "|---|---|---|---|---|---|" + ("---|" if percent else ""),
     ]
-    for row in worst(rows, table):
+    for (_, defense), row in strongest(row for row in rows if row.table == table).items():
         lines.append(
-            f"| {row.defense} | {naive[row.defense].psnr_median:.1f} dB | {row.psnr_median:.1f} dB | {row.attacker} "
-            f"| {row.psnr_best:.1f} dB | {row.ssim_median:.2f} |"
-            + (f" {percent[row.defense]:.1f} % |" if percent else "")
+            f"| {defense} | {statistics.median(naive[defense].psnr):.1f} dB | {median(row)} | {row.attacker} "
+            f"| {max(row.psnr):.1f} dB | {statistics.median(row.ssim):.2f} |"
+            + (f" {percent[defense]:.1f} % |" if percent else "")
         )
     return "\n".join(lines)
 
 
+def by_attacker(rows: list[Row]) -> str:
+    """Each attacker's median under some defenses; of those by cosine and by L-BFGS the strongest that knows most."""
+    columns = [_by_method([row for row in rows if (row.table, row.defense) == met]) for met in MET]
+    lines = [
+        "| attacker | " + " | ".join(defense for _, defense in MET) + " |",
+        "|---|" + "---|" * len(MET),
+    ]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        cells = [f"{statistics.median(column[name].psnr):.1f}" if name in column else "" for column in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _by_method(rows: list[Row]) -> dict[str, Row]:
+    """Under the name of a prior, or of what attackers by matching have in common, the strongest."""
+    named = set(with_priors.by_name())
+    groups: dict[str, list[Row]] = {"cosine + TV": [], "squared distance + TV" + BY_LBFGS: []}
+    for row in rows:
+        by_matching = "squared distance + TV" + BY_LBFGS if row.attacker.endswith(BY_LBFGS) else "cosine + TV"
+        groups.setdefault(row.attacker if row.attacker in named else by_matching, []).append(row)
+    return {name: max(group, key=lambda row: row.tuned) for name, group in groups.items() if group}
+
+
 def draw(rows: list[Row], costs: list[Cost], path: pathlib.Path) -> None:
-    """Accuracy over what the worst attacker gets, at equal energy."""
+    """Accuracy over what the strongest attacker gets, at equal energy; each point under its name."""
     percent = {cost.defense: cost.accuracy for cost in costs if cost.table == EQUAL}
     figure, axis = figures.chart(
-        (8.5, 4.5), "PSNR of the worst attacker's picture in dB (less is more private)", "accuracy on digits in %"
+        (8.5, 4.5), "PSNR of the strongest attacker's picture in dB (less is more private)", "accuracy on digits in %"
     )
-    for row, marker in zip(worst(rows, EQUAL), itertools.cycle("osDv^P")):
-        axis.plot(row.psnr_median, percent[row.defense], marker, label=row.defense)
-    figure.legend(loc="outside right center", fontsize=8)
+    for (_, defense), row in strongest(row for row in rows if row.table == EQUAL).items():
+        found = median(row)
+        sides = [[found.value - found.low], [found.high - found.value]]
+        axis.errorbar(found.value, percent[defense], xerr=sides, fmt="o", color="tab:blue", capsize=2)
+        axis.annotate(defense, (found.value, percent[defense]), xytext=(4, 4), textcoords="offset points", fontsize=7)
     figures.save(figure, path)

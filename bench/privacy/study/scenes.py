@@ -1,6 +1,12 @@
-"""What is attacked: nets, and the photos of clients."""
+"""What is attacked: nets, and the images of clients.
 
-from collections.abc import Sequence
+A scene is a function of the folder with CIFAR-10; for None it has photos that come with scikit-learn, which are few and
+have no classes: a label of their own choosing stands for one.
+"""
+
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,47 +14,72 @@ from torch import nn
 
 from bench.privacy import images, nets
 
+SCORED, TUNED_ON = slice(0, 20), slice(40, 46)
+"""Of CIFAR-10's test images: the scored ones, and those that attackers' settings and attackers are chosen on."""
+
+PHOTOS, PHOTOS_TUNED_ON = ("flower", "pagoda", "tree", "bush"), ("courtyard", "leaves", "leaf", "bud")
+"""Without CIFAR-10."""
+
+
+class Batch(NamedTuple):
+    """Images [B, channels, height, width] in [0, 1] of one client, and their classes int64 [B]."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
 
 class Scene(NamedTuple):
     """What is attacked.
 
     Args:
         model: the global model.
-        tuning: clients' batches, [B, channels, height, width] each, that the attacker may try its settings on.
-        scored: batches that it is scored on.
-        labels: int64 [B], of every batch; the attacker reads them off the release.
+        tuning: clients' batches, that an attacker may try its settings on.
+        scored: batches that it is scored on, of the same size.
         device: where attacks run; all else is on the CPU.
     """
 
     model: nn.Module
-    tuning: Sequence[torch.Tensor]
-    scored: Sequence[torch.Tensor]
-    labels: torch.Tensor
+    tuning: Sequence[Batch]
+    scored: Sequence[Batch]
     device: str = "cpu"
 
+    @property
+    def batch_size(self) -> int:
+        """Images behind each message."""
+        return len(self.scored[0].labels)
 
-def one_image() -> Scene:
-    """Single photos, and the small net with random weights."""
+    @property
+    def image_shape(self) -> torch.Size:
+        """(channels, height, width)."""
+        return self.scored[0].images.shape[1:]
+
+
+MakeScene = Callable[[pathlib.Path | None], Scene]
+
+
+def one_image(data: pathlib.Path | None = None, batch_size: int = 1) -> Scene:
+    """Single images, or batches of them, and the small net with random weights."""
     torch.manual_seed(0)
-    tuning, *scored = (images.photo_crop(name)[None] for name in sorted(images.PHOTO_CROPS))
-    return Scene(nets.small_conv_net(channels=3, size=32), [tuning], scored, torch.tensor([3]))
+    model = nets.small_conv_net(channels=3, size=32)
+    tuning, scored = _photos() if data is None else _cifar(data)
+    return Scene(model, _batches(tuning, batch_size), _batches(scored, batch_size))
 
 
-def one_image_trained() -> Scene:
+def one_image_trained(data: pathlib.Path | None = None) -> Scene:
     """The same with trained weights."""
-    return one_image()._replace(model=trained_conv_net())
+    return one_image(data)._replace(model=trained_conv_net(data))
 
 
-def four_images() -> Scene:
-    """A batch of four photos of four classes."""
-    tuning, scored = ("courtyard", "leaves", "leaf", "bud"), ("flower", "pagoda", "tree", "bush")
-    batches = [torch.stack([images.photo_crop(name) for name in names]) for names in (tuning, scored)]
-    return one_image()._replace(tuning=batches[:1], scored=batches[1:], labels=torch.tensor([0, 3, 5, 8]))
+def four_images(data: pathlib.Path | None = None) -> Scene:
+    """Batches of four."""
+    return one_image(data, batch_size=4)
 
 
-def trained_conv_net(epochs: int = 5, batch_size: int = 64, lr: float = 0.1) -> nn.Sequential:
-    """The net that is attacked, after some training on digits enlarged to its 32x32 pixels in three channels."""
-    pixels, labels, _, _ = images.digits()
+def trained_conv_net(
+    data: pathlib.Path | None, epochs: int = 5, batch_size: int = 64, lr: float = 0.1
+) -> nn.Sequential:
+    """The net that is attacked, after some training on 5,000 images of the folder, or on digits enlarged to 32x32."""
+    pixels, labels = _enlarged_digits() if data is None else _training_images(data)
     torch.manual_seed(0)
     model = nets.small_conv_net(channels=3, size=32)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
@@ -56,7 +87,41 @@ def trained_conv_net(epochs: int = 5, batch_size: int = 64, lr: float = 0.1) -> 
     for _ in range(epochs):
         for batch in torch.randperm(len(labels), generator=shuffle).split(batch_size):
             optimizer.zero_grad()
-            large = nn.functional.interpolate(pixels[batch], size=(32, 32), mode="bilinear").expand(-1, 3, -1, -1)
-            nn.functional.cross_entropy(model(large), labels[batch]).backward()
+            nn.functional.cross_entropy(model(pixels[batch]), labels[batch]).backward()
             optimizer.step()
     return model
+
+
+def _enlarged_digits() -> Batch:
+    pixels, labels, _, _ = images.digits()
+    return Batch(nn.functional.interpolate(pixels, size=(32, 32), mode="bilinear").expand(-1, 3, -1, -1), labels)
+
+
+def _training_images(data: pathlib.Path, count: int = 5000) -> Batch:
+    training = images.read(data, "train", torch.device("cpu"))[:count]
+    return Batch(training.images.float() / 255, training.labels)
+
+
+def _batches(all_images: Batch, size: int) -> list[Batch]:
+    """Whole ones; images that are left over are left out."""
+    pixels, labels = all_images
+    if len(labels) < size:
+        raise ValueError(f"expected at least {size} images for a batch, got {len(labels)}")
+    whole = len(labels) // size * size
+    return [Batch(*pair) for pair in zip(pixels[:whole].split(size), labels[:whole].split(size), strict=True)]
+
+
+def _photos() -> tuple[Batch, Batch]:
+    tuning, scored = (torch.stack([images.photo_crop(name) for name in names]) for names in (PHOTOS_TUNED_ON, PHOTOS))
+    return Batch(tuning, _made_up(len(tuning))), Batch(scored, _made_up(len(scored)))
+
+
+def _made_up(count: int) -> torch.Tensor:
+    return (3 + torch.arange(count)) % 10
+
+
+@functools.cache
+def _cifar(data: pathlib.Path) -> tuple[Batch, Batch]:
+    test = images.read(data, "test", torch.device("cpu"))
+    tuning, scored = test[TUNED_ON], test[SCORED]
+    return Batch(tuning.images.float() / 255, tuning.labels), Batch(scored.images.float() / 255, scored.labels)

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import statistics
 import time
 from typing import NamedTuple
 
@@ -12,13 +13,18 @@ from bench.privacy.attacker import knowledge
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.client import defenses
 from bench.privacy.study import attacks, evaluate, ledger, scenes, utility
+from bench.privacy.study.attacks import Attack
 
-ATTACKERS = {
+MATCHING = {
     "naive": knowledge.naive,
     "oracle mask": knowledge.oracle_mask,
     "spectral": knowledge.spectral,
     "whitened": knowledge.whitened,
 }
+"""What attackers by cosine similarity know."""
+
+WITH_PRIORS = ("MAP, Gaussian", "posterior mean")
+"""Those with a prior of photos that needs no training: the strongest on exact and on noised coefficients."""
 
 
 class Setting(NamedTuple):
@@ -66,13 +72,20 @@ def measure(setting: Setting, effort: Effort) -> Row:
     if not setting.ratio:
         defense = defenses.gaussian(setting.floor_std)
     search = Search(iterations=effort.iterations)
-    psnr = {
-        name: evaluate.outcome(scenes.one_image(), defense, attacks.by_cosine(attacker), search).psnr_median
-        for name, attacker in ATTACKERS.items()
+    found = {
+        name: evaluate.outcome(scenes.one_image(), defense, attack, search) for name, attack in attackers().items()
     }
-    strongest = max(psnr, key=psnr.__getitem__)
+    strongest = max(found, key=lambda name: found[name].tuned)
     accuracy = utility.accuracy(defense, effort.epochs)
-    return Row(*setting, *effort, strongest, psnr[strongest], accuracy, time.process_time() - start)
+    psnr = statistics.median(found[strongest].psnr)
+    return Row(*setting, *effort, strongest, psnr, accuracy, time.process_time() - start)
+
+
+def attackers() -> dict[str, Attack]:
+    """Those that a setting meets, by name."""
+    priors = attacks.by_name()
+    by_cosine = {name: attacks.by_cosine(known) for name, known in MATCHING.items()}
+    return {**by_cosine, **{name: priors[name] for name in WITH_PRIORS}}
 
 
 def front(rows: list[Row]) -> list[Row]:
@@ -96,7 +109,7 @@ def advice(rows: list[Row], target: float) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    lines = ["| setting | worst attacker | | accuracy |", "|---|---|---|---|"]
+    lines = ["| setting | strongest attacker | | accuracy |", "|---|---|---|---|"]
     lines += [f"| {_text(row)} | {row.psnr:.1f} dB | {row.attacker} | {row.accuracy:.1f} % |" for row in rows]
     return "\n".join(lines)
 
