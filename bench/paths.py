@@ -6,7 +6,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPEED_RESULTS = ROOT / "bench" / "speed" / "results"
 PRIVACY_RESULTS = ROOT / "bench" / "privacy" / "results"
 CHECKPOINTS = ROOT / "build" / "federated"
-PRIORS = ROOT / "build" / "priors"
 STUDY = ROOT / "build" / "study"
 README = ROOT / "README.md"
 PRIVACY_PAGE = ROOT / "docs" / "privacy.md"

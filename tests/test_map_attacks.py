@@ -22,6 +22,7 @@ from bench.privacy.attacker.likelihood import EXACT, Likelihood
 from bench.privacy.attacker.posterior import Posterior, invert_posterior
 from bench.privacy.attacker.priors import Contrasts, Gaussian, TotalVariation
 from bench.privacy.attacker.sampling import HAMILTONIAN
+from bench.privacy.attacker.spectral import Spectral
 from bench.privacy.client import defenses
 from bench.privacy.client.gradients import kernel_shape, norm
 from bench.privacy.client.release import Release
@@ -291,6 +292,10 @@ def test_public_photos_show_nothing_that_is_attacked(monkeypatch):
     assert crops.shape[1:] == (3, 32, 32)
     assert len(crops) > 500
     assert (crops == 0).all()
+    larger = public_images.photo_crops(stride=16, size=64)
+    assert larger.shape[1:] == (3, 64, 64)
+    assert len(larger) > 500
+    assert (larger == 0).all()
 
 
 def test_fitted_prior_is_kept(tmp_path, monkeypatch):
@@ -301,9 +306,56 @@ def test_fitted_prior_is_kept(tmp_path, monkeypatch):
         return torch.rand(20, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
     monkeypatch.setattr(public_images, "public", public)
-    monkeypatch.setattr(public_images.paths, "PRIORS", tmp_path / "priors")
+    monkeypatch.setenv("TIP_KERNELS_CACHE", str(tmp_path / "priors"))
     monkeypatch.setattr(Gaussian, "fitted", lambda images: Gaussian(torch.zeros(3072), torch.eye(3072), (3, 32, 32)))
     first, second = public_images.gaussian(None), public_images.gaussian(None)
     assert asked == [None]
     assert first.factor.equal(second.factor)
     assert first.spread == second.spread
+
+
+def test_priors_of_other_images_have_files_of_their_own(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"expected train\*.parquet below"):
+        public_images.fingerprint(tmp_path)
+    found = [public_images.fingerprint(None)]
+    for content in (b"one", b"two"):
+        (tmp_path / "train-0.parquet").write_bytes(content)
+        found.append(public_images.fingerprint(tmp_path))
+    monkeypatch.setattr(public_images, "COUNT", 10)
+    found.append(public_images.fingerprint(tmp_path))
+    monkeypatch.setattr(public_images, "VERSION", 2)
+    found.append(public_images.fingerprint(None))
+    assert len(set(found)) == len(found)
+
+
+def smooth_images(count: int, size: int) -> torch.Tensor:
+    return nn.functional.interpolate(torch.rand(count, 3, size // 4, size // 4), scale_factor=4, mode="bilinear")
+
+
+def test_gaussian_by_frequency_has_the_moments_of_its_images():
+    torch.manual_seed(0)
+    shown = smooth_images(2000, 16)
+    prior = Spectral.fitted(shown, ridge=0.0)
+    drawn = prior.images(prior.draw(2000, torch.Generator().manual_seed(1))[None])[0]
+    torch.testing.assert_close(prior.images(prior.mean(1)[None])[0, 0], shown.mean(0), rtol=0, atol=1e-4)
+    for change in (lambda x: x, lambda x: x[..., 1:] - x[..., :-1]):  # total energy, and that of differences
+        assert change(drawn).var(0).mean().item() == pytest.approx(change(shown).var(0).mean().item(), rel=0.1)
+    noise = 0.1 * torch.randn(shown.shape)
+    cleaned = prior.denoised(shown + noise, torch.full((2000,), 0.1))
+    assert (cleaned - shown).square().mean() < 0.4 * noise.square().mean()
+
+
+def test_larger_images_are_rebuilt_by_frequency():
+    torch.manual_seed(0)
+    prior, image = Spectral.fitted(smooth_images(100, 64)), smooth_images(1, 64)
+    model = nets.small_conv_net(channels=3, size=64)
+    release = defenses.none(model, image, torch.tensor([3]), 0)
+    search = Search(iterations=60, lr=0.1)
+    found = invert_posterior(model, [release], prior=prior, method=ADAM, search=search).images[0]
+    assert (found - image).square().mean().sqrt() < 0.3 * image.std()
+
+
+def test_photos_of_both_sizes_are_of_one_square():
+    large = images.photo_crop("bud", 64)
+    assert large.shape == (3, 64, 64)
+    torch.testing.assert_close(nn.functional.avg_pool2d(large, 2), images.photo_crop("bud"))

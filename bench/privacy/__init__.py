@@ -1,6 +1,7 @@
 """What TIP and its rivals protect and what they cost: ``python -m bench.privacy COMMAND --help``.
 
-commands   one file for each, see ``MODULES`` of __main__
+commands   one file for each: active, attack, compare, control, federate, pictures, prior, rounding, study,
+           train-generator, train-prior, tune, utility
 client     what a client computes and sends: its gradient, the defenses, what they release
 attacker   what is made of a release: knowledge of the defense, labels, the problem that it poses, the search for images
 prior      a denoiser by flow matching: its net, training and worth; attacker/plug_and_play.py uses it

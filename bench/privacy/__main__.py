@@ -3,6 +3,7 @@
 import argparse
 
 from bench.privacy.commands import (
+    active,
     attack,
     compare,
     control,
@@ -23,6 +24,7 @@ MODULES = (
     compare,
     pictures,
     attack,
+    active,
     federate,
     tune,
     rounding,

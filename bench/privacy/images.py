@@ -26,12 +26,12 @@ def is_attacked(number: int, top: int, left: int, side: int) -> bool:
     )
 
 
-def photo_crop(name: str) -> torch.Tensor:
-    """One of the crops above, shrunk by averaging: float32 [3, 32, 32] in [0, 1]."""
+def photo_crop(name: str, size: int = 32) -> torch.Tensor:
+    """One of the crops above, shrunk by averaging: float32 [3, size, size] in [0, 1], for a size of 32 or 64."""
     number, top, left, shrink = (PHOTO_CROPS | MORE_CROPS)[name]
     photo = torch.from_numpy(load_sample_images().images[number].astype(np.float32) / 255).permute(2, 0, 1)
     square = photo[:, top : top + 32 * shrink, left : left + 32 * shrink]
-    return nn.functional.avg_pool2d(square, shrink)
+    return nn.functional.avg_pool2d(square, 32 * shrink // size)
 
 
 def digits(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -72,8 +72,8 @@ def invert(
     """Attacks every problem from every random start, as one batched optimization.
 
     Args:
-        model: the global model with the parameters that the client used. It must treat samples apart from
-            each other's statistics (no train-mode batch norm).
+        model: the global model with the parameters that the client used, in the client's mode: a batch norm in
+            training mode normalizes each candidate's batch by its own statistics.
         problems: A gradients of this model, with B labels each.
         image_shape: (channels, height, width).
         search: steps, starts and seed.

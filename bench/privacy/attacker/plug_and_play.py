@@ -62,6 +62,7 @@ def invert_by_flow(
     runs: int = 8,
     batch_size: int = 1,
     progress: Progress | None = None,
+    labels: Sequence[torch.Tensor] | None = None,
 ) -> Reconstruction:
     """Attacks every release by several runs.
 
@@ -74,18 +75,19 @@ def invert_by_flow(
         runs: for each release.
         batch_size: images behind each.
         progress: called after each level with the images of the runs.
+        labels: int64 [batch_size] of each release, where they are known or ``labels.read_labels`` found them.
 
     Returns:
         As ``images`` the mean of the runs, or where a batch has two images of a class, which runs may have in any
         order, the run that fits its message best. Losses are half the squared residuals of that run.
     """
-    message = Likelihood(model, releases, runs, batch_size)
+    message = Likelihood(model, releases, runs, batch_size, labels=labels)
     found = sampled(message, denoiser, spread, plan, progress)
     with torch.no_grad():
         losses = message.residuals(found).square().sum(1) / 2
     chosen = best_start(found, losses, runs)
-    labels = message.labels.view(-1, runs, batch_size)[:, 0]
-    apart = torch.tensor([len(row.unique()) == batch_size for row in labels])
+    classes = message.labels.view(-1, runs, batch_size)[:, 0]
+    apart = torch.tensor([len(row.unique()) == batch_size for row in classes])
     images = torch.where(apart.view(-1, 1, 1, 1, 1), chosen.tries.mean(1), chosen.images)
     return chosen._replace(images=images)
 

@@ -72,6 +72,7 @@ def invert_posterior(
     batch_size: int = 1,
     device: str = "cpu",
     progress: Progress | None = None,
+    labels: Sequence[torch.Tensor] | None = None,
 ) -> Reconstruction:
     """Attacks every release from every start, as one batched search.
 
@@ -86,11 +87,12 @@ def invert_posterior(
         batch_size: images behind each release.
         device: of the search.
         progress: called after each step with the losses [A, restarts] under the noise of that step.
+        labels: int64 [batch_size] of each release, where they are known or ``labels.read_labels`` found them.
 
     Returns:
         Images cut to [0, 1]; of the starts as the method chooses, by the loss under the true noise.
     """
-    posterior = Posterior(Likelihood(model, releases, search.restarts, batch_size, device), prior, hot)
+    posterior = Posterior(Likelihood(model, releases, search.restarts, batch_size, device, labels), prior, hot)
     z = starts(prior, batch_size, search).repeat(len(releases), *[1] * (prior.mean(1).dim()))
 
     def report(losses: torch.Tensor) -> None:

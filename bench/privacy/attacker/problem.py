@@ -38,15 +38,23 @@ class Problem(NamedTuple):
         return self._replace(gradient=gradient, labels=self.labels.to(device), weights=weights)
 
 
-def posed_by(release: Release, attacker: Attacker, smoothing: float = SMOOTHING, batch_size: int = 1) -> Problem:
-    """What a release asks of an attacker, who reads the labels off it.
+def posed_by(
+    release: Release,
+    attacker: Attacker,
+    smoothing: float = SMOOTHING,
+    batch_size: int = 1,
+    labels: torch.Tensor | None = None,
+) -> Problem:
+    """What a release asks of an attacker, who reads the labels off it unless they are given.
 
     Args:
         release: what the client sent.
         attacker: what it knows of the defense.
         smoothing: see :class:`Problem`.
         batch_size: images behind the release.
+        labels: int64 [batch_size], where they are known or ``labels.read_labels`` found them.
     """
     seen = attacker(release)
-    labels = recover_labels(*seen.gradient[-2:], batch_size=batch_size)
+    if labels is None:
+        labels = recover_labels(*seen.gradient[-2:], batch_size=batch_size)
     return Problem(seen.gradient, labels, seen.weights, smoothing)

@@ -20,9 +20,11 @@ from bench.privacy.client.gradients import (
     client_gradient,
     clipped,
     norm,
+    trained,
     update_as_gradient,
 )
 from bench.privacy.client.release import CLIP, Defense, Release, evenly_noised, noise_energy
+from bench.privacy.client.statistics import sent_statistics
 from tip_kernels import calibration, spectrum
 
 
@@ -35,19 +37,23 @@ def local_steps(steps: int, lr: float, std: float = 0.0) -> Defense:
     """Several SGD steps on the batch, sent as one update, which is read as a gradient: clipped, noised as by DP."""
 
     def defense(model, images, labels, seed):
-        local = copy.deepcopy(model)
-        optimizer = torch.optim.SGD(local.parameters(), lr=lr)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(local(images), labels).backward()
-            optimizer.step()
-        update = [
-            (after - before).detach() for before, after in zip(model.parameters(), local.parameters(), strict=True)
-        ]
+        local = LocalSteps(steps, lr)
+        after = trained(model, images, labels, local)
+        update = [(new - old).detach() for old, new in zip(model.parameters(), after.parameters(), strict=True)]
         sent = _noised(clipped(update_as_gradient(update, lr, steps), CLIP), std, seed)
-        return evenly_noised(sent, std)._replace(local=LocalSteps(steps, lr))
+        return evenly_noised(sent, std)._replace(local=local)
 
     return defense
+
+
+def with_statistics(defense: Defense) -> Defense:
+    """The same, but the running statistics of the model's batch norms are sent too, as they are: as FedAvg does."""
+
+    def also(model, images, labels, seed):
+        release = defense(model, images, labels, seed)
+        return release._replace(statistics=sent_statistics(model, images, labels, release.local))
+
+    return also
 
 
 def gaussian(std: float) -> Defense:
@@ -131,7 +137,7 @@ def grad_cam_noise(std: float) -> Defense:
 
     def defense(model, images, labels, seed):
         clean = _clipped_gradient(model, images, labels)
-        weights = channel_weights(model, images, labels)
+        weights = channel_weights(copy.deepcopy(model), images, labels)
         generator = torch.Generator().manual_seed(seed)
         sent, noise, energy = [], [], 0.0
         for (name, _), g in zip(model.named_parameters(), clean, strict=True):
@@ -190,14 +196,13 @@ def _perturbed_by_tip(
     model: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int, settings: dict[str, float]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """By parameter, the gradient that TIP lets out, and the channels that it selected."""
+    model = copy.deepcopy(model)
     model.zero_grad()
     with tip.TIP(model, **settings, max_grad_norm=CLIP, rng=tip.NoiseRNG.from_seed(seed)) as protector:
         nn.functional.cross_entropy(model(images), labels).backward()
         protector.perturb_gradients()
         selected = protector.selected()
-    sent = {name: p.grad.clone() for name, p in model.named_parameters()}
-    model.zero_grad()
-    return sent, selected
+    return {name: p.grad for name, p in model.named_parameters()}, selected
 
 
 @functools.cache

@@ -1,5 +1,10 @@
-"""The gradient that a client computes, and an update read as one."""
+"""The gradient that a client computes, and an update read as one.
 
+Models keep the mode that they are given in: a batch norm in training mode normalizes by the batch. Clients work on
+copies, so that the running statistics of the global model stay as they are.
+"""
+
+import copy
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,8 +31,20 @@ def client_gradient(model: nn.Module, images: torch.Tensor, labels: torch.Tensor
         images: [B, *image_shape].
         labels: int64 [B].
     """
+    model = copy.deepcopy(model)
     loss = nn.functional.cross_entropy(model(images), labels)
     return [g.detach() for g in torch.autograd.grad(loss, list(model.parameters()))]
+
+
+def trained(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, local: LocalSteps) -> nn.Module:
+    """A copy of the model after the client's steps of SGD."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=local.lr)
+    for _ in range(local.steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return model
 
 
 def update_as_gradient(update: Gradient, lr: float, steps: int) -> Gradient:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from bench.privacy.client.gradients import Gradient, LocalSteps, as_kernels
+from bench.privacy.client.statistics import Statistics
 
 CLIP = 1.0
 """What all defenses clip the whole gradient to, unless their norm adapts."""
@@ -25,6 +26,8 @@ class Release(NamedTuple):
         unsmoothed_std: of the noise in every coordinate before that smoothing.
         max_norm: what the gradient was clipped to, before everything else.
         local: the SGD steps whose mean gradient it is, or None for a gradient at the global model.
+        statistics: what the client's batch norms had as input, see ``statistics.py`` beside, or None where they are not
+            sent.
     """
 
     gradient: Gradient
@@ -35,6 +38,7 @@ class Release(NamedTuple):
     unsmoothed_std: float = 0.0
     max_norm: float = CLIP
     local: LocalSteps | None = None
+    statistics: Statistics | None = None
 
 
 Defense = Callable[[nn.Module, torch.Tensor, torch.Tensor, int], Release]
@@ -45,6 +49,14 @@ def evenly_noised(gradient: Gradient, std: float) -> Release:
     """The release of a gradient that has noise of the same std, or none, in all its coordinates."""
     noise = [torch.full((1, 1, 1), std) for _ in gradient]
     return Release(gradient, noise, [None] * len(gradient), std**2 * sum(g.numel() for g in gradient))
+
+
+def unsmoothed(release: Release) -> Release:
+    """The release with its smoothing undone, which loses nothing and leaves the noise alike in all coordinates."""
+    if release.unsmooth is None:
+        return release
+    std = [torch.full((1, 1, 1), release.unsmoothed_std) for _ in release.gradient]
+    return release._replace(gradient=release.unsmooth(release.gradient), noise_std=std, unsmooth=None)
 
 
 def noise_energy(noise_std: torch.Tensor, tensor: torch.Tensor) -> float:
