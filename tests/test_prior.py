@@ -18,7 +18,7 @@ from bench.privacy.attacker.plug_and_play import Plan
 from bench.privacy.client import defenses
 from bench.privacy.commands import prior
 from bench.privacy.images import Labeled, is_attacked
-from bench.privacy.prior import data, settings, training, weights, worth
+from bench.privacy.prior import settings, training, weights, worth
 from bench.privacy.prior.denoiser import Denoiser
 from bench.privacy.prior.settings import Settings
 from bench.privacy.prior.spectral import SpectralGaussian, cosines
@@ -26,6 +26,9 @@ from bench.privacy.prior.time import SPREAD, as_pixels, standardized, std_at, ti
 from bench.privacy.prior.wiener import Wiener
 from bench.privacy.study import flow, scenes
 from bench.privacy.study.cases import EQUAL, cases
+from bench.privacy.trained import data
+from bench.privacy.trained import training as trained
+from bench.privacy.trained.weights import read
 
 TINY = Settings(data="photos", size=8, classes=2, width=8, batch=16)
 SHAPE = (3, 8, 8)
@@ -115,7 +118,7 @@ def test_samples_of_a_gaussian_flow_have_its_mean_and_spread():
 @pytest.fixture
 def quickly(monkeypatch):
     """Training at its full rate at once."""
-    monkeypatch.setattr(training, "WARM_UP", 10)
+    monkeypatch.setattr(trained, "WARM_UP", 10)
     return dataclasses.replace(TINY, lr=1e-2, batch=64)
 
 
@@ -133,9 +136,9 @@ def test_a_resumed_training_has_the_weights_of_one_that_was_not_interrupted(cach
     first = training.Training(two_classes(), TINY)
     for _ in range(3):
         first.step()
-    training.keep(first, TINY.file())
+    trained.keep(first, TINY.file())
     second = training.Training(two_classes(), TINY)
-    second.restore(weights.read(TINY))
+    second.restore(read(TINY))
     for _ in range(3):
         second.step()
     for name, tensor in whole.averaged.items():
@@ -165,13 +168,13 @@ def test_every_step_draws_anew(monkeypatch):
 
 def test_training_ends_by_time_and_goes_on(cache, monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(training.time, "monotonic", lambda: 10.0 * next(clock))  # ten seconds a step
+    monkeypatch.setattr(trained.time, "monotonic", lambda: 10.0 * next(clock))  # ten seconds a step
     one = training.Training(two_classes(), TINY)
-    assert len(list(training.train(one, minutes=1, every=20.0))) == 3
+    assert len(list(trained.train(one, minutes=1, every=20.0))) == 3
     assert (one.steps, one.seconds) == (6, 60.0)
-    assert len(list(training.train(one, minutes=2, every=20.0))) == 3
+    assert len(list(trained.train(one, minutes=2, every=20.0))) == 3
     assert (one.steps, one.seconds) == (12, 120.0)
-    assert not list(training.train(one, minutes=2))
+    assert not list(trained.train(one, minutes=2))
 
 
 def test_no_photo_crop_for_training_is_of_an_attacked_one():
@@ -200,13 +203,13 @@ def test_every_setting_and_the_version_have_a_file_of_their_own(cache, monkeypat
     assert set(changed) == {field.name for field in dataclasses.fields(Settings)}
     files = {Settings().file(), *(Settings(**{name: value}).file() for name, value in changed.items())}
     assert len(files) == 1 + len(changed)
-    monkeypatch.setattr(settings, "VERSION", settings.VERSION + 1)
+    monkeypatch.setattr(Settings, "VERSION", Settings.VERSION + 1)
     assert Settings().file() not in files
 
 
 def test_a_file_of_other_settings_or_images_is_refused(cache):
     one = training.Training(two_classes(), TINY)
-    training.keep(one, TINY.file())
+    trained.keep(one, TINY.file())
     other = dataclasses.replace(TINY, seed=1)
     TINY.file().rename(other.file())
     with pytest.raises(ValueError, match=r"to hold a prior of Settings.*seed=1.*got one of .*'seed': 0"):
@@ -219,7 +222,7 @@ def test_the_averaged_weights_are_used(cache):
     one = training.Training(two_classes(), TINY)
     for _ in range(3):
         one.step()
-    training.keep(one, TINY.file())
+    trained.keep(one, TINY.file())
     loaded = weights.load(TINY).state_dict()
     assert torch.equal(loaded["unet.enter.bias"], one.averaged["unet.enter.bias"])
     assert not torch.equal(loaded["unet.enter.bias"], one.net.state_dict()["unet.enter.bias"])
@@ -286,7 +289,7 @@ def test_a_drawn_correction_is_a_sample_of_what_the_message_leaves():
 @pytest.fixture
 def untrained(cache):
     """A file for the photos, of a net that is no more than its Gaussian."""
-    training.keep(training.Training(CROPS, settings.of_data(None)), settings.of_data(None).file())
+    trained.keep(training.Training(CROPS, settings.of_data(None)), settings.of_data(None).file())
 
 
 @pytest.mark.parametrize("name", ["none", "pruning 90 %, random", "DP, Laplacian smoothing", "TIP 0.3 with floor"])
@@ -330,7 +333,7 @@ def test_samples_know_their_class(cache, quickly):
     one = training.Training(images, quickly)
     for _ in range(100):
         one.step()
-    training.keep(one, one.settings.file())
+    trained.keep(one, one.settings.file())
     denoiser = Denoiser.trained(one.settings)
     some = images[:8].images.float() / 255
     known = worth.alone(denoiser, some, images.labels[:8], samples=4, steps=10)

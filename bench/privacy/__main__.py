@@ -12,12 +12,27 @@ from bench.privacy.commands import (
     prior,
     rounding,
     study,
+    train_generator,
     train_prior,
     tune,
     utility,
 )
 
-MODULES = (study, control, compare, pictures, attack, active, federate, tune, rounding, train_prior, prior, utility)
+MODULES = (
+    study,
+    control,
+    compare,
+    pictures,
+    attack,
+    active,
+    federate,
+    tune,
+    rounding,
+    train_prior,
+    train_generator,
+    prior,
+    utility,
+)
 COMMANDS = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in MODULES}
 """By command, which is the module's name. Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the
 help."""

@@ -98,6 +98,23 @@ class Likelihood:
         return torch.cat(parts, 1)
 
 
+class Part:
+    """The likelihood of some of the numbers of the messages.
+
+    Args:
+        whole: of all of them.
+        chosen: bool [D], which.
+    """
+
+    def __init__(self, whole: Likelihood, chosen: torch.Tensor) -> None:
+        self._whole, self._chosen = whole, chosen
+        self.std, self.signal = whole.std[:, chosen], whole.signal
+
+    def residuals(self, images: torch.Tensor, level: torch.Tensor | float = 0.0) -> torch.Tensor:
+        """Of those alone; see :meth:`Likelihood.residuals`."""
+        return self._whole.residuals(images, level)[:, self._chosen]
+
+
 def _stacked(releases: Sequence[Release], restarts: int, device: str) -> Statistics | None:  # [P, S] each
     known = [release.statistics for release in releases if release.statistics is not None]
     if not known:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from bench.privacy.attacker.inversion import Progress, Reconstruction, Search
-from bench.privacy.attacker.likelihood import Likelihood
-from bench.privacy.attacker.priors import Prior
+from bench.privacy.attacker.likelihood import Likelihood, Part
+from bench.privacy.attacker.priors import Density, Prior
 from bench.privacy.client.release import Release
 
 
@@ -23,7 +23,7 @@ class Posterior:
     cooling = 0.7
     """The share of a search after which the true noise is assumed."""
 
-    def __init__(self, likelihood: Likelihood, prior: Prior, hot: float) -> None:
+    def __init__(self, likelihood: Likelihood | Part, prior: Density, hot: float) -> None:
         self.likelihood, self.prior = likelihood, prior
         self._quiet = likelihood.std.amin(1)
         self._loud = torch.maximum(hot * likelihood.signal, self._quiet)
@@ -91,7 +91,7 @@ def invert_posterior(
         Images cut to [0, 1]; of the starts as the method chooses, by the loss under the true noise.
     """
     posterior = Posterior(Likelihood(model, releases, search.restarts, batch_size, device), prior, hot)
-    z = _starts(prior, batch_size, search).repeat(len(releases), *[1] * (prior.mean(1).dim()))
+    z = starts(prior, batch_size, search).repeat(len(releases), *[1] * (prior.mean(1).dim()))
 
     def report(losses: torch.Tensor) -> None:
         if progress is not None:
@@ -101,7 +101,8 @@ def invert_posterior(
     return method.choose(images.clamp(0, 1), losses, search.restarts)
 
 
-def _starts(prior: Prior, batch: int, search: Search) -> torch.Tensor:
+def starts(prior: Prior, batch: int, search: Search) -> torch.Tensor:
+    """Of one problem, as many as the search asks for: the prior's mean and random draws of it by the seed."""
     generator = torch.Generator().manual_seed(search.seed)
     draws = [prior.draw(batch, generator) for _ in range(search.restarts - 1)]
     return torch.stack([prior.mean(batch), *draws])

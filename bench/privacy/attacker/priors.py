@@ -1,7 +1,7 @@
 """What an attacker knows of images before it has seen a message.
 
 A prior writes images as functions of latents z, in which the searches of ``posterior`` move, and says what a latent
-costs. Another one, a denoiser's or a generator's, is one more subclass of :class:`Prior`.
+costs. Another one is one more subclass of :class:`Prior`.
 """
 
 import abc
@@ -12,13 +12,11 @@ import torch
 Operator = Callable[[torch.Tensor], torch.Tensor]
 
 
-class Prior(abc.ABC):
-    """Images of one shape and how likely they are.
+class Density(abc.ABC):
+    """Images as functions of latents z, and what latents cost.
 
     All methods take P problems with B images each at once, and are differentiable by z.
     """
-
-    name: str
 
     @abc.abstractmethod
     def images(self, z: torch.Tensor) -> torch.Tensor:
@@ -27,14 +25,6 @@ class Prior(abc.ABC):
     @abc.abstractmethod
     def cost(self, z: torch.Tensor) -> torch.Tensor:
         """The negative logarithm of the latents' density, up to a constant: [P]."""
-
-    @abc.abstractmethod
-    def mean(self, batch: int) -> torch.Tensor:
-        """The latents [batch, *latent_shape] of the images that are most ordinary."""
-
-    @abc.abstractmethod
-    def draw(self, batch: int, generator: torch.Generator) -> torch.Tensor:
-        """Random latents [batch, *latent_shape]."""
 
     def curvature(self, z: torch.Tensor) -> Operator:
         """The cost's Hessian at z, or a positive semidefinite stand-in for it, as a function of directions like z.
@@ -51,6 +41,20 @@ class Prior(abc.ABC):
             level: what is left of the annealing: 1 at first, 0 at the true noise.
         """
         return z
+
+
+class Prior(Density):
+    """Images of one shape and how likely they are, with latents to start from."""
+
+    name: str
+
+    @abc.abstractmethod
+    def mean(self, batch: int) -> torch.Tensor:
+        """The latents [batch, *latent_shape] of the images that are most ordinary."""
+
+    @abc.abstractmethod
+    def draw(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        """Random latents [batch, *latent_shape]."""
 
 
 class Gaussian(Prior):

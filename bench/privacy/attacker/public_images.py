@@ -13,7 +13,7 @@ from torch import nn
 from bench.privacy.attacker.priors import Contrasts, Gaussian
 from bench.privacy.attacker.spectral import Spectral
 from bench.privacy.images import MORE_CROPS, PHOTO_CROPS, is_attacked, read
-from bench.privacy.prior.settings import cache
+from bench.privacy.trained.settings import cache
 
 SIZE = 32
 COUNT = 20_000

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from bench.pages import publish
 from bench.privacy.images import MORE_CROPS, PHOTO_CROPS, Labeled, photo_crop, read
-from bench.privacy.prior import settings, weights, worth
-from bench.privacy.prior.data import training_images
+from bench.privacy.prior import settings, worth
 from bench.privacy.prior.denoiser import Denoiser
 from bench.privacy.prior.wiener import Wiener
+from bench.privacy.trained import weights
+from bench.privacy.trained.data import training_images
 
 DENOISING = "denoising by the prior"
 """The mark of the table in a page."""

@@ -3,10 +3,11 @@
 import pathlib
 from typing import NamedTuple
 
-from bench.privacy.prior.settings import of_data
-from bench.privacy.prior.weights import command
-from bench.privacy.study import attacks, flow
+from bench.privacy.generator import settings as generator_settings
+from bench.privacy.prior import settings as prior_settings
+from bench.privacy.study import attacks, flow, generator
 from bench.privacy.study.attacks import Attack
+from bench.privacy.trained.weights import command
 
 
 class Needed(NamedTuple):
@@ -19,13 +20,15 @@ class Needed(NamedTuple):
 
 def by_name(data: pathlib.Path | None = None) -> dict[str, Attack]:
     """All of them; they learn images from the folder, or from photos."""
-    return {**attacks.by_name(data), **flow.by_name(data, by_class=data is not None)}
+    return {**attacks.by_name(data), **flow.by_name(data, by_class=data is not None), **generator.by_name(data)}
 
 
 def needed(data: pathlib.Path | None = None) -> list[Needed]:
     """What has to be trained before."""
-    chosen = of_data(data)
-    return [Needed(chosen.file(), tuple(flow.by_name(data)), command(chosen, data or "FOLDER"))]
+    nets = {prior_settings.of_data(data): flow.by_name(data), generator_settings.of_data(data): generator.by_name(data)}
+    return [
+        Needed(chosen.file(), tuple(attackers), command(chosen, data or "FOLDER")) for chosen, attackers in nets.items()
+    ]
 
 
 def missing(data: pathlib.Path | None = None) -> dict[str, str]:

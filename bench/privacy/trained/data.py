@@ -1,4 +1,4 @@
-"""What a prior is trained on: CIFAR-10's training images, or crops of scikit-learn's photos that nobody attacks."""
+"""What nets are trained on: CIFAR-10's training images, or crops of scikit-learn's photos that nobody attacks."""
 
 import pathlib
 

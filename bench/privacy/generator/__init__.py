@@ -1,0 +1,1 @@
+"""A decoder of images whose features attackers move: its net, its training, its weights."""
