@@ -13,7 +13,7 @@ import torch
 
 from bench import pages, paths
 from bench.privacy import __main__ as entry
-from bench.privacy import figures, nets
+from bench.privacy import figures, images, nets
 from bench.privacy.attacker import knowledge, posterior
 from bench.privacy.attacker.climbing import ADAM
 from bench.privacy.attacker.gauss_newton import GAUSS_NEWTON
@@ -21,9 +21,10 @@ from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.sampling import HAMILTONIAN
 from bench.privacy.client import defenses
 from bench.privacy.commands import pictures, study
+from bench.privacy.images import Labeled
 from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report, scenes, strongest, with_priors
 from bench.privacy.study.attacks import Attack
-from bench.privacy.study.cases import BY_LBFGS, EQUAL, PUBLISHED, WORLDS, cases
+from bench.privacy.study.cases import BY_LBFGS, EQUAL, PUBLISHED, STATISTICS_SENT, WORLDS, cases
 from bench.privacy.study.jobs import Cost, Effort, Job, Place, Row
 from bench.privacy.study.ledger import Figures
 from bench.privacy.study.scenes import Batch, Scene
@@ -180,9 +181,9 @@ def test_attackers_have_as_much_to_choose_from_and_as_many_steps():
 
 
 def test_every_defense_meets_an_attacker_that_knows_it():
-    scene = tiny_scene()
     for table, rows in cases().items():
         for name, case in rows.items():
+            scene = case.scene() if STATISTICS_SENT in name else tiny_scene()
             release = case.defense(scene.model, *scene.scored[0], 0)
             levels = torch.cat([std.flatten() for std in release.noise_std]).unique()
             something_to_know = len(levels) > 1 or release.unsmooth is not None
@@ -193,16 +194,31 @@ def test_every_defense_meets_an_attacker_that_knows_it():
             assert others == {"naive", *case.informed}
 
 
-def test_scenes_have_whole_batches_and_no_image_twice():
-    for make in (scenes.one_image, scenes.four_images):
-        scene = make()
-        batches = [*scene.tuning, *scene.scored]
-        assert {len(batch.images) for batch in batches} == {len(batch.labels) for batch in batches}
-        assert {len(batch.labels) for batch in batches} == {scene.batch_size}
-        every = torch.cat([batch.images for batch in batches])
-        assert len(every.flatten(1).unique(dim=0)) == len(every) == 8
-    with pytest.raises(ValueError, match="expected at least 9 images for a batch, got 4"):
-        scenes.one_image(batch_size=9)
+@pytest.mark.parametrize("make", [case.scene for case in cases()[WORLDS].values() if case.scene is not scenes.resnet])
+def test_scenes_have_whole_batches_and_no_image_twice(make):
+    scene = make()
+    batches = [*scene.tuning, *scene.scored]
+    assert {len(batch.images) for batch in batches} == {len(batch.labels) for batch in batches} == {scene.batch_size}
+    every = torch.cat([batch.images for batch in batches])
+    assert len(every.flatten(1).unique(dim=0)) == len(every)
+    assert scene.model(scene.scored[0].images).shape == (scene.batch_size, 10)
+
+
+def test_scored_images_of_cifar_are_never_those_for_tuning(monkeypatch):
+    numbered = Labeled(
+        torch.arange(60, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32), torch.arange(60) % 10
+    )
+    monkeypatch.setattr(images, "read", lambda *_: numbered)
+    for batch_size, scored, tuning in ((1, 20, 6), (4, 20, 4), (16, 32, 16)):
+        scenes._cifar.cache_clear()
+        scene = scenes._scene(lambda: nets.small_conv_net(3, 32), pathlib.Path("there"), batch_size)
+        found = [
+            {round(255 * image.max().item()) for batch in part for image in batch.images}
+            for part in (scene.scored, scene.tuning)
+        ]
+        assert [len(part) for part in found] == [scored, tuning]
+        assert max(found[0]) < 40 <= min(found[1])
+    scenes._cifar.cache_clear()
 
 
 def run_study(monkeypatch, given: list[str], todo: list[Job], stop: int | None = None) -> list[Job]:

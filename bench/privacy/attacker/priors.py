@@ -73,12 +73,13 @@ class Gaussian(Prior):
         self.average, self.factor, self.image_shape = mean, factor, tuple(image_shape)
 
     @classmethod
-    def fitted(cls, images: torch.Tensor, ridge: float = 1e-6) -> "Gaussian":
+    def fitted(cls, images: torch.Tensor, ridge: float = 1e-6, latents: int | None = None) -> "Gaussian":
         """The mean and covariance of images [N, channels, height, width] in [0, 1].
 
         Args:
             images: public ones.
             ridge: is added to all variances, for directions that the images do not have.
+            latents: for the directions of most variance only; None for all.
         """
         flat = images.flatten(1)
         mean = flat.mean(0)
@@ -87,7 +88,7 @@ class Gaussian(Prior):
             centered = part - mean
             covariance += centered.T @ centered / len(flat)
         variances, vectors = torch.linalg.eigh(covariance)
-        order = variances.argsort(descending=True)
+        order = variances.argsort(descending=True)[:latents]
         factor = vectors[:, order] * (variances[order].clamp(min=0) + ridge).sqrt()
         return cls(mean, factor, images.shape[1:])
 

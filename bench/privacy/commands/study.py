@@ -19,7 +19,7 @@ from bench.privacy.study.jobs import Cost, Effort, Place, Row
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=pathlib.Path, metavar="FOLDER", help="parquet files as in uoft-cs/cifar10")
-    parser.add_argument("--iterations", type=int, default=200, help="steps of one attack; default %(default)s")
+    parser.add_argument("--iterations", type=int, default=240, help="steps of one attack; default %(default)s")
     parser.add_argument("--restarts", type=int, default=1, help="starts of one attack; default %(default)s")
     parser.add_argument("--seeds", type=int, default=2, help="noise seeds an image; default %(default)s")
     parser.add_argument("--device", default="cpu", help="of the attacks: cpu or cuda")

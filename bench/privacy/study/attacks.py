@@ -113,6 +113,11 @@ def contrasts(data: pathlib.Path | None, scene: Scene, setting: Setting) -> Prio
     return public_images.gaussian(data).to(scene.device)
 
 
+def by_frequency(scene: Scene, setting: Setting) -> Prior:
+    """A Gaussian of cosine coefficients of photos of the scene's size."""
+    return public_images.spectral(scene.image_shape[-1]).to(scene.device)
+
+
 def total_variation(scene: Scene, setting: Setting) -> Prior:
     """Of the weight that is the setting's third number."""
     return TotalVariation(setting[2], scene.image_shape, device=scene.device)
@@ -129,6 +134,12 @@ def by_name(data: pathlib.Path | None = None) -> dict[str, Attack]:
         "MAP, TV": by_posterior(total_variation, ADAM, [*grid((0.01, 0.05), (10.0,), (3.0, 10.0, 30.0))]),
         "posterior mean": by_posterior(partial(contrasts, data), HAMILTONIAN, [*grid((0.07, 0.1, 0.14), (3.0, 30.0))]),
     }
+
+
+def of_any_size() -> dict[str, Attack]:
+    """The attacker whose prior photos teach whatever the size of images, where a covariance would be too large."""
+    settings = [*itertools.product((0.03, 0.1, 0.3), (3.0, 30.0))]
+    return {"MAP, Gaussian by frequency": by_posterior(by_frequency, ADAM, settings)}
 
 
 def effort(attack: Attack, search: Search) -> Search:

@@ -33,6 +33,13 @@ BY_LBFGS = " by L-BFGS"
 searches by cosine and signed Adam; the rest are those of ``with_priors``, which meet every defense."""
 
 
+BATCH_NORM, STATISTICS_SENT, LOCAL_STEPS = "batch norm", "statistics sent", "4 local steps"
+"""Of the names of other worlds."""
+
+STRONG = ("MAP, Gaussian", "posterior mean", "flow, plug-and-play", "generator, features")
+"""Of ``with_priors`` those that meet the defenses of the other tables: one of each kind."""
+
+
 class Case(NamedTuple):
     """A defense and who attacks it.
 
@@ -66,8 +73,10 @@ class Case(NamedTuple):
         return list(self.attacks())
 
     def _with_priors(self, data: pathlib.Path | None) -> dict[str, Attack]:
-        known = with_priors.by_name(data)
-        return known if self.priors is None else {name: known[name] for name in self.priors}
+        if self.priors is None:
+            return with_priors.by_name(data)
+        known = {**with_priors.by_name(data), **attacks.of_any_size()}
+        return {name: known[name] for name in self.priors}
 
 
 def cases() -> dict[str, dict[str, Case]]:
@@ -95,14 +104,14 @@ def _at_equal_energy() -> dict[str, Case]:
 
 def _as_published() -> dict[str, Case]:
     table = {
-        "DP": Case(as_published(defenses.gaussian), {}, ("naive",)),
-        "APG": Case(as_published(defenses.grad_cam_noise), CHANNELS, ("whitened",)),
+        "DP": Case(as_published(defenses.gaussian), {}, ("naive",), priors=STRONG),
+        "APG": Case(as_published(defenses.grad_cam_noise), CHANNELS, ("whitened",), priors=STRONG),
     }
     for ratio in (0.1, 0.3, 0.6):
         make = partial(defenses.published_targeted, ratio)
         # Two will do: this table is for the noise.
         known = {name: _knows_tip(ratio)[name] for name in ("inferred mask", "spectral")}
-        table[f"TIP {ratio}"] = Case(as_published(make), known, ("spectral",))
+        table[f"TIP {ratio}"] = Case(as_published(make), known, ("spectral",), priors=STRONG)
     return table
 
 
@@ -110,28 +119,51 @@ def _floors() -> dict[str, Case]:
     """The same least noise on every coordinate, without TIP and with it."""
     table = {}
     for level in LEVELS:
-        table[f"DP {level:g}"] = Case(defenses.gaussian(level), {}, ("naive",))
-        whitened = {"whitened": knowledge.whitened}
-        table[f"TIP 0.3, floor {level:g}"] = Case(defenses.targeted(0.3, 2 * level, level), whitened, ("whitened",))
+        table[f"DP {level:g}"] = Case(defenses.gaussian(level), {}, (), priors=STRONG)
+        defense, known = defenses.targeted(0.3, 2 * level, level), {"whitened": knowledge.whitened}
+        table[f"TIP 0.3, floor {level:g}"] = Case(defense, known, (), priors=STRONG)
     return table
+
+
+class World(NamedTuple):
+    """Where the defenses of the first table are attacked once more; ``shown`` are those that are."""
+
+    scene: MakeScene
+    priors: tuple[str, ...] = ("posterior mean", "flow, plug-and-play")
+    lbfgs: bool = False
+    shown: tuple[str, ...] = ("none", "DP", "TIP 0.3", "TIP 0.3 with floor")
+
+
+WORLDS_BY_NAME = {
+    "trained weights": World(scenes.one_image_trained, lbfgs=True),
+    "batch of 4": World(scenes.four_images, lbfgs=True),
+    "batch of 16": World(scenes.sixteen_images, shown=("none", "DP")),
+    "ReLU": World(scenes.relu),
+    BATCH_NORM: World(scenes.batch_norm),
+    f"{BATCH_NORM}, {STATISTICS_SENT}": World(scenes.batch_norm, shown=("none", "DP")),
+    "ResNet": World(scenes.resnet, priors=("flow, plug-and-play",)),
+    "64x64": World(scenes.large_image, priors=("MAP, TV", "MAP, Gaussian by frequency")),
+    LOCAL_STEPS: World(scenes.one_image, shown=("none", "DP")),
+}
 
 
 def _other_worlds() -> dict[str, Case]:
-    equal = _at_equal_energy()
-    informed = {
-        "none": {},
-        "DP": {},
-        "TIP 0.3": {"spectral": knowledge.spectral},
-        "TIP 0.3 with floor": {"whitened": knowledge.whitened},
-    }
+    informed = {"TIP 0.3": {"spectral": knowledge.spectral}, "TIP 0.3 with floor": {"whitened": knowledge.whitened}}
     table = {}
-    for title, scene in (("trained weights", scenes.one_image_trained), ("batch of 4", scenes.four_images)):
-        for name, known in informed.items():
-            strongest = tuple(known) or ("naive",)
-            table[f"{name}, {title}"] = Case(equal[name].defense, known, strongest, scene)
-    for name, std in (("none", 0.0), ("DP", RMS)):
-        table[f"{name}, 4 local steps"] = Case(defenses.local_steps(4, 0.01, std), {}, ("naive",))
+    for title, world in WORLDS_BY_NAME.items():
+        for name in world.shown:
+            known = informed.get(name, {})
+            lbfgs = (tuple(known) or ("naive",)) if world.lbfgs else ()
+            table[f"{name}, {title}"] = Case(_in_world(name, title), known, lbfgs, world.scene, world.priors)
     return table
+
+
+def _in_world(name: str, title: str) -> Defense:
+    """The defense of the first table, as a client of that world has it."""
+    if title == LOCAL_STEPS:
+        return defenses.local_steps(4, 0.01, RMS if name == "DP" else 0.0)
+    defense = _at_equal_energy()[name].defense
+    return defenses.with_statistics(defense) if STATISTICS_SENT in title else defense
 
 
 def _knows_tip(ratio: float) -> dict[str, Attacker]:

@@ -7,6 +7,7 @@ have no classes: a label of their own choosing stands for one.
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -57,22 +58,44 @@ class Scene(NamedTuple):
 MakeScene = Callable[[pathlib.Path | None], Scene]
 
 
-def one_image(data: pathlib.Path | None = None, batch_size: int = 1) -> Scene:
-    """Single images, or batches of them, and the small net with random weights."""
-    torch.manual_seed(0)
-    model = nets.small_conv_net(channels=3, size=32)
-    tuning, scored = _photos() if data is None else _cifar(data)
-    return Scene(model, _batches(tuning, batch_size), _batches(scored, batch_size))
+def one_image(data: pathlib.Path | None = None) -> Scene:
+    """Single images, and the small net with random weights."""
+    return _scene(partial(nets.small_conv_net, channels=3, size=32), data)
 
 
 def one_image_trained(data: pathlib.Path | None = None) -> Scene:
     """The same with trained weights."""
-    return one_image(data)._replace(model=trained_conv_net(data))
+    return _fewer(one_image(data)._replace(model=trained_conv_net(data)))
+
+
+def relu(data: pathlib.Path | None = None) -> Scene:
+    """ReLU for tanh."""
+    return _fewer(_scene(partial(nets.small_conv_net, channels=3, size=32, activation=nn.ReLU), data))
+
+
+def batch_norm(data: pathlib.Path | None = None) -> Scene:
+    """With batch norms in training mode: of a single image they take its own mean and variance."""
+    return _fewer(_scene(partial(nets.small_conv_net, channels=3, size=32, batch_norm=True), data))
+
+
+def resnet(data: pathlib.Path | None = None) -> Scene:
+    """A small ResNet, in training mode too."""
+    return _fewer(_scene(partial(nets.small_resnet, channels=3), data), 3)
 
 
 def four_images(data: pathlib.Path | None = None) -> Scene:
     """Batches of four."""
-    return one_image(data, batch_size=4)
+    return _scene(partial(nets.small_conv_net, channels=3, size=32), data, batch_size=4)
+
+
+def sixteen_images(data: pathlib.Path | None = None) -> Scene:
+    """A batch of sixteen."""
+    return _scene(partial(nets.small_conv_net, channels=3, size=32), data, batch_size=16)
+
+
+def large_image(data: pathlib.Path | None = None) -> Scene:
+    """Photos of 64x64 pixels, whatever the folder has."""
+    return _scene(partial(nets.small_conv_net, channels=3, size=64), None, size=64)
 
 
 def trained_conv_net(
@@ -90,6 +113,17 @@ def trained_conv_net(
             nn.functional.cross_entropy(model(pixels[batch]), labels[batch]).backward()
             optimizer.step()
     return model
+
+
+def _scene(make_net: Callable[[], nn.Module], data: pathlib.Path | None, batch_size: int = 1, size: int = 32) -> Scene:
+    torch.manual_seed(0)
+    tuning, scored = _photos(size, mirrored=batch_size > 4) if data is None else _cifar(data, batch_size)
+    return Scene(make_net(), _batches(tuning, batch_size), _batches(scored, batch_size))
+
+
+def _fewer(scene: Scene, scored: int = 8) -> Scene:
+    """For the worlds that are there to be compared with the first: fewer images."""
+    return scene._replace(tuning=scene.tuning[:3], scored=scene.scored[:scored])
 
 
 def _enlarged_digits() -> Batch:
@@ -111,8 +145,14 @@ def _batches(all_images: Batch, size: int) -> list[Batch]:
     return [Batch(*pair) for pair in zip(pixels[:whole].split(size), labels[:whole].split(size), strict=True)]
 
 
-def _photos() -> tuple[Batch, Batch]:
-    tuning, scored = (torch.stack([images.photo_crop(name) for name in names]) for names in (PHOTOS_TUNED_ON, PHOTOS))
+def _photos(size: int, mirrored: bool) -> tuple[Batch, Batch]:
+    tuning, scored = (
+        torch.stack([images.photo_crop(name, size) for name in names]) for names in (PHOTOS_TUNED_ON, PHOTOS)
+    )
+    if mirrored:
+        tuning, scored = (
+            torch.cat([photos, photos.flip(2), photos.flip(3), photos.flip(2, 3)]) for photos in (tuning, scored)
+        )
     return Batch(tuning, _made_up(len(tuning))), Batch(scored, _made_up(len(scored)))
 
 
@@ -121,7 +161,10 @@ def _made_up(count: int) -> torch.Tensor:
 
 
 @functools.cache
-def _cifar(data: pathlib.Path) -> tuple[Batch, Batch]:
+def _cifar(data: pathlib.Path, batch_size: int) -> tuple[Batch, Batch]:
+    """As many as in the constants above, or as fill two batches to be scored and one for tuning."""
     test = images.read(data, "test", torch.device("cpu"))
-    tuning, scored = test[TUNED_ON], test[SCORED]
+    first, last = TUNED_ON.start, TUNED_ON.stop
+    tuning = test[first : max(last, first + batch_size)]
+    scored = test[: min(max(SCORED.stop, 2 * batch_size), first)]
     return Batch(tuning.images.float() / 255, tuning.labels), Batch(scored.images.float() / 255, scored.labels)
