@@ -298,6 +298,16 @@ def test_public_photos_show_nothing_that_is_attacked(monkeypatch):
     assert (larger == 0).all()
 
 
+def test_the_broadest_directions_are_kept():
+    torch.manual_seed(0)
+    images = 0.5 + 0.1 * torch.randn(2000, 3, 2, 2) * torch.arange(1, 13).view(3, 2, 2)
+    whole, part = Gaussian.fitted(images), Gaussian.fitted(images, latents=4)
+    assert part.factor.shape == (12, 4)
+    assert part.factor.equal(whole.factor[:, :4])
+    variances = whole.factor.square().sum(0)
+    assert variances[:4].min() > variances[4:].max()
+
+
 def test_fitted_prior_is_kept(tmp_path, monkeypatch):
     asked = []
 
@@ -307,7 +317,8 @@ def test_fitted_prior_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(public_images, "public", public)
     monkeypatch.setenv("TIP_KERNELS_CACHE", str(tmp_path / "priors"))
-    monkeypatch.setattr(Gaussian, "fitted", lambda images: Gaussian(torch.zeros(3072), torch.eye(3072), (3, 32, 32)))
+    flat = Gaussian(torch.zeros(3072), torch.eye(3072), (3, 32, 32))
+    monkeypatch.setattr(Gaussian, "fitted", lambda images, latents: flat)
     first, second = public_images.gaussian(None), public_images.gaussian(None)
     assert asked == [None]
     assert first.factor.equal(second.factor)
