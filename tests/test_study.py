@@ -17,10 +17,10 @@ from bench.privacy import figures, images, nets
 from bench.privacy.attacker import knowledge, posterior
 from bench.privacy.attacker.climbing import ADAM
 from bench.privacy.attacker.gauss_newton import GAUSS_NEWTON
-from bench.privacy.attacker.inversion import Search
+from bench.privacy.attacker.inversion import Reconstruction, Search
 from bench.privacy.attacker.sampling import HAMILTONIAN
 from bench.privacy.client import defenses
-from bench.privacy.commands import pictures, study
+from bench.privacy.commands import compare, pictures, study
 from bench.privacy.images import Labeled
 from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report, scenes, strongest, with_priors
 from bench.privacy.study.attacks import Attack
@@ -344,6 +344,26 @@ def test_pictures_are_of_every_noise_level(monkeypatch):
     found = pictures.rebuilt(scene, attack, 2)
     assert [images.shape for images in found] == [(2, 1, 1, 12, 12)] * 2
     assert not torch.equal(*found)
+
+
+@pytest.mark.parametrize("use", ["pictures", "ceilings"])
+def test_labels_are_known_however_loud_the_noise(monkeypatch, use):
+    """Read off a gradient under such noise they would be guesses, and the wrong net's answer would be looked for."""
+    seen = []
+
+    def rebuild(scene, releases, settings, search):
+        seen.extend(release.labels for release in releases)
+        return Reconstruction(*[torch.rand(len(releases), 1, 1, 12, 12)] * 3)
+
+    monkeypatch.setattr(compare, "ceiling", lambda model, release, *_: seen.append(release.labels))
+    monkeypatch.setattr(attacks, "gaussian", lambda *_: None)
+    monkeypatch.setattr(pictures, "NOISE", (10.0,))
+    scene = tiny_scene()
+    if use == "pictures":
+        pictures.rebuilt(scene, Attack([], rebuild), 1)
+    else:
+        compare.ceilings(scene, defenses.gaussian(10.0), None)
+    assert [labels.tolist() for labels in seen] == [[3], [3]]
 
 
 def test_attack_saves_a_picture(tmp_path, capsys):
