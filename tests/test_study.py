@@ -53,6 +53,8 @@ def test_lines_survive_a_restart(tmp_path):
         assert ledger.load(kind, path) == []
         jobs.save(lines[::-1], path)
         assert ledger.load(kind, path) == lines  # in the order of the tables
+    with pytest.raises(ValueError, match="Row.csv to have the columns table,defense,accuracy,seconds, got table,"):
+        ledger.load(Cost, tmp_path / "Row.csv")
 
 
 def test_strongest_attacker_is_chosen_on_other_images_than_those_shown():
@@ -79,6 +81,7 @@ def test_interval_keeps_what_belongs_to_a_batch_together():
     # The order statistics of a binomial: 50 +- 1.645 * sqrt(101) / 2.
     assert 39 <= median.low <= 44
     assert 56 <= median.high <= 61
+    assert str(strongest.median(row(EQUAL, "none", "naive", 0.0, 20.0))) == "20.0 dB"  # one batch leaves all open
 
 
 def test_only_the_table_of_the_page_is_replaced(tmp_path):
