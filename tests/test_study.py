@@ -53,7 +53,7 @@ def test_lines_survive_a_restart(tmp_path):
         assert ledger.load(kind, path) == []
         jobs.save(lines[::-1], path)
         assert ledger.load(kind, path) == lines  # in the order of the tables
-    with pytest.raises(ValueError, match="Row.csv to have the columns table,defense,accuracy,seconds, got table,"):
+    with pytest.raises(ValueError, match=r"Row.csv to have the columns table,defense,accuracy,seconds, got table,"):
         ledger.load(Cost, tmp_path / "Row.csv")
 
 
@@ -179,7 +179,7 @@ def test_attackers_have_as_much_to_choose_from_and_as_many_steps():
     known = {"cosine": ATTACKS["cosine"], "L-BFGS": ATTACKS["L-BFGS"], **with_priors.by_name()}
     assert {len(set(attack.settings)) for attack in known.values()} == {6}
     steps = {name: attacks.effort(attack, Search(iterations=10)).iterations for name, attack in known.items()}
-    assert steps.pop("L-BFGS") == 4  # its steps are of three evaluations, about
+    assert steps.pop("L-BFGS") == 4  # of single images, which cost several times as much as one of a batch
     assert set(steps.values()) == {10}
 
 
