@@ -18,7 +18,6 @@ from bench.privacy.study import fedsgd, ledger
 from bench.privacy.study.fedsgd import Images, Plan
 from bench.privacy.study.step_size import best_lr
 
-
 NONE = "none"
 MAKERS: dict[str, Maker] = {
     NONE: lambda std: defenses.none,
