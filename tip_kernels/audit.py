@@ -10,7 +10,7 @@ from ._audit.coefficients import Coefficients, under_noise, under_tip
 from ._audit.exact import exact_posterior
 from ._audit.iterative import iterative_posterior
 from ._audit.message import Message, open_message
-from ._audit.posterior import Posterior, Progress, decibels, decibels_of_share
+from ._audit.posterior import Posterior, decibels, decibels_of_share
 from ._audit.prior import ImagePrior
 from ._audit.report import Audit, Row, Tally
 from ._distributed.sharing import unwrapped
@@ -22,8 +22,8 @@ __all__ = ["Audit", "ImagePrior", "Row", "audit"]
 MOST_VALUES = 4096
 """Values of the images of a message up to which matrices are used..."""
 
-MOST_BYTES = 2**31
-"""... if the Jacobian takes no more than this."""
+MOST_BYTES = 2**30
+"""... if the Jacobian takes no more than this; a matrix as large is made of it."""
 
 
 def audit(
@@ -79,7 +79,7 @@ def audit(
         max_grad_norm: clips with plain noise; a TIP has its own.
         per_message: images in one message, in their order. The ceilings are those of the joint problem then.
         method: ``"exact"``, by matrices, for a few thousand values; ``"iterative"``, by conjugate gradients, whose
-            error :attr:`Audit.psnr_error` says; None: exact where the Jacobian has at most 4,096 columns and 2 GiB.
+            error :attr:`Audit.psnr_error` says; None: exact where the Jacobian has at most 4,096 columns and 1 GiB.
         probes: random directions for each image, at least 2, and samples for the map: each of its values is right to a
             part of about ``1 / sqrt(2 probes)``. Iterative only.
         iterations: at most, of conjugate gradients. Iterative only.
@@ -178,7 +178,7 @@ def _check_batch(images: torch.Tensor, labels: torch.Tensor, per_message: int) -
     if images.dim() != 4 or images.numel() == 0:
         raise ValueError(f"expected images of shape [N, channels, height, width], got {tuple(images.shape)}")
     if not isinstance(labels, torch.Tensor) or labels.dim() == 0 or len(labels) != len(images):
-        got = tuple(labels.shape) if isinstance(labels, torch.Tensor) else type(labels).__name__
+        got = str(tuple(labels.shape)) if isinstance(labels, torch.Tensor) else type(labels).__name__
         raise ValueError(f"expected labels to be a tensor with {len(images)} in axis 0, as many as images, got {got}")
     if not isinstance(per_message, int) or per_message < 1 or len(images) % per_message:
         raise ValueError(f"expected per_message to divide the number of images, {len(images)}, got {per_message}")

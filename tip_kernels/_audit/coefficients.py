@@ -56,7 +56,9 @@ class Coefficients:
         found: dict[Band, torch.Tensor] = {}
         for is_selected in (False, True):
             rows = (self.selected == is_selected)[:, None, None]
-            for k, (radius, std) in enumerate(zip(self.radii.tolist(), self.std[int(is_selected)].tolist(), strict=True)):
+            for k, (radius, std) in enumerate(
+                zip(self.radii.tolist(), self.std[int(is_selected)].tolist(), strict=True)
+            ):
                 band = Band(self.name, self._group(is_selected), None if self.basis is None else round(radius, 6), std)
                 which = found.setdefault(band, torch.zeros(len(self.selected), 1, len(self.radii), dtype=torch.bool))
                 which[:, :, k] |= rows[:, :, 0]

@@ -23,18 +23,22 @@ def exact_posterior(
         progress: told what share of the work is done.
     """
     images = message.images
-    jacobian = _jacobian(message, chunk, progress)  # [size, d]
-    leak = message.by_band(_row_squares(jacobian))
-    fisher = _gram(jacobian, leak.sum().item() * prior.variance.sum().item())  # [d, d]
-    factor = _gathered(torch.eye(images.numel(), dtype=torch.float64, device=images.device), images, prior)  # L, by rows
-    precision = _gathered(_gathered(fisher, images, prior).T, images, prior)  # L' F L
+    mean = prior.mean.to(images.device)
+    jacobian = _jacobian(message, chunk, progress)  # A, [size, d]
+    leak = message.by_band(torch.linalg.vector_norm(jacobian, dim=1, dtype=torch.float64).square())
+    seen = jacobian @ (images - mean).to(jacobian).flatten() + noise.to(jacobian)
+    sensitivity = _gathered(jacobian, images, prior)  # A L, [size, latents]
+    del jacobian  # as large as the sensitivity
+    precision = _gram(sensitivity)
     precision.diagonal().add_(1.0)
     root = torch.linalg.cholesky(precision)
+    factor = _gathered(
+        torch.eye(images.numel(), dtype=torch.float64, device=images.device), images, prior
+    )  # L, by rows
     half = torch.linalg.solve_triangular(root, factor.T, upper=False)  # [latents, d], P = half' half
     variance = half.square().sum(0).view_as(images)
-    centered = (images - prior.mean.to(images.device)).double().flatten()
-    seen = fisher @ centered + (noise.to(jacobian) @ jacobian).double()
-    guess = prior.mean.to(images.device) + (half.T @ (half @ seen)).view_as(images)
+    latents = torch.cholesky_solve((seen @ sensitivity).double().unsqueeze(1), root)
+    guess = mean + (factor @ latents).view_as(images)
     mean_squares = variance.flatten(1).mean(1)
     errors = torch.zeros_like(mean_squares)
     return Posterior(mean_squares, errors, variance.sqrt(), guess, leak, torch.zeros_like(leak))
@@ -52,26 +56,22 @@ def _jacobian(message: Message, chunk: int, progress: Progress) -> torch.Tensor:
     return jacobian
 
 
-def _row_squares(matrix: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(matrix, dim=1, dtype=torch.float64).square()
+def _gram(matrix: torch.Tensor) -> torch.Tensor:
+    """B'B, float64.
 
-
-def _gram(matrix: torch.Tensor, most: float) -> torch.Tensor:
-    """A'A, float64.
-
-    float32's rounding changes L'A'AL by about 2^-24 of its trace, at most ``most``; where that is nothing beside the
-    prior's precision, 1, the product is in float32, which takes half of the time.
+    float32's rounding changes it by at most about 2^-24 of its trace in any direction. Where that is nothing beside
+    the prior's precision, 1, the product is in float32, which takes half of the time.
     """
-    if matrix.dtype is torch.float32 and most * 2.0**-24 < 1e-2:
+    trace = torch.linalg.vector_norm(matrix, dtype=torch.float64).square().item()
+    if matrix.dtype is torch.float32 and trace * 2.0**-24 < 1e-2:
         return (matrix.T @ matrix).double()
-    rows = 2**25 // max(matrix.shape[1], 1)
     total = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64, device=matrix.device)
-    for part in matrix.split(max(rows, 1)):
-        wide = part.double()
+    for rows in matrix.split(max(1, 2**25 // matrix.shape[1])):
+        wide = rows.double()
         total.addmm_(wide.T, wide)
     return total
 
 
 def _gathered(rows: torch.Tensor, images: torch.Tensor, prior: ImagePrior) -> torch.Tensor:
-    """Rows L, from [n, d] to [n, N * latents]."""
+    """Rows times L, from [n, d] to [n, N * latents]."""
     return prior.gather(rows.view(-1, *images.shape)).flatten(1)

@@ -123,9 +123,7 @@ def _signs(images: torch.Tensor, probes: int, generator: torch.Generator) -> tor
     return signs.flatten(0, 1)
 
 
-def _leak(
-    message: Message, signs: torch.Tensor, probes: int, chunk: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _leak(message: Message, signs: torch.Tensor, probes: int, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Trace of F by band, and its standard errors: over each image it is the mean of squared products by its probes."""
     squares = torch.cat([message.by_band(message.push(part, chunk).square()) for part in signs.split(chunk)])
     by_probe = squares.view(-1, probes, len(message.bands)).sum(0)

@@ -1,7 +1,7 @@
 """A message as a function of its images: the clipped gradient in units of its noise, and products by its Jacobian."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -58,16 +58,16 @@ class Message:
         """A v: from directions [m, N, ...] in the images to [m, size]; ``chunk`` of them are computed at once."""
 
         def one(direction: torch.Tensor) -> torch.Tensor:
-            return torch.func.jvp(self._whitened, (self.images,), (direction,))[1]
+            return torch.func.jvp(self._whitened, (self.images,), (direction,))[1]  # type: ignore[no-any-return]
 
         return torch.vmap(one, chunk_size=chunk, randomness="same")(directions.to(self.images))
 
     def pull(self, cotangents: torch.Tensor, chunk: int) -> torch.Tensor:
         """A' u: from [m, size] to [m, N, ...]."""
-        _, back = torch.func.vjp(self._whitened, self.images)
+        back = torch.func.vjp(self._whitened, self.images)[1]
 
         def one(cotangent: torch.Tensor) -> torch.Tensor:
-            return back(cotangent)[0]
+            return back(cotangent)[0]  # type: ignore[no-any-return]
 
         return torch.vmap(one, chunk_size=chunk)(cotangents.to(self.images))
 
@@ -109,7 +109,8 @@ class Message:
         if self._max_grad_norm is None:
             return 1.0
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads.values()]))
-        return (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        factor: torch.Tensor = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        return factor
 
     def _find_bands(self) -> tuple[list[Band], torch.Tensor]:
         bands: list[Band] = []

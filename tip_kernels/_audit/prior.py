@@ -169,11 +169,12 @@ class Cosines:
         """L z, as images."""
         shape = (len(self._mix), *self._amplitude.shape)
         scaled = latents.reshape(*latents.shape[:-1], *shape) * self._amplitude.to(latents)
-        return self._down.T.to(latents) @ self._mixed(scaled) @ self._across.to(latents)
+        images: torch.Tensor = self._down.T.to(latents) @ self._mixed(scaled) @ self._across.to(latents)
+        return images
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """L' v."""
-        coefficients = self._down.to(values) @ self._mixed(values) @ self._across.T.to(values)
+        coefficients: torch.Tensor = self._down.to(values) @ self._mixed(values) @ self._across.T.to(values)
         return (coefficients * self._amplitude.to(values)).flatten(-3)
 
     def _mixed(self, images: torch.Tensor) -> torch.Tensor:
@@ -193,8 +194,6 @@ def _check_images(images: torch.Tensor) -> None:
         got = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
         raise TypeError(f"expected images to be a floating tensor, got {got}")
     if images.dim() != 4 or len(images) < 2 or images.numel() == 0:
-        raise ValueError(
-            f"expected at least two images [N, channels, height, width], got shape {tuple(images.shape)}"
-        )
+        raise ValueError(f"expected at least two images [N, channels, height, width], got shape {tuple(images.shape)}")
     if not images.isfinite().all() or not images.var(0).sum() > 0:
         raise ValueError("expected finite images that differ, got NaN, infinite numbers or copies of one image")

@@ -65,9 +65,8 @@ class Audit:
         low, high, mean = self.psnr.min().item(), self.psnr.max().item(), self.psnr.mean().item()
         lines = [
             f"ceiling {mean:.1f} dB, {low:.1f} to {high:.1f} over {len(self.psnr)} images, "
-            f"{self.prior_psnr:.1f} without a message" + (
-                f"; error up to {self.psnr_error.max().item():.2f} dB" if self.psnr_error.any() else ""
-            )
+            f"{self.prior_psnr:.1f} without a message"
+            + (f"; error up to {self.psnr_error.max().item():.2f} dB" if self.psnr_error.any() else "")
         ]
         total = sum(row.leak for row in self.leak) or 1.0
         shown = sorted(self.leak, key=lambda row: -row.leak)[:MOST_ROWS]
