@@ -13,7 +13,6 @@ from ._audit.message import Message, open_message
 from ._audit.posterior import Posterior, decibels, decibels_of_share
 from ._audit.prior import ImagePrior
 from ._audit.report import Audit, Row, Tally
-from ._distributed.sharing import unwrapped
 from ._op.numbers import check_amount, check_max_grad_norm
 from .defense import TIP
 
@@ -100,7 +99,7 @@ def audit(
     prior = _checked_prior(prior, images)
     _check_numbers(method, probes, iterations, chunk)
     coefficients, max_grad_norm = _mechanism(model, loss, defense, max_grad_norm)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device="cpu").manual_seed(seed)
     tally = Tally()
     found: list[Posterior] = []
     exact_std = 0.0
@@ -114,7 +113,7 @@ def audit(
 
         with open_message(model, loss, batch, targets, coefficients(batch, targets), max_grad_norm) as message:
             columns = _chunk(message) if chunk is None else chunk
-            noise = torch.randn(message.size, generator=generator).to(images.device)
+            noise = torch.randn(message.size, generator=generator, device="cpu").to(images.device)
             if method == "exact" or (method is None and _is_small(message)):
                 posterior = exact_posterior(message, prior, noise, columns, tell)
             else:
@@ -148,7 +147,7 @@ def _mechanism(
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("expected a model with parameters that are trained, got one without: nothing is sent")
     if isinstance(defense, TIP):
-        if unwrapped(defense.model) is not unwrapped(model):
+        if defense.model is not model:
             raise ValueError("expected a TIP of this model, got one of another model")
         if max_grad_norm is not None:
             raise ValueError("expected max_grad_norm to be left to the TIP, which has its own, got both")

@@ -60,7 +60,8 @@ class Coefficients:
                 zip(self.radii.tolist(), self.std[int(is_selected)].tolist(), strict=True)
             ):
                 band = Band(self.name, self._group(is_selected), None if self.basis is None else round(radius, 6), std)
-                which = found.setdefault(band, torch.zeros(len(self.selected), 1, len(self.radii), dtype=torch.bool))
+                none = torch.zeros(len(self.selected), 1, len(self.radii), dtype=torch.bool, device="cpu")
+                which = found.setdefault(band, none)
                 which[:, :, k] |= rows[:, :, 0]
         return [(band, which) for band, which in found.items() if which.any()]
 
@@ -91,10 +92,11 @@ def under_tip(defense: TIP, selected: Mapping[str, torch.Tensor]) -> dict[str, C
     masks = settings["masks"] or {}
     found = {}
     for index, name in enumerate(layout.parameter_names):
+        slot = layout.all.slots[index]
+        if not slot.holder[slot.key].requires_grad:
+            continue
         kernel_size = layout.kernel_sizes.get(index)
         floor = floors[name] * honest
-        if not layout.all.slots[index].holder[layout.all.slots[index].key].requires_grad:
-            continue
         if kernel_size is None:
             found[name] = _plain(name, floor)
             continue

@@ -116,7 +116,11 @@ def conjugate_gradients(
 def _signs(images: torch.Tensor, probes: int, generator: torch.Generator) -> torch.Tensor:
     """Random signs in one image at a time, float64 [N * probes, N, ...]."""
     count = len(images)
-    drawn = torch.randint(0, 2, (count, probes, *images.shape[1:]), generator=generator).double().to(images.device)
+    drawn = (
+        torch.randint(0, 2, (count, probes, *images.shape[1:]), generator=generator, device="cpu")
+        .double()
+        .to(images.device)
+    )
     signs = torch.zeros(count, probes, *images.shape, dtype=torch.float64, device=images.device)
     for index in range(count):
         signs[index, :, index] = 2 * drawn[index] - 1
@@ -131,4 +135,4 @@ def _leak(message: Message, signs: torch.Tensor, probes: int, chunk: int) -> tup
 
 
 def _normals(shape: tuple[int, ...], images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(shape, generator=generator, dtype=images.dtype).to(images.device)
+    return torch.randn(shape, generator=generator, dtype=images.dtype, device="cpu").to(images.device)

@@ -81,7 +81,7 @@ class Message:
         return self._flat(grads) * self._clip_factor(grads) * self._weights
 
     def _gradients(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)  # of what random layers draw; undisturbed() puts the state back
+        self._restart_random_layers()
 
         def by_parameters(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
             outputs = torch.func.functional_call(self._model, parameters, (images,))
@@ -93,6 +93,13 @@ class Message:
 
         grads: dict[str, torch.Tensor] = torch.func.grad(by_parameters)(self._parameters)
         return grads
+
+    def _restart_random_layers(self) -> None:
+        """They draw the same again; undisturbed() puts the states back, of the devices that the model uses."""
+        torch.default_generator.manual_seed(0)
+        device = self.images.device
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(0)
 
     def _checked_gradients(self) -> dict[str, torch.Tensor]:
         grads = self._gradients(self.images)
@@ -117,7 +124,7 @@ class Message:
         indices = []
         for name, part in self._coefficients.items():
             shape = part.of(self._parameters[name]).shape
-            index = torch.zeros(shape, dtype=torch.int64)
+            index = torch.zeros(shape, dtype=torch.int64, device="cpu")
             for band, which in part.bands():
                 index[which.expand(shape)] = len(bands)
                 bands.append(band)
