@@ -36,7 +36,7 @@ def audit(
     max_grad_norm: float | None = None,
     per_message: int = 1,
     method: str | None = None,
-    probes: int = 16,
+    probes: int = 8,
     iterations: int = 200,
     chunk: int | None = None,
     seed: int = 0,

@@ -55,14 +55,13 @@ class Coefficients:
         """Each kind of coefficient, and which of them are of it, bool [C, 1, K]."""
         found: dict[Band, torch.Tensor] = {}
         for is_selected in (False, True):
-            rows = (self.selected == is_selected)[:, None, None]
-            for k, (radius, std) in enumerate(
-                zip(self.radii.tolist(), self.std[int(is_selected)].tolist(), strict=True)
-            ):
-                band = Band(self.name, self._group(is_selected), None if self.basis is None else round(radius, 6), std)
-                none = torch.zeros(len(self.selected), 1, len(self.radii), dtype=torch.bool, device="cpu")
-                which = found.setdefault(band, none)
-                which[:, :, k] |= rows[:, :, 0]
+            channels = self.selected == is_selected
+            for k, std in enumerate(self.std[int(is_selected)].tolist()):
+                radius = None if self.basis is None else round(self.radii[k].item(), 6)
+                band = Band(self.name, self._group(is_selected), radius, std)
+                if band not in found:
+                    found[band] = torch.zeros(len(channels), 1, len(self.radii), dtype=torch.bool, device="cpu")
+                found[band][:, 0, k] |= channels
         return [(band, which) for band, which in found.items() if which.any()]
 
     def _group(self, is_selected: bool) -> str:
