@@ -1,7 +1,7 @@
 # make demo    train and attack a small net without and with TIP, save demo.png
 # make test    lint, types and every test
 # make bench   the speed tables
-# make study   every attacker against every defense: docs/privacy.md
+# make study   every attacker against every defense, shortly, on a few photos; docs/privacy.md has it on CIFAR-10
 #
 # What takes longer; SECURITY.md and docs/noise.md have the results:
 # make test-fuzz      random calls against a model of the contract, and ill-formed calls of the raw ops
@@ -96,7 +96,9 @@ bench: $(VENV)/ready
 	$(BIN)/python -m pytest bench/speed/bench_perturb.py --benchmark-only
 
 study: $(VENV)/ready
-	$(BIN)/python -m bench.privacy study
+	$(BIN)/python -m bench.privacy train-prior --minutes 3
+	$(BIN)/python -m bench.privacy train-generator --minutes 3
+	$(BIN)/python -m bench.privacy study --iterations 48 --seeds 1
 	$(BIN)/python -m bench.privacy tune --page docs/privacy.md
 	$(BIN)/python -m bench.privacy federate --model small --clients 20 --sampled 5 --lr 0.1 --rounds 15 --page docs/privacy.md
 

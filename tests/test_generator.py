@@ -89,6 +89,25 @@ def test_training_reduces_the_loss(monkeypatch):
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 
+def test_moves_have_a_bounded_size():
+    """A guide that asks for moves of e^100 once made the loss infinite and then all weights NaN."""
+    net = training.Training(SMALL, TINY).net
+    torch.nn.init.constant_(net.guides[0].conv2.bias, 100.0)
+    rebuilt, told = net(standardized(SMALL.images[:4].float() / 255), torch.Generator().manual_seed(0))
+    assert rebuilt.isfinite().all()
+    assert told.isfinite().all()
+
+
+def test_a_training_that_diverges_stops_and_leaves_its_weights():
+    one = training.Training(SMALL, TINY)
+    one.step()
+    one.net.detail = 0.0  # an error by it is infinite
+    before = {name: tensor.clone() for name, tensor in one.state()["net"].items()}
+    with pytest.raises(FloatingPointError, match=r"expected a finite loss, got (nan|inf) in step 2; .* smaller --lr"):
+        one.step()
+    assert all(tensor.equal(before[name]) for name, tensor in one.state()["net"].items())
+
+
 def test_what_moves_tell_is_their_divergence_from_the_decoders_own():
     """Against torch's, with guides that are not zero."""
     net = training.Training(SMALL, TINY).net

@@ -166,6 +166,7 @@ def test_what_was_trained_can_be_read_without_training():
 
     runs = [run("none", 0.0, 0, 99.0), *(run("DP", 0.02, seed, 40.0 + seed) for seed in range(4))]
     runs.append(run("DP", 0.02, 1, 90.0, plan=TINY._replace(rounds=9)))
+    runs.append(run("DP", 0.1, 1, 30.0))  # the training was stopped after its first seed
     (found,) = noise_costs.scored(runs, TINY)
     assert found[:2] == (("DP", 0.02), 42.0)
     assert found.half_width == noise_costs.interval([41.0, 42.0, 43.0])

@@ -17,10 +17,10 @@ from bench.privacy import figures, images, nets
 from bench.privacy.attacker import knowledge, posterior
 from bench.privacy.attacker.climbing import ADAM
 from bench.privacy.attacker.gauss_newton import GAUSS_NEWTON
-from bench.privacy.attacker.inversion import Search
+from bench.privacy.attacker.inversion import Reconstruction, Search
 from bench.privacy.attacker.sampling import HAMILTONIAN
 from bench.privacy.client import defenses
-from bench.privacy.commands import pictures, study
+from bench.privacy.commands import compare, pictures, study
 from bench.privacy.images import Labeled
 from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report, scenes, strongest, with_priors
 from bench.privacy.study.attacks import Attack
@@ -53,6 +53,8 @@ def test_lines_survive_a_restart(tmp_path):
         assert ledger.load(kind, path) == []
         jobs.save(lines[::-1], path)
         assert ledger.load(kind, path) == lines  # in the order of the tables
+    with pytest.raises(ValueError, match=r"Row.csv to have the columns table,defense,accuracy,seconds, got table,"):
+        ledger.load(Cost, tmp_path / "Row.csv")
 
 
 def test_strongest_attacker_is_chosen_on_other_images_than_those_shown():
@@ -79,6 +81,7 @@ def test_interval_keeps_what_belongs_to_a_batch_together():
     # The order statistics of a binomial: 50 +- 1.645 * sqrt(101) / 2.
     assert 39 <= median.low <= 44
     assert 56 <= median.high <= 61
+    assert str(strongest.median(row(EQUAL, "none", "naive", 0.0, 20.0))) == "20.0 dB"  # one batch leaves all open
 
 
 def test_only_the_table_of_the_page_is_replaced(tmp_path):
@@ -176,7 +179,7 @@ def test_attackers_have_as_much_to_choose_from_and_as_many_steps():
     known = {"cosine": ATTACKS["cosine"], "L-BFGS": ATTACKS["L-BFGS"], **with_priors.by_name()}
     assert {len(set(attack.settings)) for attack in known.values()} == {6}
     steps = {name: attacks.effort(attack, Search(iterations=10)).iterations for name, attack in known.items()}
-    assert steps.pop("L-BFGS") == 4  # its steps are of three evaluations, about
+    assert steps.pop("L-BFGS") == 4  # of single images, which cost several times as much as one of a batch
     assert set(steps.values()) == {10}
 
 
@@ -344,6 +347,26 @@ def test_pictures_are_of_every_noise_level(monkeypatch):
     found = pictures.rebuilt(scene, attack, 2)
     assert [images.shape for images in found] == [(2, 1, 1, 12, 12)] * 2
     assert not torch.equal(*found)
+
+
+@pytest.mark.parametrize("use", ["pictures", "ceilings"])
+def test_labels_are_known_however_loud_the_noise(monkeypatch, use):
+    """Read off a gradient under such noise they would be guesses, and the wrong net's answer would be looked for."""
+    seen = []
+
+    def rebuild(scene, releases, settings, search):
+        seen.extend(release.labels for release in releases)
+        return Reconstruction(*[torch.rand(len(releases), 1, 1, 12, 12)] * 3)
+
+    monkeypatch.setattr(compare, "ceiling", lambda model, release, *_: seen.append(release.labels))
+    monkeypatch.setattr(attacks, "gaussian", lambda *_: None)
+    monkeypatch.setattr(pictures, "NOISE", (10.0,))
+    scene = tiny_scene()
+    if use == "pictures":
+        pictures.rebuilt(scene, Attack([], rebuild), 1)
+    else:
+        compare.ceilings(scene, defenses.gaussian(10.0), None)
+    assert [labels.tolist() for labels in seen] == [[3], [3]]
 
 
 def test_attack_saves_a_picture(tmp_path, capsys):

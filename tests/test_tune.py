@@ -61,7 +61,8 @@ def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys)
             yield tuning.Row(*setting, *effort, "spectral", 30.0 - 1000 * setting.floor_std, 97.0, 1.0)
 
     monkeypatch.setattr(ledger, "work", work)
-    arguments = ["tune", "--ratios", "0.3", "--cutoffs", "0.5", "--stds", "0.02", "--results", str(tmp_path)]
+    arguments = ["tune", "--ratios", "0.3", "--cutoffs", "0.5", "--stds", "0.02"]
+    arguments += ["--target-psnr", "15", "--results", str(tmp_path)]
     command.main([*arguments, "--floors", "0"])
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- settings: begins -->\n<!-- settings: ends -->\n")

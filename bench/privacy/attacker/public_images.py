@@ -19,7 +19,7 @@ SIZE = 32
 COUNT = 20_000
 """Of CIFAR-10's training images, as many as a covariance of 32x32 pixels in three channels needs."""
 LATENTS = 1024
-"""Of the prior: what CIFAR-10's images have in the other directions is an error of 45 dB, and two thirds of the time."""
+"""Of the prior: what CIFAR-10's images have in the other directions is an error of 45 dB, and costs much time."""
 VERSION = 2
 """To be raised whenever the same images would give another prior."""
 

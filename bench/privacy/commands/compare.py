@@ -57,7 +57,7 @@ def ceilings(scene: Scene, defense, data: pathlib.Path | None) -> list[float]:
     """Of the scored images."""
     prior = attacks.gaussian(data, scene, ())
     return [
-        ceiling(scene.model, defense(scene.model, *batch, 1), prior, batch.images)
+        ceiling(scene.model, evaluate.released(scene, defense, batch, 1), prior, batch.images)
         for batch in tqdm(scene.scored, "ceiling", leave=False)
     ]
 

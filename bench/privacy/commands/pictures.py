@@ -13,7 +13,7 @@ from bench import paths
 from bench.privacy import figures
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.client import defenses
-from bench.privacy.study import attacks, flow, metrics, scenes, with_priors
+from bench.privacy.study import attacks, evaluate, flow, metrics, scenes, with_priors
 
 WANTED = (22.0, 18.0, 15.0, 12.0)
 """PSNR in dB."""
@@ -52,6 +52,6 @@ def rebuilt(scene: scenes.Scene, attack: attacks.Attack, iterations: int) -> lis
     """For each noise level the images [A, 1, channels, height, width] of all batches."""
     found = []
     for std in NOISE:
-        releases = [defenses.gaussian(std)(scene.model, *batch, 1) for batch in scene.scored]
+        releases = [evaluate.released(scene, defenses.gaussian(std), batch, 1) for batch in scene.scored]
         found.append(attack.rebuild(scene, releases, [SETTING], Search(iterations=iterations)).images)
     return found

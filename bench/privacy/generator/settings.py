@@ -18,12 +18,13 @@ class Settings(settings.Settings):
     """
 
     KIND = "generator"
-    VERSION = 1
+    VERSION = 2
     OPTIONS = ("latent", "width", "batch", "lr", "seed")
     MINUTES = 20.0
 
     latent: int = 128
     width: int = 16
+    lr: float = 1e-3
     size: int = 32
     detail: float = 0.05
 

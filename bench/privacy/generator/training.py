@@ -20,6 +20,10 @@ FITTED = 10_000
 """Images that the principal components are of."""
 
 
+LOG_STD = (-6.0, 0.5)
+"""Bounds of the logarithms of the moves' stds: those of the prior are 1, and a much larger one would overflow."""
+
+
 class Guide(nn.Module):
     """The moves of a stage that an image asks for: their means and the logarithms of their stds."""
 
@@ -33,7 +37,7 @@ class Guide(nn.Module):
         """Of images in the units of the flow, beside what the stage has so far."""
         seen = torch.cat([sketched(points, self.patch) - features[:, : self.sketch], features], 1)
         mean, log_std = self.conv2(nn.functional.silu(self.conv1(seen))).chunk(2, 1)
-        return mean, log_std
+        return mean, log_std.clamp(*LOG_STD)
 
 
 class Ladder(nn.Module):

@@ -50,7 +50,10 @@ def by_cosine(knowledge: Attacker) -> Attack:
 
 
 def by_lbfgs(knowledge: Attacker) -> Attack:
-    """Squared distance, total variation and L-BFGS, knowing the clipping norm. Its steps go farther, and each alone."""
+    """Squared distance, total variation and L-BFGS, knowing the clipping norm.
+
+    A step is one evaluation, about, but of one image alone, which costs several times as much as one of a batch.
+    """
     invert = partial(inversion.invert_lbfgs, max_norm=CLIP)
     return Attack([(s,) for s in SMOOTHING], partial(_match, knowledge, invert), work=3)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.privacy.attacker.inversion import Search
-from bench.privacy.client.release import Defense
+from bench.privacy.client.release import Defense, Release
 from bench.privacy.study import metrics
 from bench.privacy.study.attacks import Attack, Setting, effort
 from bench.privacy.study.scenes import Batch, Scene
@@ -68,12 +68,17 @@ def score(
     settings: Sequence[Setting],
     search: Search,
 ) -> list[list[metrics.Score]]:
-    """One attack for every batch, noise seed and setting, in that order, all as one call: scores of its images.
-
-    The labels are known to the attacker: it can often read them off the gradient (``attacker/labels.py``), and how well
-    shall not decide about the pictures.
-    """
-    releases = [defense(scene.model, *batch, seed)._replace(labels=batch.labels) for batch in batches for seed in seeds]
+    """One attack for every batch, noise seed and setting, in that order, all as one call: scores of its images."""
+    releases = [released(scene, defense, batch, seed) for batch in batches for seed in seeds]
     originals = [batch.images for batch in batches for _ in range(len(seeds) * len(settings))]
     found = attack.rebuild(scene, releases, settings, effort(attack, search)).images.cpu()
     return [metrics.compare(images, original) for images, original in zip(found, originals, strict=True)]
+
+
+def released(scene: Scene, defense: Defense, batch: Batch, seed: int) -> Release:
+    """What a client sends, together with the labels.
+
+    An attacker can often read them off the gradient (``attacker/labels.py``); how well shall not decide about the
+    pictures.
+    """
+    return defense(scene.model, *batch, seed)._replace(labels=batch.labels)

@@ -109,6 +109,7 @@ def measure(job: Job, given: tuple[Effort, Place]) -> Row | Cost:
     scene = case.scene(place.data)._replace(device=place.device)
     search = Search(iterations=effort.iterations, restarts=effort.restarts)
     setting, tuned, psnr, ssim = evaluate.outcome(scene, case.defense, attack, search, range(1, 1 + effort.seeds))
+    (tuned,) = Figures([tuned])  # as the file keeps it, so that a resumed study chooses alike
     found = str(Figures(setting)), tuned, len(scene.scored), Figures(psnr), Figures(ssim)
     return Row(job.table, job.defense, job.attacker, *effort, *found, time.process_time() - start)
 

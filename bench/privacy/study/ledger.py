@@ -23,14 +23,19 @@ class Figures(tuple[float, ...]):
 
 
 def load(kind: type[Line], path: pathlib.Path) -> list[Line]:
-    """The lines of earlier runs, of a NamedTuple ``kind`` of strings, numbers and :class:`Figures`."""
+    """The lines of earlier runs, of a NamedTuple ``kind`` of strings, numbers and :class:`Figures`.
+
+    Raises:
+        ValueError: the file has other columns, as one of an older version.
+    """
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [
-            kind(**{name: kind.__annotations__[name](value) for name, value in line.items()})
-            for line in csv.DictReader(file)
-        ]
+        fields, *lines = csv.reader(file)
+    if tuple(fields) != kind._fields:
+        raise ValueError(f"expected {path} to have the columns {','.join(kind._fields)}, got {','.join(fields)}")
+    types = kind.__annotations__.values()
+    return [kind(*[read(value) for read, value in zip(types, line, strict=True)]) for line in lines]
 
 
 def save(fields: Sequence[str], lines: Iterable[Sequence[Any]], path: pathlib.Path) -> None:

@@ -113,7 +113,7 @@ def summaries(
 
 
 def scored(runs: Sequence[Run], plan: Plan) -> list[Summary]:
-    """Of the conditions that were trained by this plan, without training any."""
+    """Of the conditions that this plan trained with several seeds, without training any; one seed has no interval."""
     groups: dict[tuple[str, float, float], list[float]] = {}
     for run in runs:
         if Plan(run.rounds, run.sampled, run.batch, run.clients) == plan and run.seed != TUNING_SEED:
@@ -121,6 +121,7 @@ def scored(runs: Sequence[Run], plan: Plan) -> list[Summary]:
     return [
         Summary(Condition(defense, noise), statistics.mean(found), interval(found), lr, len(found))
         for (defense, noise, lr), found in groups.items()
+        if len(found) > 1
     ]
 
 

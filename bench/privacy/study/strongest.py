@@ -1,5 +1,6 @@
 """The strongest attacker of each defense, and how sure its figures are."""
 
+import math
 import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -14,13 +15,15 @@ COVERED = 0.9
 
 
 class Median(NamedTuple):
-    """A median in dB with its interval: what the images that happened to be scored leave open."""
+    """A median in dB with its interval: what the images that happened to be scored leave open; nan for one batch."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.value:.1f} dB"
         return f"{self.value:.1f} dB ({self.low:.1f}, {self.high:.1f})"
 
 
@@ -36,6 +39,8 @@ def strongest(rows: Iterable[Row]) -> dict[tuple[str, str], Row]:
 
 def median(row: Row) -> Median:
     """PSNR over all images and noise seeds; the interval by drawing batches, whose images and seeds stay together."""
+    if row.batches == 1:
+        return Median(statistics.median(row.psnr), math.nan, math.nan)
     by_batch = np.asarray(row.psnr).reshape(row.batches, -1)
     found = bootstrap(
         (np.arange(row.batches),),

@@ -44,8 +44,17 @@ class Training(abc.ABC):
         """Of a batch of the data; all that is random comes from ``draw``."""
 
     def step(self) -> float:
-        """One step; returns its loss."""
+        """One step; returns its loss.
+
+        Raises:
+            FloatingPointError: the loss is not finite: nothing good can come of such a net any more.
+        """
         loss = self.loss(torch.Generator().manual_seed(self.settings.seed * 10**9 + self.steps))
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"expected a finite loss, got {loss.item()} in step {self.steps + 1}; its file has what was before: "
+                "train anew with a smaller --lr"
+            )
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
