@@ -1,6 +1,6 @@
 """tip_kernels: targeted frequency-domain gradient noise (TIP, arXiv 2602.11633), a whole model in one pass."""
 
-from . import calibration, spectrum
+from . import audit, calibration, spectrum
 from ._op.dispatch import available_backends
 from .budget import BudgetExceeded, PrivacyBudget
 from .defense import TIP
@@ -17,6 +17,7 @@ __all__ = [
     "PrivacyBudget",
     "Protection",
     "Shard",
+    "audit",
     "available_backends",
     "calibration",
     "channel_saliency",

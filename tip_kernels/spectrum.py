@@ -91,6 +91,16 @@ def real_basis(kernel_size: tuple[int, ...], mask: torch.Tensor) -> tuple[torch.
     return torch.cat(columns, dim=1), columns[0].shape[1]
 
 
+def column_radii(basis: torch.Tensor, kernel_size: tuple[int, ...]) -> torch.Tensor:
+    """The normalized radius, as of :func:`radial_mask`, of each column of a :func:`real_basis`, float64 [K].
+
+    A column is a wave of one bin and its conjugate, whose radii are equal.
+    """
+    waves = basis.T.reshape(-1, *kernel_size).to(torch.complex128)
+    power = torch.fft.fftn(waves, dim=tuple(range(1, waves.dim())), norm="ortho").abs().square().flatten(1)
+    return _radii(tuple(kernel_size)).flatten()[power.argmax(1)]
+
+
 def _check_kernel_size(kernel_size: tuple[int, ...]) -> None:
     if not kernel_size or min(kernel_size) < 1:
         raise ValueError(f"expected a kernel size of positive lengths, got {tuple(kernel_size)}")

@@ -257,9 +257,9 @@ class Layout:
 
     def _find_kernels(self, model: nn.Module) -> None:
         for layer, module in model.named_modules():
-            transposed = isinstance(module, _TRANSPOSED)
-            if not (isinstance(module, _CONVS) or (transposed and module.groups == 1)):
+            if not _is_conv(module):
                 continue
+            transposed = isinstance(module, _TRANSPOSED)
             slots = [self._slot(model, f"{layer}.{name}".lstrip(".")) for name in _kernels(module, layer, transposed)]
             # A kernel tied to both kinds of layer has the channels of the first: the other's scores are no use.
             slots = [s for s in slots if s.index not in self.channels or (s.index in self.transposed) == transposed]
@@ -296,6 +296,15 @@ def refuse_flattened(parameters: Iterable[torch.Tensor]) -> None:
             "expected parameters in their own shapes, got those of FullyShardedDataParallel (FSDP1), which flattens "
             "them: use fully_shard (FSDP2)"
         )
+
+
+def has_kernels(model: nn.Module) -> bool:
+    """Whether it has a conv layer of the kinds that a TIP protects."""
+    return any(_is_conv(module) for module in model.modules())
+
+
+def _is_conv(module: nn.Module) -> bool:
+    return isinstance(module, _CONVS) or (isinstance(module, _TRANSPOSED) and module.groups == 1)
 
 
 def _variances(model: nn.Module) -> frozenset[str]:

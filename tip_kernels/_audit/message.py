@@ -1,0 +1,164 @@
+"""A message as a function of its images: the clipped gradient in units of its noise, and products by its Jacobian."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ..saliency import undisturbed
+from .channels import Loss
+from .coefficients import Band, Coefficients
+
+EXACTNESS = 1e-3
+"""Coefficients without noise count as known to this part of their root mean square."""
+
+_SMALLEST = 1e-30  # noise of exact coefficients that are all zero, and then have no derivatives either
+
+
+class Message:
+    """What a client sends of some images, by a fixed model, and its Jacobian at these images.
+
+    Coefficients are divided by the std of their noise, so that the noise is N(0, I) and the Jacobian A has A'A for the
+    Fisher information of the images. Those with infinite noise are 0. Random layers draw the same in every pass: an
+    attacker is taken to know what they drew.
+
+    Use it inside of :func:`open_message`, which puts back what passes through the model change.
+
+    Attributes:
+        size: how many coefficients there are.
+        bands: the kinds of them; ``band`` has the index of each coefficient's kind, int64 [size].
+        exact_std: the std that stands for none, 0 if all have noise.
+        squares: of the coefficients of the gradient as it is before clipping, [size].
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        coefficients: Mapping[str, Coefficients],
+        max_grad_norm: float | None,
+    ) -> None:
+        self._model, self._loss = model, loss
+        self.images, self._labels = images, labels
+        self._coefficients = coefficients
+        self._parameters = {n: p.detach() for n, p in model.named_parameters() if n in coefficients}
+        self._max_grad_norm = max_grad_norm
+        self.bands, self.band = self._find_bands()
+        self.size = len(self.band)
+        grads = self._checked_gradients()
+        flat = self._flat(grads)
+        self.squares = flat.square()
+        self._weights, self.exact_std = self._find_weights(flat * self._clip_factor(grads))
+
+    def push(self, directions: torch.Tensor, chunk: int) -> torch.Tensor:
+        """A v: from directions [m, N, ...] in the images to [m, size]; ``chunk`` of them are computed at once."""
+
+        def one(direction: torch.Tensor) -> torch.Tensor:
+            return torch.func.jvp(self._whitened, (self.images,), (direction,))[1]  # type: ignore[no-any-return]
+
+        return torch.vmap(one, chunk_size=chunk, randomness="same")(directions.to(self.images))
+
+    def pull(self, cotangents: torch.Tensor, chunk: int) -> torch.Tensor:
+        """A' u: from [m, size] to [m, N, ...]."""
+        back = torch.func.vjp(self._whitened, self.images)[1]
+
+        def one(cotangent: torch.Tensor) -> torch.Tensor:
+            return back(cotangent)[0]  # type: ignore[no-any-return]
+
+        return torch.vmap(one, chunk_size=chunk)(cotangents.to(self.images))
+
+    def by_band(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums of values [..., size] over the kinds of coefficients, float64 [..., bands]."""
+        sums = torch.zeros(*values.shape[:-1], len(self.bands), dtype=torch.float64, device=values.device)
+        return sums.index_add_(-1, self.band, values.double())
+
+    def _whitened(self, images: torch.Tensor) -> torch.Tensor:
+        grads = self._gradients(images)
+        return self._flat(grads) * self._clip_factor(grads) * self._weights
+
+    def _gradients(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        self._restart_random_layers()
+
+        def by_parameters(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+            outputs = torch.func.functional_call(self._model, parameters, (images,))
+            loss = self._loss(outputs, self._labels)
+            if not isinstance(loss, torch.Tensor) or loss.dim():
+                got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+                raise ValueError(f"expected loss(outputs, labels) to be one number, got {got}")
+            return loss
+
+        grads: dict[str, torch.Tensor] = torch.func.grad(by_parameters)(self._parameters)
+        return grads
+
+    def _restart_random_layers(self) -> None:
+        """They draw the same again; undisturbed() puts the states back, of the devices that the model uses."""
+        torch.default_generator.manual_seed(0)
+        device = self.images.device
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(0)
+
+    def _checked_gradients(self) -> dict[str, torch.Tensor]:
+        grads = self._gradients(self.images)
+        for name, grad in grads.items():
+            if not grad.isfinite().all():
+                raise ValueError(f"expected finite gradients, got NaN or infinite numbers ({name})")
+        return {name: grad.detach() for name, grad in grads.items()}
+
+    def _flat(self, grads: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return torch.cat([part.of(grads[name]).flatten() for name, part in self._coefficients.items()])
+
+    def _clip_factor(self, grads: Mapping[str, torch.Tensor]) -> torch.Tensor | float:
+        """As the ops clip: its derivative takes the gradient's own direction out of the Jacobian."""
+        if self._max_grad_norm is None:
+            return 1.0
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads.values()]))
+        factor: torch.Tensor = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        return factor
+
+    def _find_bands(self) -> tuple[list[Band], torch.Tensor]:
+        bands: list[Band] = []
+        indices = []
+        for name, part in self._coefficients.items():
+            shape = part.of(self._parameters[name]).shape
+            index = torch.zeros(shape, dtype=torch.int64, device="cpu")
+            for band, which in part.bands():
+                index[which.expand(shape)] = len(bands)
+                bands.append(band)
+            indices.append(index.flatten())
+        return bands, torch.cat(indices).to(self.images.device)
+
+    def _find_weights(self, clipped: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """One by the std of each coefficient, [size], and the std that stands for none."""
+        shapes = {name: part.of(self._parameters[name]).shape for name, part in self._coefficients.items()}
+        stds = [part.std_by_channel().expand(shapes[name]).flatten() for name, part in self._coefficients.items()]
+        std = torch.cat(stds).to(clipped.device)
+        known = clipped[(std == 0) & (clipped != 0)].double()
+        if not (std == 0).any():
+            return (1 / std).to(clipped), 0.0
+        exact = max(EXACTNESS * math.sqrt(known.square().mean().item()), _SMALLEST) if len(known) else _SMALLEST
+        return (1 / torch.where(std == 0, exact, std)).to(clipped), exact
+
+
+@contextmanager
+def open_message(
+    model: nn.Module,
+    loss: Loss,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    coefficients: Mapping[str, Coefficients],
+    max_grad_norm: float | None,
+) -> Iterator[Message]:
+    """A :class:`Message`; the model's modes, buffers and the random state are as before afterwards.
+
+    Batch norms that train keep no running statistics meanwhile: they use the batch's own, and writing running ones is
+    not possible under the transforms of ``torch.func``.
+    """
+    with undisturbed(model):
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
+                module.running_mean = module.running_var = module.num_batches_tracked = None
+        yield Message(model, loss, images, labels, coefficients, max_grad_norm)
