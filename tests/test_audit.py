@@ -371,8 +371,12 @@ WRONG = [
     ({"probes": 1}, ValueError, "expected probes to be an integer of at least 2, got 1"),
     ({"model": "net"}, TypeError, "expected model to be a torch.nn.Module"),
     ({"model": nn.Flatten()}, ValueError, "expected a model with parameters that are trained"),
-    ({"defense": TIP(linear_net(), std=0.1)}, ValueError, "expected a TIP of this model"),
 ]
+
+
+def test_tip_of_another_model():
+    with pytest.raises(ValueError, match="expected a TIP of this model"):
+        audit(linear_net(), cross_entropy, *batch(2, SMALL), TIP(linear_net(), std=0.1))
 
 
 @pytest.mark.parametrize(("change", "error", "message"), WRONG, ids=[name for change, *_ in WRONG for name in change])
