@@ -172,7 +172,7 @@ def _chunk(message: Message) -> int:
 
 def _check_batch(images: torch.Tensor, labels: torch.Tensor, per_message: int) -> None:
     if not isinstance(images, torch.Tensor) or not images.is_floating_point():
-        got = images.dtype if isinstance(images, torch.Tensor) else type(images).__name__
+        got = str(images.dtype) if isinstance(images, torch.Tensor) else type(images).__name__
         raise TypeError(f"expected images to be a floating tensor, got {got}")
     if images.dim() != 4 or images.numel() == 0:
         raise ValueError(f"expected images of shape [N, channels, height, width], got {tuple(images.shape)}")
