@@ -375,7 +375,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("change", "error", "message"), WRONG, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("change", "error", "message"), WRONG, ids=[name for change, *_ in WRONG for name in change])
 def test_wrong_arguments(change, error, message):
     images, labels = batch(2)
     arguments = {"model": linear_net(), "loss": linear_loss, "images": images, "labels": labels, "defense": 0.1}

@@ -91,7 +91,7 @@ def test_the_first_round_moves_by_the_mean_of_the_releases(name):
 def test_a_training_repeats_and_leaves_the_garbage_collector_as_it_was():
     frozen = gc.get_freeze_count()
     first, second, other = (
-        fedsgd.trained(noise_costs.with_floor(0.05), some_images(40), 0.1, seed, TINY) for seed in (1, 1, 2)
+        fedsgd.trained(defenses.targeted_with_floor(0.05), some_images(40), 0.1, seed, TINY) for seed in (1, 1, 2)
     )
     assert gc.get_freeze_count() == frozen
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

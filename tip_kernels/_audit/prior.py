@@ -163,8 +163,8 @@ class Cosines:
     def variance(self) -> torch.Tensor:
         """The diagonal of L L', [channels, height, width]."""
         by_place = self._down.T.square() @ self._amplitude.square() @ self._across.square()
-        by_channel: torch.Tensor = (self._mix @ self._mix).diagonal()
-        return by_channel[:, None, None] * by_place
+        variance: torch.Tensor = (self._mix @ self._mix).diagonal()[:, None, None] * by_place
+        return variance
 
     def spread(self, latents: torch.Tensor) -> torch.Tensor:
         """L z, as images."""

@@ -173,6 +173,11 @@ def targeted(ratio: float, std: float, floor_std: float = 0.0, cutoff: float = 0
     return defense
 
 
+def targeted_with_floor(floor_std: float) -> Defense:
+    """TIP 0.3 with a floor, and twice as much on what it selects: beside DP of that std in the study's tables."""
+    return targeted(0.3, 2 * floor_std, floor_std=floor_std)
+
+
 def published_targeted(ratio: float, beta: float) -> Defense:
     """TIP with the paper's noise ``beta`` on the unnormalized spectrum; all the model's kernels have one size."""
 

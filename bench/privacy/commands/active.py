@@ -78,7 +78,7 @@ def met(floors: list[float]) -> dict[str, Defense]:
     for ratio in (0.3, 1.0):
         defended[f"TIP {ratio}"] = at_energy(partial(defenses.targeted, ratio), RMS)
     for floor in floors:
-        defended[f"TIP 0.3, floor {floor:g}"] = defenses.targeted(0.3, 2 * floor, floor_std=floor)
+        defended[f"TIP 0.3, floor {floor:g}"] = defenses.targeted_with_floor(floor)
         defended[f"DP {floor:g}"] = defenses.gaussian(floor)
     return defended
 

@@ -121,7 +121,7 @@ def _floors() -> dict[str, Case]:
     table = {}
     for level in LEVELS:
         table[f"DP {level:g}"] = Case(defenses.gaussian(level), {}, (), priors=(*STRONG, GENERATOR))
-        defense, known = defenses.targeted(0.3, 2 * level, level), {"whitened": knowledge.whitened}
+        defense, known = defenses.targeted_with_floor(level), {"whitened": knowledge.whitened}
         table[f"TIP 0.3, floor {level:g}"] = Case(defense, known, (), priors=(*STRONG, GENERATOR))
     return table
 

@@ -12,20 +12,18 @@ import torch
 import tip_kernels as tip
 from bench.privacy.client import defenses
 from bench.privacy.client.noise_levels import DELTA, Maker
-from bench.privacy.client.release import CLIP, Defense
+from bench.privacy.client.release import CLIP
 from bench.privacy.nets import small_conv_net
 from bench.privacy.study import fedsgd, ledger
 from bench.privacy.study.fedsgd import Images, Plan
 from bench.privacy.study.step_size import best_lr
 
-
-def with_floor(floor_std: float) -> Defense:
-    """TIP 0.3 with that floor, and twice as much on what it selects."""
-    return defenses.targeted(0.3, 2 * floor_std, floor_std=floor_std)
-
-
 NONE = "none"
-MAKERS: dict[str, Maker] = {NONE: lambda std: defenses.none, "DP": defenses.gaussian, "TIP 0.3 with floor": with_floor}
+MAKERS: dict[str, Maker] = {
+    NONE: lambda std: defenses.none,
+    "DP": defenses.gaussian,
+    "TIP 0.3 with floor": defenses.targeted_with_floor,
+}
 """By name; called with the noise that every coordinate has at least."""
 
 
