@@ -391,3 +391,8 @@ def test_clipping_is_the_defense_s_own():
     model = linear_net()
     with pytest.raises(ValueError, match="expected max_grad_norm to be left to the TIP"):
         audit(model, linear_loss, *batch(1), TIP(model, std=0.1), max_grad_norm=1.0)
+
+
+def test_the_defense_is_of_the_model():
+    with pytest.raises(ValueError, match="expected a TIP of this model, got one of another model"):
+        audit(linear_net(), linear_loss, *batch(1), TIP(linear_net(), std=0.1))
