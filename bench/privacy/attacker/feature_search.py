@@ -16,7 +16,7 @@ from torch import nn
 from bench.privacy.attacker.climbing import climb
 from bench.privacy.attacker.inversion import Progress, Reconstruction, Search, best_start
 from bench.privacy.attacker.likelihood import Likelihood, Part
-from bench.privacy.attacker.posterior import Posterior, starts
+from bench.privacy.attacker.posterior import Posterior, by_problem, starts
 from bench.privacy.attacker.priors import Density, Prior
 from bench.privacy.client.release import Release
 from bench.privacy.generator.network import Decoder
@@ -130,16 +130,11 @@ def invert_by_features(
         half the squared residuals of what was withheld, or of the whole message.
     """
     message = Likelihood(model, releases, search.restarts, batch_size, device)
-
-    def report(losses: torch.Tensor) -> None:
-        if progress is not None:
-            progress(losses.view(-1, search.restarts))
-
     draw = torch.Generator().manual_seed(search.seed)
     withheld = (torch.rand(message.std.shape[1], generator=draw) < plan.withheld).to(device)
     judge = Part(message, withheld) if plan.withheld else message
     z = starts(Latents(decoder), batch_size, search).repeat(len(releases), 1, 1)
-    found = by_stage(Part(message, ~withheld), decoder, z, plan, search, report)
+    found = by_stage(Part(message, ~withheld), decoder, z, plan, search, by_problem(progress, search.restarts))
     with torch.no_grad():
         losses = torch.stack([judge.residuals(images).square().sum(1) / 2 for images in found])
     best = losses.argmin(0)

@@ -93,12 +93,18 @@ def invert_posterior(
     posterior = Posterior(Likelihood(model, releases, search.restarts, batch_size, device), prior, hot)
     z = starts(prior, batch_size, search).repeat(len(releases), *[1] * (prior.mean(1).dim()))
 
+    images, losses = method.move(posterior, z, search, by_problem(progress, search.restarts))
+    return method.choose(images.clamp(0, 1), losses, search.restarts)
+
+
+def by_problem(progress: Progress | None, restarts: int) -> Progress:
+    """What is called with the losses [P] of all starts, and calls ``progress``, if there is one, with [A, restarts]."""
+
     def report(losses: torch.Tensor) -> None:
         if progress is not None:
-            progress(losses.view(-1, search.restarts))
+            progress(losses.view(-1, restarts))
 
-    images, losses = method.move(posterior, z, search, report)
-    return method.choose(images.clamp(0, 1), losses, search.restarts)
+    return report
 
 
 def starts(prior: Prior, batch: int, search: Search) -> torch.Tensor:
