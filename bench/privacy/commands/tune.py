@@ -14,15 +14,16 @@ from tqdm import tqdm
 
 from bench import paths
 from bench.pages import publish
+from bench.privacy.commands.options import numbers
 from bench.privacy.study import ledger, tuning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target-psnr", type=float, default=13.0, help="dB that no attacker shall pass; default 13")
-    parser.add_argument("--ratios", type=_numbers, default="0,0.3,1", help="default %(default)s")
-    parser.add_argument("--cutoffs", type=_numbers, default="0.5,0.75", help="default %(default)s")
-    parser.add_argument("--stds", type=_numbers, default="0.1,0.4", help="default %(default)s")
-    parser.add_argument("--floors", type=_numbers, default="0,0.05,0.1,0.2", help="default %(default)s")
+    parser.add_argument("--ratios", type=numbers, default="0,0.3,1", help="default %(default)s")
+    parser.add_argument("--cutoffs", type=numbers, default="0.5,0.75", help="default %(default)s")
+    parser.add_argument("--stds", type=numbers, default="0.1,0.4", help="default %(default)s")
+    parser.add_argument("--floors", type=numbers, default="0,0.05,0.1,0.2", help="default %(default)s")
     parser.add_argument("--iterations", type=int, default=100, help="steps of one attack; default 100")
     parser.add_argument("--epochs", type=int, default=20, help="of training; default 20")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
@@ -49,7 +50,3 @@ def run(options: argparse.Namespace) -> None:
     if options.page:
         publish(options.page, "settings", text)
     print(f"{text}\n\nin {path} and {path.with_suffix('.png')}")
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from bench import paths
 from bench.pages import publish
+from bench.privacy.commands.options import numbers
 from bench.privacy.study import fedsgd, noise_costs
 from bench.privacy.study.fedsgd import Plan
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", type=pathlib.Path, required=True, metavar="FOLDER", help="parquet files as in uoft-cs/cifar10"
     )
     parser.add_argument(
-        "--noise", type=_numbers, default="0.005,0.01,0.02,0.05,0.1,0.2", help="by clipping norm; default %(default)s"
+        "--noise", type=numbers, default="0.005,0.01,0.02,0.05,0.1,0.2", help="by clipping norm; default %(default)s"
     )
     parser.add_argument("--seeds", type=int, default=3, help="trainings that are scored; default %(default)s")
     parser.add_argument("--rounds", type=int, default=Plan().rounds, help="of a training; default %(default)s")
@@ -56,7 +57,3 @@ def run(options: argparse.Namespace) -> None:
     if options.page:
         publish(options.page, TABLE, text)
     print(f"\n{text}")
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
