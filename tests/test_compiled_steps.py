@@ -79,7 +79,8 @@ def compiled_graphs() -> int:
 
 
 def graph_breaks() -> int:
-    return sum(torch._dynamo.utils.counters["graph_break"].values())
+    """How many different ones: Dynamo counts the same one again where it starts a trace anew."""
+    return len(torch._dynamo.utils.counters["graph_break"])
 
 
 def eager() -> torch.Tensor:
@@ -93,8 +94,7 @@ def eager() -> torch.Tensor:
 def test_whole_steps(attached, backend, tolerance):
     training = Training(attached)
     got = trained(training, torch.compile(training.step, backend=backend))
-    # Dynamo's own: zero_grad(), backward(), and the optimizer's step, which it counts twice where it starts a graph.
-    assert graph_breaks() <= 4
+    assert graph_breaks() <= 3  # Dynamo's own: zero_grad(), backward(), and the optimizer's step
     torch.testing.assert_close(got, eager(), rtol=0, atol=tolerance)
 
 
