@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--restarts", type=int, default=FULL.restarts, help="starts of one attack; default %(default)s")
     parser.add_argument("--seeds", type=int, default=FULL.seeds, help="noise seeds an image; default %(default)s")
-    parser.add_argument("--device", default="cpu", help="of the attacks: cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="of the attacks: cpu or cuda; the flow's stay on the CPU")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes, of one thread each")
     parser.add_argument("--results", type=pathlib.Path, help="folder for figures and data")
     parser.add_argument(
