@@ -115,7 +115,7 @@ def audit(
             columns = _chunk(message) if chunk is None else chunk
             noise = torch.randn(message.size, generator=generator, device="cpu").to(images.device)
             if method == "exact" or (method is None and _is_small(message)):
-                posterior = exact_posterior(message, prior, noise, columns, tell)
+                posterior = exact_posterior(message, prior, noise, columns, generator, tell)
             else:
                 posterior = iterative_posterior(message, prior, noise, probes, iterations, columns, generator, tell)
         tally.add(message, posterior)
