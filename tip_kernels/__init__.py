@@ -7,6 +7,7 @@ from .defense import TIP
 from .functional import Amplitudes, Shard, channel_saliency, perturb, perturb_
 from .protection import Protection, protect
 from .rng import NoiseRNG
+from .shaping import Spectrum
 
 __version__ = "0.1.0"
 
@@ -18,6 +19,7 @@ __all__ = [
     "PrivacyBudget",
     "Protection",
     "Shard",
+    "Spectrum",
     "audit",
     "available_backends",
     "calibration",

@@ -24,6 +24,7 @@ from ._tip.weights import check_weights, difference, put, sum_of
 from .budget import PrivacyBudget
 from .rng import NoiseRNG
 from .saliency import GradCAM
+from .shaping import Spectrum
 
 
 class TIP(RebuiltWithModel):
@@ -56,6 +57,7 @@ class TIP(RebuiltWithModel):
         std: noise of one coefficient of the high band, in gradient units: a float, or a mapping from parameter
             names to floats that names every conv kernel; 0.01 if absent, with a warning unless gradients are clipped.
         floor_std: noise on every other coordinate: a float, or a mapping that names every parameter.
+        spectrum: all the noise, by coefficient in units of ``max_grad_norm``; instead of ``std`` and ``floor_std``.
         scores: ``"private"``, from the backward passes of the training, or ``"public"``, from :meth:`measure` or
             :meth:`set_scores` only.
         buffers: ``"send"``, perturbed like parameters if they are floating, or ``"withhold"``: updates have zeros
@@ -86,6 +88,7 @@ class TIP(RebuiltWithModel):
         std: float | Mapping[str, float] | None = None,
         keep: float = 1.0,
         floor_std: float | Mapping[str, float] = 0.0,
+        spectrum: Spectrum | None = None,
         scores: str = "private",
         buffers: str = "send",
         max_grad_norm: float | None = None,
@@ -98,9 +101,9 @@ class TIP(RebuiltWithModel):
         warns_of_std = std is None and max_grad_norm is None
         self.model = model
         self._settings: dict[str, Any] = checked_settings(
-            ratio=ratio, std=std, floor_std=floor_std, scores=scores, buffers=buffers, max_grad_norm=max_grad_norm,
-            shares=shares, honest=honest, budget=budget, cutoff=cutoff, masks=masks, keep=keep, rng=rng,
-            backend=backend,
+            ratio=ratio, std=std, floor_std=floor_std, spectrum=spectrum, scores=scores, buffers=buffers,
+            max_grad_norm=max_grad_norm, shares=shares, honest=honest, budget=budget, cutoff=cutoff, masks=masks,
+            keep=keep, rng=rng, backend=backend,
         )  # fmt: skip
         is_public = scores == "public"
         self._sends_buffers = buffers == "send"
@@ -387,10 +390,8 @@ class TIP(RebuiltWithModel):
 
     def _check_open(self) -> None:
         if not self._is_open:
-            raise RuntimeError(
-                "expected an open TIP, got a closed one: build a new one, or remove() the handle that attach() "
-                "returned to train without protection"
-            )
+            advice = "build a new one, or remove() the handle that attach() returned to train without protection"
+            raise RuntimeError(f"expected an open TIP, got a closed one: {advice}")
 
 
 def _remove(handles: list[RemovableHandle]) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 
 from .. import spectrum
 from .._tip.layout import Layout, has_kernels
+from .._tip.shape import Shape
 from ..defense import TIP
 
 
@@ -95,16 +96,16 @@ def under_tip(defense: TIP, selected: Mapping[str, torch.Tensor]) -> dict[str, C
         if not slot.holder[slot.key].requires_grad:
             continue
         kernel_size = layout.kernel_sizes.get(index)
-        floor = floors[name] * honest
+        floor = floors[name]
         if kernel_size is None:
-            found[name] = _plain(name, floor)
+            found[name] = _plain(name, floor * honest)
             continue
         mask = masks.get(kernel_size)
         if mask is None:
             mask = spectrum.radial_mask(kernel_size, settings["cutoff"])
         basis, d = spectrum.real_basis(kernel_size, mask.cpu())
-        std = torch.full((2, len(basis)), floor, dtype=torch.float64, device="cpu")
-        std[1, :d] = _by_what_is_left(stds[name] * honest, settings["keep"])
+        std = _stds(mechanism.shape, name, stds[name], floor, d, len(basis)) * honest
+        std[1, :d] = _by_what_is_left(std[1, :d], settings["keep"])
         channels = selected[name].cpu()
         found[name] = Coefficients(
             name, index in layout.transposed, basis, spectrum.column_radii(basis, kernel_size), std, channels
@@ -138,9 +139,18 @@ def _plain(name: str, std: float) -> Coefficients:
     return Coefficients(name, False, None, torch.zeros(1, dtype=torch.float64, device="cpu"), stds, none)
 
 
-def _by_what_is_left(std: float, keep: float) -> float:
+def _stds(shape: Shape | None, name: str, std: float, floor: float, d: int, taps: int) -> torch.Tensor:
+    """Of a kernel's coefficients, before ``keep``, float64 [2, K]."""
+    if shape is not None and name in shape.columns:
+        return shape.columns[name] * (std / shape.amounts[name])  # the one is by shares
+    stds = torch.full((2, taps), floor, dtype=torch.float64, device="cpu")
+    stds[1, :d] = std
+    return stds
+
+
+def _by_what_is_left(std: torch.Tensor, keep: float) -> torch.Tensor:
     """Noise on a signal that is weakened first: of ``keep=0`` nothing is left, without noise as well.
 
     What float32 rounding leaves of it then is not counted.
     """
-    return std / keep if keep > 0 else math.inf
+    return std / keep if keep > 0 else torch.full_like(std, math.inf)

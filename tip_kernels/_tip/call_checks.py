@@ -102,7 +102,7 @@ class CallChecks:
     def _report(self, tensors: Tensors, names: Sequence[str]) -> None:
         """Says how many of the numbers of a message get noise."""
         mechanism = self._mechanism
-        floors, amounts = mechanism.floor_std.named(), mechanism.std.named()
+        amounts, floors = mechanism.least_amounts()
         targets = dict(mechanism.targets())
         sent = reached = noised = 0
         for index, tensor in enumerate(tensors):

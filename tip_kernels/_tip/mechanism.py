@@ -11,6 +11,7 @@ from .._op.plan import Tensors
 from .amount import Amount
 from .bands import HighBands
 from .layout import Layout
+from .shape import Shape
 
 
 class Mechanism:
@@ -32,8 +33,14 @@ class Mechanism:
         self.sent_names = layout.names if settings["buffers"] == "send" else layout.parameter_names
         self._shares, self._honest = settings["shares"], settings["honest"]
         kernels = [layout.names[index] for index in layout.all.convs]
-        self.std = Amount("std", settings["std"], layout.names, kernels, self._shares)
-        self.floor_std = Amount("floor_std", settings["floor_std"], layout.names, layout.parameter_names, self._shares)
+        self.shape = None if settings["spectrum"] is None else Shape(layout, settings)
+        std, floor_std = settings["std"], settings["floor_std"]
+        names = ("std", "floor_std")
+        if self.shape is not None:
+            std = floor_std = self.shape.amounts
+            names = ("spectrum", "spectrum")
+        self.std = Amount(names[0], std, layout.names, kernels, self._shares)
+        self.floor_std = Amount(names[1], floor_std, layout.names, layout.parameter_names, self._shares)
         self.bands = HighBands(settings["cutoff"], settings["masks"], float(settings["keep"]))
         self.has_met = False  # whether all ranks of a call share key and scores before it is prepared
         self._is_public = settings["scores"] == "public"
@@ -50,6 +57,8 @@ class Mechanism:
         """A call for tensors by index, on ``device``; raises as ``perturb_`` does."""
         std, floor_std = self.std.on(device, len(names)), self.floor_std.on(device, len(names))
         options = self.options._replace(ratio=ratio, std=std, floor_std=floor_std, names=names)
+        if self.shape is not None:
+            options = options._replace(amplitudes=self.shape.amplitudes(len(tensors)))
         return prepare(tensors, scores, options, self.has_met)
 
     def noise_multiplier(self) -> float:
@@ -65,13 +74,12 @@ class Mechanism:
                 "got None"
             )
         least = math.inf
-        floors = self.floor_std.named()
+        amounts, floors = self.least_amounts()
         for name in self.sent_names:
             if name in floors:
                 if floors[name] == 0:
                     raise ValueError(f"expected a floor_std above 0 for all that is sent, got 0 ({name})")
                 least = min(least, floors[name])
-        amounts = self.std.named()
         for name, kernel_size in self.targets():
             if amounts[name] == 0:
                 raise ValueError(f"expected a std above 0 for every high band, got 0 ({name})")
@@ -79,6 +87,14 @@ class Mechanism:
             # In a sum others may have selected channels that this client has not, which it sends as they are.
             least = min(least, amounts[name] / (left if self._shares == 1 else max(left, 1.0)))
         return least * math.sqrt(self._honest or 1) / max_grad_norm
+
+    def least_amounts(self) -> tuple[dict[str, float], dict[str, float]]:
+        """By name the least noise that ``std`` and that ``floor_std`` give any coefficient of a message."""
+        if self.shape is None:
+            return self.std.named(), self.floor_std.named()
+        share = math.sqrt(self._shares)
+        least = {name: (std / share, floor_std / share) for name, (std, floor_std) in self.shape.least.items()}
+        return {name: both[0] for name, both in least.items()}, {name: both[1] for name, both in least.items()}
 
     def targets(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and kernel sizes of the conv kernels in which ``std`` noise can be."""

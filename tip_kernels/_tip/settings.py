@@ -23,11 +23,13 @@ def checked_settings(**settings: Any) -> dict[str, Any]:
     check_range("ratio", settings["ratio"], 0.0, 1.0)
     check_shares(settings["shares"], settings["honest"])
     std, max_grad_norm, rng = settings["std"], settings["max_grad_norm"], settings["rng"]
+    if settings["spectrum"] is not None and (std is not None or settings["floor_std"] != 0.0):
+        raise ValueError("expected std and floor_std to be left out beside a spectrum, which has all noise, got both")
     max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
     check_max_grad_norm(max_grad_norm)
     return {
         **settings,
-        "std": copied_amount(DEFAULT_STD if std is None else std),
+        "std": copied_amount(DEFAULT_STD if std is None and settings["spectrum"] is None else std),
         "floor_std": copied_amount(settings["floor_std"]),
         "masks": copied_masks(settings["masks"]),
         "max_grad_norm": max_grad_norm,
@@ -70,7 +72,7 @@ def check_shares(shares: int, honest: int | None) -> None:
         raise ValueError(f"expected honest in [1, {shares}], of the shares, got {honest}")
 
 
-def copied_amount(amount: float | Mapping[str, float]) -> float | Mapping[str, float]:
+def copied_amount(amount: float | Mapping[str, float] | None) -> float | Mapping[str, float] | None:
     """``std`` or ``floor_std``."""
     return dict(amount) if isinstance(amount, Mapping) else amount
 
