@@ -400,6 +400,15 @@ def test_options_that_are_refused(capsys, options, said):
     assert said in refusal(capsys, options)
 
 
+def test_help_has_every_option(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["audit", "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "--max-grad-norm" in text
+    assert "ImageFolder" in text
+
+
 def test_what_has_no_default(capsys):
     assert main(["audit", "--model", "nets:small", "--images", "photos"]) == 2
     assert "the following arguments are required: --ratio, --std, --floor" in capsys.readouterr().err
