@@ -39,7 +39,11 @@ OTHER_DTYPES = (*DTYPES, torch.int8, torch.int32, torch.int64, torch.bool, torch
 GENERATORS = sorted(rng.GENERATORS.values())
 SUFFIXES = {backend.name: backend.suffix for backend in dispatch.BACKENDS}
 PERTURB = PerturbArguments._fields
-LISTS = ("grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards")
+LISTS = (
+    "grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards", "amplitudes",
+    "amplitude_ids",
+)  # fmt: skip
+TENSOR_LISTS = ("grads", "scores", "bases", "amplitudes")
 SHAPES = (
     (4, 3, 3, 3), (3, 8, 3, 3), (5, 2, 5), (2, 2, 2, 2, 2), (4, 3, 1, 1), (6,), (5, 7), (), (0, 3, 3, 3), (2, 0, 3, 3),
     (1, 1, 3, 3), (1, 9, 7, 7),
@@ -109,7 +113,7 @@ def valid_perturb(draw: random.Random, buffers: Buffers) -> dict:
 
     call: dict = {name: [] for name in LISTS}
     sizes: dict[tuple[int, ...], int] = {}
-    with_shards = draw.random() < 0.3
+    with_shards, with_amplitudes = draw.random() < 0.3, draw.random() < 0.4
     shapes = [draw.choice(SHAPES) for _ in range(draw.choice((0, 1, 1, 2, 2, 3, 4)))]
     count = len(shapes) + draw.randint(0, 2)
     std = buffers.place(torch.rand(count))
@@ -129,9 +133,14 @@ def valid_perturb(draw: random.Random, buffers: Buffers) -> dict:
         call["scores"].append(buffers.place(torch.rand(channels)) if basis >= 0 else std)
         call["selected"].append(draw.randint(0, channels))
         call["basis_ids"].append(basis)
+        call["amplitude_ids"].append(-1)
+        if basis >= 0 and with_amplitudes and draw.random() < 0.8:
+            call["amplitude_ids"][-1] = len(call["amplitudes"])
+            call["amplitudes"].append(buffers.place(0.1 + torch.rand(2, math.prod(kernel_size))))
         call["shards"] += shard
     call["tensor_ids"] = draw.sample(range(count), len(shapes))
     call["shards"] = call["shards"] if with_shards else None
+    call["amplitude_ids"] = call["amplitude_ids"] if with_amplitudes else None
     call["std"] = std
     call["floor_std"] = buffers.place(torch.rand(count)) if draw.random() < 0.4 else None
     call["grad_scale"] = buffers.place(torch.tensor(0.7)) if draw.random() < 0.4 else None
@@ -296,7 +305,9 @@ def spoil_by_aliasing(call: dict, draw: random.Random, buffers: Buffers, spoiled
 
 
 def spoil_number(call: dict, draw: random.Random, buffers: Buffers, spoiled: set) -> str:
-    names = ("selected", "tensor_ids", "basis_ids", "high_dims", "shards", "tensor_id", "first_position")
+    names = (
+        "selected", "tensor_ids", "basis_ids", "high_dims", "shards", "amplitude_ids", "tensor_id", "first_position",
+    )  # fmt: skip
     names = [name for name in names if name not in spoiled and call.get(name) not in (None, [])]  # type: ignore
     if not names:
         return "nothing"
@@ -318,7 +329,7 @@ def spoil_length(call: dict, draw: random.Random, buffers: Buffers, spoiled: set
     name = draw.choice(names)
     spoiled.add(name)
     values = call[name]
-    another = values[-1] if values else call.get("std", call["state"]) if name in ("grads", "scores", "bases") else 0
+    another = values[-1] if values else call.get("std", call["state"]) if name in TENSOR_LISTS else 0
     call[name] = draw.choice([values[:-1], [*values, another], [], values * 2])
     return f"{name}: length {len(call[name])} for {len(values)}"
 
@@ -373,6 +384,7 @@ def surely_ill_formed(pattern: str, call: dict) -> bool:
         or (call["shards"] is not None and len(call["shards"]) != 3 * len(call["grads"]))
         or not 0 <= call["keep"] <= 1
         or any(not -1 <= basis < len(call["bases"]) for basis in call["basis_ids"])
+        or any(not -1 <= place < len(call["amplitudes"]) for place in call["amplitude_ids"] or ())
         or any(not 0 <= place < 2**23 for place in call["tensor_ids"])
         or bad_step
     )

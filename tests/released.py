@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+import tip_kernels as tip
 from tip_kernels.backends.reference import grid
 
 TINY_FLOOR = 2.0**-117
@@ -21,6 +22,13 @@ def step_of(floor_std: float, std: float = 0.0) -> float:
     least = min(floor_std, std) if std > 0 else floor_std
     step = 2.0 ** (math.frexp(least)[1] - 1 - 10)
     return step if 2.0**-126 <= step <= 2.0**104 else 0.0
+
+
+def least_amounts(floor_std: float, std: float, amplitudes: tip.Amplitudes, high_dim: int) -> tuple[float, float]:
+    """``floor_std`` and ``std`` where amplitudes leave the least of them, in float32: arguments of :func:`step_of`."""
+    of_floor, of_std = [*amplitudes.selected[high_dim:], *amplitudes.others], amplitudes.selected[:high_dim]
+    amounts = torch.tensor([floor_std, std]) * torch.tensor([min(of_floor), min(of_std)])
+    return tuple(amounts.tolist())
 
 
 @contextlib.contextmanager

@@ -177,7 +177,7 @@ def test_the_schema_is_the_one_that_compiled_libraries_were_built_for():
     assert str(torch.ops.tip_kernels.perturb_.default._schema) == (
         "tip_kernels::perturb_(Tensor(a!)[] grads, Tensor[] scores, int[] selected, int[] tensor_ids, int[] basis_ids, "
         "Tensor[] bases, int[] high_dims, Tensor std, Tensor? floor_std, Tensor? grad_scale, Tensor(b!) state, "
-        "float keep, int generator, int[]? shards) -> ()"
+        "float keep, int generator, int[]? shards, Tensor[] amplitudes, int[]? amplitude_ids) -> ()"
     )
 
 

@@ -61,6 +61,16 @@ def test_update_of_one_step_is_its_gradient_and_of_several_nearly():
         torch.testing.assert_close(flat(release.gradient), clean / clean.norm().clamp(min=1), rtol=0, atol=tolerance)
 
 
+def test_an_image_that_is_not_a_number_is_gray():
+    """The search went astray, and found nothing; the other images of its batch are scored as they are."""
+    originals = torch.rand(2, 3, 16, 16)
+    rebuilt = torch.stack([originals[0], torch.full_like(originals[1], torch.nan)])
+    scores = metrics.compare(rebuilt, originals)
+    expected = metrics.compare(torch.stack([originals[0], torch.full_like(originals[1], 0.5)]), originals)
+    assert scores == expected
+    assert scores[1].psnr < 20 < scores[0].psnr  # dB
+
+
 def test_images_of_a_batch_are_paired_with_their_originals():
     originals = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     rebuilt = originals.clone()

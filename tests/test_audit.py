@@ -147,6 +147,35 @@ def test_leak_of_all_rows_is_the_trace_of_fisher(method):
     assert sum(row.count for row in found.leak) == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize("method", ["exact", "iterative"])
+@pytest.mark.parametrize("per_message", [1, 2])
+def test_what_a_band_reveals_is_what_noise_there_would_hide(per_message, method):
+    """By the difference of two audits: the error's growth with the logarithm of the variance of all floors, and std."""
+    model, prior = small_net().eval(), ImagePrior.natural(SMALL)
+    images, labels = batch(2, SMALL)
+
+    def audited(std, floor_std, method="exact"):
+        defense = TIP(model, ratio=0.5, std=std, floor_std=floor_std, scores="public", max_grad_norm=1.0)
+        defense.measure(*batch(2, SMALL, seed=2))
+        asked = {"prior": prior, "per_message": per_message, "method": method, "probes": 256}
+        return audit(model, cross_entropy, images, labels, defense, **asked)
+
+    def error(std, floor_std) -> float:  # summed over the images, of messages on average
+        return (10 ** (-audited(std, floor_std).psnr / 10)).sum().item() * per_message / len(images)
+
+    found, step = audited(0.05, 0.02, method).leak, 1.01
+    for std, louder, quieter in (
+        (0.02, (0.05, 0.02 * step), (0.05, 0.02 / step)),
+        (0.05, (0.05 * step, 0.02), (0.05 / step, 0.02)),
+    ):
+        rows = [row for row in found if row.std == pytest.approx(std)]
+        expected = (error(*louder) - error(*quieter)) / (4 * math.log(step))
+        margin = 4 * sum(row.reveals_error for row in rows)
+        assert abs(sum(row.reveals for row in rows) - expected) < margin + 1e-3 * expected
+        assert margin < expected  # so that the comparison says something
+    assert expected > 0
+
+
 def test_harm_is_the_mean_squared_gradient():
     model = small_net().eval()
     images, labels = batch(1, SMALL)

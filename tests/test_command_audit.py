@@ -165,6 +165,7 @@ def test_json_has_what_the_library_finds(capsys, working_folder):
     assert found["prior_psnr"] == pytest.approx(expected.prior_psnr, abs=1e-6)
     assert (found["method"], found["exact_std"], found["notes"], found["picture"]) == ("exact", 0, [], "audit.png")
     assert [row["parameter"] for row in found["leak"]] == [row.parameter for row in expected.leak]
+    assert [row["reveals"] for row in found["leak"]] == pytest.approx([row.reveals for row in expected.leak], rel=1e-3)
     assert [row["leak"] for row in found["leak"]] == pytest.approx([row.leak for row in expected.leak], rel=1e-3)
     assert found["settings"] == {
         "ratio": 0.5, "cutoff": 0.75, "keep": 0.5, "std": 0.2, "floor": 0.1, "max_grad_norm": 1.0,
@@ -452,12 +453,16 @@ def test_picture_has_its_panels(method):
         assert original.get_title() == "..." + names[0][-25:]
         assert guess.get_title().startswith(f"best guess, ceiling {found.psnr[number].item():.1f}")
         assert exposure.get_title() == f"exposure map{about}"
-    (leak,) = right.axes
-    ticks = [label.get_text() for label in leak.get_yticklabels()]
+    for axis in right.axes:
+        assert sum(piece.get_width() for piece in axis.patches) == pytest.approx(100)
+    reveals = right.axes[0]
+    ticks = [label.get_text() for label in reveals.get_yticklabels()]
     assert len(ticks) == audit_picture.MOST_PARAMETERS + 1
     assert ticks[-1] == "6 others"
-    assert sum(piece.get_width() for piece in leak.patches) == pytest.approx(100)
-    assert {text.get_text() for text in leak.get_legend().get_texts()} >= {"no frequency", "1.00, selected"}
+    (legend,) = right.legends
+    assert {text.get_text() for text in legend.get_texts()} >= {"no frequency", "1.00, selected"}
+    first = sum(row.reveals for row in found.leak if row.parameter == ticks[0]) / sum(row.reveals for row in found.leak)
+    assert sum(piece.get_width() for piece in reveals.patches if piece.get_y() < 0) == pytest.approx(100 * first)
 
 
 def test_commands_in_a_process_of_their_own(working_folder):

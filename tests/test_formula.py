@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from released import assert_on_grid, assert_same_release, step_of
+from released import assert_on_grid, assert_same_release, least_amounts, step_of
 
 import tip_kernels as tip
 from tip_kernels.backends.reference.words import Stream
@@ -18,8 +18,8 @@ INF, NAN = math.inf, math.nan
 KERNEL_SIZES = [(1,), (2,), (3,), (9,), (16,), (1, 1), (1, 7), (2, 2), (4, 4), (3, 5), (5, 5), (2, 3, 4), (3, 3, 3)]
 
 
-def formula(grad, scores, mask, rng, *, count, floor=0.0, scale=1.0, keep=1.0) -> torch.Tensor:
-    """The result in float64 for the first tensor of a call: [C, M, *kernel_size]."""
+def formula(grad, scores, mask, rng, *, count, floor=0.0, scale=1.0, keep=1.0, amplitudes=None) -> torch.Tensor:
+    """The result in float64 for the first tensor of a call, before the grid: [C, M, *kernel_size]."""
     channels, kernels, *size = grad.shape
     taps = math.prod(size)
     basis, high_dim = tip.spectrum.real_basis(tuple(size), mask)  # [K, K]
@@ -32,7 +32,14 @@ def formula(grad, scores, mask, rng, *, count, floor=0.0, scale=1.0, keep=1.0) -
     words = max(2, channels * kernels * pitch)
     normals = stream.normals(torch.zeros(1, dtype=torch.int64), words)[0, : channels * kernels * pitch].double()
     normals = normals.reshape(channels, kernels, pitch)  # [C, M, pitch]
-    result = x + floor * normals[..., :taps] if floor else x.clone()
+    result = x.clone()
+    if floor and amplitudes is None:
+        result += floor * normals[..., :taps]
+    elif floor:
+        result += floor * (normals[..., :taps] * torch.tensor(amplitudes.others)) @ basis.T
+    if amplitudes is not None:
+        normals = normals.clone()
+        normals[..., :used] *= torch.tensor(amplitudes.selected)[:used]
     high, low = basis[:, :high_dim], basis[:, high_dim:]
     changed = (
         x + ((keep - 1.0) * (x @ high) + STD * normals[..., :high_dim]) @ high.T
@@ -59,22 +66,27 @@ def some_mask(kernel_size: tuple[int, ...], seed: int) -> torch.Tensor:
     return mask
 
 
-def check(backend, grad, scores, mask, *, ratio, floor=0.0, scale=1.0, keep=1.0) -> torch.Tensor:
+def check(backend, grad, scores, mask, *, ratio, floor=0.0, scale=1.0, keep=1.0, amplitudes=None) -> torch.Tensor:
     """Perturbs ``grad`` and compares it with the formula, of which it is the nearest multiple of the grid's step."""
+    given = {"floor": floor, "scale": scale, "keep": keep, "amplitudes": amplitudes}
     rng = tip.NoiseRNG.from_seed(7)
     count = math.ceil(round(ratio * grad.shape[0], 9)) if mask.any() else 0
-    expected = formula(grad, scores, mask, rng, count=count, floor=floor, scale=scale, keep=keep)
+    expected = formula(grad, scores, mask, rng, count=count, **given)
     backend.perturb_(
         [grad], [scores], ratio=ratio, std=STD, masks={tuple(grad.shape[2:]): mask}, rng=rng, floor_std=floor,
-        grad_scale=scale, keep=keep,
+        grad_scale=scale, keep=keep, amplitudes=None if amplitudes is None else [amplitudes],
     )  # fmt: skip
     got = grad.cpu().double()
     # A float32 normal may be off by 4 * 2^-23 times its radius, below 6.8 (see test_generators.py), a sum of K
     # products by the square root of K of that at most; basis and sums in the gradient's type add their own.
-    noise = max(STD, floor) * (0 if backend.name == "reference" else 4 * 2.0**-23 * 6.8)
+    greatest = 1.0 if amplitudes is None else max(*amplitudes.selected, *amplitudes.others)
+    noise = greatest * max(STD, floor) * (0 if backend.name == "reference" else 4 * 2.0**-23 * 6.8)
     size = expected[expected.isfinite()].abs().max() if expected.isfinite().any() else 0.0
     taps = math.prod(grad.shape[2:])
     step = step_of(floor, STD if mask.any() else 0.0)
+    if amplitudes is not None:
+        high_dim = tip.spectrum.real_basis(tuple(grad.shape[2:]), mask)[1]
+        step = step_of(*least_amounts(floor, STD, amplitudes, high_dim))
     assert_on_grid(got, step)
     torch.testing.assert_close(
         got, expected, rtol=0,

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+import tip_kernels as tip
+
 pytest.importorskip("scipy")
 pytest.importorskip("sklearn")
 pytest.importorskip("torchmetrics")
@@ -27,7 +29,9 @@ from bench.privacy.client import defenses
 from bench.privacy.client.gradients import kernel_shape, norm
 from bench.privacy.client.release import Release
 from bench.privacy.study import metrics
-from bench.privacy.study.ceiling import ceiling
+from bench.privacy.study.ceiling import limits
+from tip_kernels._audit.prior import Dense
+from tip_kernels.audit import ImagePrior, audit
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -82,11 +86,47 @@ def test_posterior_of_a_linear_net_is_known(method, lr, tolerance):
     assert found.tries.shape == (1, search.restarts, 1, 3, 2, 2)
 
 
-def test_ceiling_of_a_linear_net_is_known():
+def test_limits_of_a_linear_net_are_known():
     known = Linear()
-    error = torch.trace(known.prior.factor @ known.covariance @ known.prior.factor.T) / PIXELS
-    found = ceiling(known.model, known.release, known.prior, known.image, chunk=5)
-    assert found == pytest.approx(-10 * math.log10(error), abs=1e-3)  # dB; float32
+    factor = known.prior.factor
+    error = torch.trace(factor @ known.covariance @ factor.T) / PIXELS
+    found = limits(known.model, known.release, known.prior, known.image, chunk=5)
+    assert found.ceiling.item() == pytest.approx(-10 * math.log10(error), abs=1e-3)  # dB; float32
+
+    gain = factor @ known.covariance @ (known.jacobian @ factor).T / STD**2  # from messages to guesses
+    clean = known.jacobian @ (known.image.flatten() - 0.5)
+    noise = STD * torch.randn(20_000, len(clean), generator=torch.Generator().manual_seed(1))
+    errors = ((clean + noise) @ gain.T + 0.5 - known.image.flatten()).square().mean(1)
+    margin = 5 * errors.std().item() / math.sqrt(len(errors))
+    assert 10 ** (-found.guess.item() / 10) == pytest.approx(errors.mean().item(), abs=margin)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", ["gaussian", "TIP", "TIP with floor", "keep 0"])
+def test_limits_are_those_of_an_audit(name, batch):
+    """Two ways to the same number: from what a client sent and the study's likelihood, and from a TIP's settings."""
+    settings = {
+        "TIP": {"ratio": 0.5, "std": 0.05},
+        "TIP with floor": {"ratio": 0.5, "std": 0.05, "floor_std": 0.02},
+        "keep 0": {"ratio": 1.0, "std": 0.05, "floor_std": 0.02, "keep": 0.0},
+    }.get(name)
+    torch.manual_seed(0)
+    model = nets.small_conv_net(channels=1, size=8)
+    pictures, labels = torch.rand(batch, 1, 8, 8), torch.tensor([3, 5])[:batch]
+    prior = priors.Gaussian(torch.full((64,), 0.5), 0.2 * torch.randn(64, 64) / 8, (1, 8, 8))
+    release = (defenses.gaussian(0.02) if settings is None else defenses.targeted(**settings))(
+        model, pictures, labels, 1
+    )
+    found = limits(model, release._replace(labels=labels), prior, pictures)
+    known = ImagePrior(prior.average.double().view(1, 8, 8), Dense(prior.factor.double()))
+    cross_entropy = nn.functional.cross_entropy
+    if settings is None:
+        audited = audit(model, cross_entropy, pictures, labels, 0.02, prior=known, max_grad_norm=1.0, per_message=batch)
+    else:
+        with tip.TIP(model, **settings, max_grad_norm=1.0, rng=tip.NoiseRNG.from_seed(1)) as defense:
+            audited = audit(model, cross_entropy, pictures, labels, defense, prior=known, per_message=batch)
+    assert audited.psnr.min() > audited.prior_psnr + 0.5  # so that the message matters
+    torch.testing.assert_close(found.ceiling.float(), audited.psnr.float(), rtol=0, atol=0.05)
 
 
 def test_samples_are_as_wide_as_the_posterior(monkeypatch):

@@ -10,17 +10,23 @@ import pytest
 import torch
 
 import tip_kernels as tip
+from tip_kernels._op import dispatch
 from tip_kernels._op.call import Options, prepare
 from tip_kernels._op.schemas import PerturbArguments
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = PerturbArguments._fields
-LISTS = ("grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards")
+LISTS = ("grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards", "amplitude_ids")
+AMPLITUDES = [tip.Amplitudes([1.5] * 9, [0.5] * 9), None, tip.Amplitudes([1.5] * 5, [0.5] * 5)]
 SUFFIXES = {"cpu": "", "cuda": "", "triton": "_triton", "reference": "_reference"}
 
 
 def op_of(backend, pattern: str):
     return getattr(torch.ops.tip_kernels, pattern.format(SUFFIXES[backend.name]))
+
+
+def knows_amplitudes(backend) -> bool:
+    return next(row for row in dispatch.BACKENDS if row.name == backend.name).takes_amplitudes
 
 
 def valid_call(backend) -> dict:
@@ -29,7 +35,8 @@ def valid_call(backend) -> dict:
     scores = [backend.scores(9), None, backend.scores(6)]
     options = Options(
         ratio=0.5, std=0.1, rng=tip.NoiseRNG(bytes(32)), keep=0.5, floor_std=0.1, grad_scale=2.0,
-        shards=[tip.Shard(2, 1, 9), None, None], backend="reference",
+        shards=[tip.Shard(2, 1, 9), None, None], amplitudes=AMPLITUDES if knows_amplitudes(backend) else None,
+        backend="reference",
     )  # fmt: skip
     given = prepare(grads, scores, options).arguments._asdict()
     return {name: list(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -128,12 +135,26 @@ PERTURB = {
     "bases flat": ("bases", first(lambda basis: basis.flatten())),
     "bases empty": ("bases", first(lambda basis: basis[:0, :0])),
     "bases resized": ("bases", first(resized(0.5))),
+    **{f"amplitude_ids {n}": ("amplitude_ids", first(to(n))) for n in (-2, 2, 2**32, -(2**63))},
+    "amplitudes of other taps": ("amplitude_ids", first(to(1))),
+    "amplitudes of a bias": ("amplitude_ids", to([0, 0, 1])),
+    "amplitudes too few": ("amplitudes", lambda values: values[:-1]),
+    "amplitudes of float64": ("amplitudes", first(lambda table: table.double())),
+    "amplitudes transposed": ("amplitudes", first(lambda table: table.t().contiguous().t())),
+    "amplitudes expanded": ("amplitudes", first(lambda table: table[:1].expand(2, 9))),
+    "amplitudes of one row": ("amplitudes", first(lambda table: table[:1])),
+    "amplitudes flat": ("amplitudes", first(lambda table: table.flatten())),
+    "amplitudes empty": ("amplitudes", first(lambda table: table[:, :0])),
+    "amplitudes resized": ("amplitudes", first(resized(0.5))),
+    "amplitudes on meta": ("amplitudes", first(lambda table: table.to("meta"))),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", PERTURB, ids=lambda case: case.strip())
 def test_perturb_refuses(case, backend):
     name, spoil = PERTURB[case]
+    if name.startswith("amplitude") and not knows_amplitudes(backend):
+        pytest.skip("refuses them all, see below")
     call = valid_call(backend)
     before = [call["state"].clone(), *(grad.clone() for grad in call["grads"])]
     watched = [call["state"], *call["grads"]]
@@ -151,8 +172,21 @@ def test_perturb_runs_when_it_is_not_spoiled(backend):
     assert not any(map(torch.equal, call["grads"], before))
 
 
-@pytest.mark.parametrize("other", ["scores", "std", "floor_std", "grad_scale", "state", "bases"])
+def test_perturb_refuses_amplitudes_that_it_does_not_know(backend):
+    if knows_amplitudes(backend):
+        pytest.skip("knows them")
+    call = valid_call(backend)
+    before = [call["state"].clone(), *(grad.clone() for grad in call["grads"])]
+    call["amplitudes"], call["amplitude_ids"] = [torch.ones(2, 9, device=backend.device)], [0, -1, -1]
+    with pytest.raises(RuntimeError, match="expected no amplitudes"):
+        op_of(backend, "perturb{}_")(*call.values())
+    assert all(map(torch.equal, [call["state"], *call["grads"]], before))
+
+
+@pytest.mark.parametrize("other", ["scores", "std", "floor_std", "grad_scale", "state", "bases", "amplitudes"])
 def test_perturb_refuses_memory_of_another_argument(other, backend):
+    if other == "amplitudes" and not knows_amplitudes(backend):
+        pytest.skip("refuses them all")
     call = valid_call(backend)
     lies_in = call[other][0] if isinstance(call[other], list) else call[other]
     dtype = torch.float32 if other == "state" else lies_in.dtype
@@ -289,11 +323,13 @@ def between_addresses(tensor: torch.Tensor) -> torch.Tensor:
     return torch.frombuffer(data, dtype=tensor.dtype, offset=1).view(tensor.shape)
 
 
-@pytest.mark.parametrize("name", ["grads", "scores", "bases", "std", "floor_std", "grad_scale", "state"])
+@pytest.mark.parametrize("name", ["grads", "scores", "bases", "std", "floor_std", "grad_scale", "state", "amplitudes"])
 def test_tensors_between_addresses_are_refused(name, backend):
     """x86 reads them, other processors and GPUs do not, and C++ gives them no meaning."""
     if backend.device.type != "cpu":
         pytest.skip("buffers are on the CPU")
+    if name == "amplitudes" and not knows_amplitudes(backend):
+        pytest.skip("refuses them all")
     arguments = valid_call(backend)
     value = arguments[name]
     if isinstance(value, list):

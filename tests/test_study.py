@@ -1,6 +1,7 @@
 """The study's bookkeeping: nothing is run twice, and the strongest attacker is the one that is shown."""
 
 import argparse
+import dataclasses
 import pathlib
 
 import pytest
@@ -22,11 +23,13 @@ from bench.privacy.attacker.sampling import HAMILTONIAN
 from bench.privacy.client import defenses
 from bench.privacy.commands import compare, pictures, study
 from bench.privacy.images import Labeled
-from bench.privacy.study import attacks, evaluate, jobs, ledger, metrics, report, scenes, strongest, with_priors
+from bench.privacy.study import attacks, evaluate, gaps, jobs, ledger, metrics, report, scenes, strongest, with_priors
 from bench.privacy.study.attacks import Attack
 from bench.privacy.study.cases import BY_LBFGS, EQUAL, PUBLISHED, STATISTICS_SENT, WORLDS, cases
-from bench.privacy.study.jobs import Cost, Effort, Job, Place, Row
+from bench.privacy.study.ceiling import Limits
+from bench.privacy.study.jobs import CEILING, Ceilings, Cost, Effort, Job, Place, Row
 from bench.privacy.study.ledger import Figures
+from bench.privacy.study.report import Study
 from bench.privacy.study.scenes import Batch, Scene
 
 EFFORT = Effort("photos", iterations=200, restarts=1, seeds=1)
@@ -45,10 +48,14 @@ ROWS = [
     row(PUBLISHED, "TIP 0.3", "naive", 30.0, 30.0, 30.0, 30.5),
 ]
 COSTS = [Cost(EQUAL, "none", 97.5, 3.0), Cost(EQUAL, "TIP 0.3", 97.0, 3.0)]
+CEILINGS = [
+    Ceilings(EQUAL, "none", "photos", Figures([32.0, 34.5]), Figures([31.0, 30.0]), 4.0),
+    Ceilings(EQUAL, "TIP 0.3", "photos", Figures([26.0, 27.0]), Figures([25.5, 26.5]), 4.0),
+]
 
 
 def test_lines_survive_a_restart(tmp_path):
-    for kind, lines in ((Row, ROWS), (Cost, COSTS)):
+    for kind, lines in ((Row, ROWS), (Cost, COSTS), (Ceilings, CEILINGS)):
         path = tmp_path / f"{kind.__name__}.csv"
         assert ledger.load(kind, path) == []
         jobs.save(lines[::-1], path)
@@ -95,7 +102,10 @@ def test_only_the_table_of_the_page_is_replaced(tmp_path):
 
 
 def test_marks_of_the_tables_are_there():
-    for page, tables in ((paths.PRIVACY_PAGE, report.tables(ROWS, COSTS)), (paths.README, (report.THREATS,))):
+    for page, tables in (
+        (paths.PRIVACY_PAGE, report.tables(Study(ROWS, COSTS, CEILINGS))),
+        (paths.README, (report.THREATS,)),
+    ):
         for table in tables:
             assert page.read_text().count(f"<!-- {table}: ") == 2
     assert set(report.SHOWN) <= set(cases()[EQUAL])
@@ -224,6 +234,15 @@ def test_scored_images_of_cifar_are_never_those_for_tuning(monkeypatch):
     scenes._cifar.cache_clear()
 
 
+def measured(job: Job, effort: Effort) -> jobs.Line:
+    psnr = 25.0 if job.defense == "none" else 20.0
+    if job.attacker is None:
+        return Cost(*job[:2], 97.0, 1.0)
+    if job.attacker == CEILING:
+        return Ceilings(*job[:2], effort.images, Figures([psnr + 0.5]), Figures([19.0]), 2.0)
+    return row(*job, psnr, *[psnr] * 2 * effort.seeds)._replace(batches=2, **effort._asdict())
+
+
 def run_study(monkeypatch, given: list[str], todo: list[Job], stop: int | None = None) -> list[Job]:
     """The jobs that a study measured, until it was interrupted after so many."""
     done: list[Job] = []
@@ -231,15 +250,16 @@ def run_study(monkeypatch, given: list[str], todo: list[Job], stop: int | None =
     def work(measure, left, given, workers):
         for job in left:
             done.append(job)
-            found = row(*job, 20.0, 20.0, 20.0)._replace(**given[0]._asdict()) if job.attacker else None
-            yield found or Cost(*job[:2], 97.0, 1.0)
+            yield measured(job, given[0])
             if len(done) == stop:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(ledger, "work", work)
     monkeypatch.setattr(with_priors, "missing", lambda data: {})
-    monkeypatch.setattr(jobs, "attacks", lambda: [job for job in todo if job.attacker])
+    monkeypatch.setattr(jobs, "attacks", lambda: [job for job in todo if job.attacker not in (None, CEILING)])
     monkeypatch.setattr(jobs, "trainings", lambda: [job for job in todo if not job.attacker])
+    monkeypatch.setattr(jobs, "ceilings", lambda: [job for job in todo if job.attacker == CEILING])
+    monkeypatch.setattr(with_priors, "trained", lambda data: [])
     parser = argparse.ArgumentParser()
     study.add_arguments(parser)
     study.run(parser.parse_args(given))
@@ -247,10 +267,10 @@ def run_study(monkeypatch, given: list[str], todo: list[Job], stop: int | None =
 
 
 def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
-    every = [job for job in [*jobs.attacks(), *jobs.trainings()] if job.table == EQUAL]
+    every = [job for job in [*jobs.attacks(), *jobs.trainings(), *jobs.ceilings()] if job.table == EQUAL]
     todo = [job for job in every if job.defense in ("none", "DP")]
     page = tmp_path / "page.md"
-    marks = [*report.tables(ROWS, COSTS), report.THREATS]
+    marks = [*report.tables(Study(ROWS, COSTS, CEILINGS)), report.THREATS]
     page.write_text("".join(f"<!-- {mark}: begins -->\n<!-- {mark}: ends -->\n" for mark in marks))
     given = ["--data", "there", "--results", str(tmp_path), "--page", str(page), "--readme", str(page)]
     with pytest.raises(KeyboardInterrupt):
@@ -259,8 +279,11 @@ def test_what_is_measured_is_not_run_again(tmp_path, monkeypatch):
     # In the page's first table and the README's.
     assert page.read_text().count("| DP | 20.0 dB | 20.0 dB (20.0, 20.0) | naive | 20.0 dB | 0.80 | 97.0 % |") == 2
     assert (tmp_path / "privacy.png").stat().st_size > 0
-    attacked = [job for job in todo if job.attacker]
+    assert "| equal noise energy | DP | 20.5 dB | 19.0 dB | 20.0 dB | naive | +0.5 dB |  |" in page.read_text()
+    attacked = [job for job in todo if job.attacker not in (None, CEILING)]
+    before = page.read_text()
     assert run_study(monkeypatch, [*given, "--iterations", "7"], todo) == attacked  # which are not comparable
+    assert page.read_text() == before  # they would say of less effort what they say of this
 
 
 def test_study_without_data_leaves_the_pages_alone(tmp_path, monkeypatch, capsys):
@@ -275,13 +298,43 @@ def test_study_without_data_leaves_the_pages_alone(tmp_path, monkeypatch, capsys
 def test_study_says_how_to_train_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("TIP_KERNELS_CACHE", str(tmp_path))
     with pytest.raises(
-        SystemExit, match=r"expected trained weights for flow.*\n    python -m bench.privacy train-prior "
+        SystemExit,
+        match=r"prior of at least 2000 steps for flow, .*, got 0: train it by\n    python -m .* train-prior ",
     ):
         entry.main(["study"])
-    for needed in with_priors.needed(None):
-        needed.file.touch()
-    assert with_priors.missing(None) == {}
+    for steps, enough in ((999, False), (2000, True)):
+        for needed in with_priors.needed(None):
+            torch.save({"settings": dataclasses.asdict(needed.settings), "steps": steps}, needed.settings.file())
+        assert (with_priors.missing(None) == {}) is enough  # a few steps would make weak attackers, in silence
+    assert with_priors.trained(None) == ["prior after 2,000 steps", "generator after 2,000 steps"]
     assert with_priors.missing(pathlib.Path("cifar10"))
+
+
+def test_compare_uses_no_net_of_few_steps(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIP_KERNELS_CACHE", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"expected a prior of at least 2000 steps for flow, plug-and-play, got 0: "):
+        entry.main(["compare", "--attacker", "flow, plug-and-play"])
+
+
+def test_gaps_are_of_the_images_that_have_ceilings():
+    """Over the seeds' mean; every attacker is held against the ceilings, not only the strongest."""
+    none, targeted = gaps.gaps(ROWS, CEILINGS)
+    assert none == gaps.Gap(EQUAL, "none", 33.25, 30.5, 32.0, "naive", 1.25, -1.25, "naive")
+    # The strongest by the images for tuning is spectral, with 24 and 25 dB; MAP has 27 and 28 under 26 and 27.
+    assert targeted == gaps.Gap(EQUAL, "TIP 0.3", 26.5, 26.0, 24.5, "spectral", 2.0, 1.0, "MAP, Gaussian")
+    assert gaps.rank_correlation([none, targeted]) == pytest.approx(1.0)
+    two_seeds = row(EQUAL, "none", "naive", 0.0, 10.0, 12.0, 20.0, 24.0)._replace(batches=2, seeds=2)
+    assert gaps.by_image(two_seeds, 2) == [11.0, 22.0]
+    of_four = row(EQUAL, "none", "naive", 0.0, *range(16))._replace(batches=2, seeds=2)
+    assert gaps.by_image(of_four, 5) == [2.0, 3.0, 4.0, 5.0, 10.0]
+
+
+def test_ceilings_are_measured():
+    effort = Effort("photos", iterations=2, restarts=1, seeds=1)
+    found = jobs.measure(Job(EQUAL, "DP", CEILING), (effort, Place("cpu", None)))
+    assert found[:3] == (EQUAL, "DP", "photos")
+    assert len(found.ceiling) == len(found.guess) == 4
+    assert min(found.ceiling) > 12  # dB, more than without a message
 
 
 def test_a_job_is_measured():
@@ -358,7 +411,11 @@ def test_labels_are_known_however_loud_the_noise(monkeypatch, use):
         seen.extend(release.labels for release in releases)
         return Reconstruction(*[torch.rand(len(releases), 1, 1, 12, 12)] * 3)
 
-    monkeypatch.setattr(compare, "ceiling", lambda model, release, *_: seen.append(release.labels))
+    def limits(model, release, *_):
+        seen.append(release.labels)
+        return Limits(torch.zeros(1), torch.zeros(1))
+
+    monkeypatch.setattr(compare, "limits", limits)
     monkeypatch.setattr(attacks, "gaussian", lambda *_: None)
     monkeypatch.setattr(pictures, "NOISE", (10.0,))
     scene = tiny_scene()

@@ -25,7 +25,9 @@ def model(dtype: torch.dtype) -> tuple[list, list]:
 def floor_noise(state: torch.Tensor) -> list[float]:
     """A step's noise by the bare op, which unlike ``NoiseRNG`` may be used by several threads."""
     zeros, nothing, one = torch.zeros(100), torch.zeros(0), torch.ones(1)
-    torch.ops.tip_kernels.perturb_([zeros], [nothing], [0], [0], [-1], [], [], one, one, None, state, 1.0, 12, None)
+    torch.ops.tip_kernels.perturb_(
+        [zeros], [nothing], [0], [0], [-1], [], [], one, one, None, state, 1.0, 12, None, [], None
+    )
     return zeros.tolist()
 
 

@@ -63,7 +63,9 @@ def call(state: torch.Tensor, dtypes: list[torch.dtype]) -> None:
     ids, zeros = list(range(len(grads))), [0] * len(grads)
     std, scale = torch.ones(len(grads)), torch.tensor(0.5)
     bases = [-1] * len(grads)
-    launch.perturb_(PerturbArguments(grads, absent, zeros, ids, bases, [], [], std, None, scale, state, 1.0, 12, None))
+    launch.perturb_(
+        PerturbArguments(grads, absent, zeros, ids, bases, [], [], std, None, scale, state, 1.0, 12, None, [], None)
+    )
 
 
 def notes_of_calls() -> dict[str, Any]:

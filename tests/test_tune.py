@@ -9,11 +9,11 @@ from bench.privacy import __main__ as command
 from bench.privacy.study import evaluate, ledger, tuning
 
 
-def row(floor_std, psnr, accuracy, ratio=0.3, attacker="whitened"):
-    return tuning.Row(ratio, 0.5, 0.02, floor_std, 150, 20, attacker, psnr, accuracy, 1.0)
+def row(floor_std, ceiling, accuracy, ratio=0.3):
+    return tuning.Row(ratio, 0.5, 0.02, floor_std, 20, ceiling, accuracy, 1.0)
 
 
-EXACT = row(0.0, 31.0, 97.5, attacker="spectral")
+EXACT = row(0.0, 31.0, 97.5)
 WORSE = row(0.005, 20.0, 95.0)
 GOOD = row(0.01, 15.0, 97.0)
 TIED = row(0.015, 14.0, 97.0)
@@ -29,10 +29,13 @@ def test_the_front_is_what_no_other_beats():
 @pytest.mark.parametrize(
     ("target", "text"),
     [
-        (15.0, "For 15 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.015, with 97.0 % accuracy at 14.0 dB."),
-        (12.5, "For 12.5 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.02, with 90.0 % accuracy at 12.0 dB."),
-        (40.0, "For 40 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0, with 97.5 % accuracy at 31.0 dB."),
-        (10.0, "No setting holds 10 dB. The closest: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.02, 12.0 dB."),
+        (15.0, "For 15 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.015, with 97.0 % accuracy, ceiling 14.0 dB."),
+        (12.5, "For 12.5 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.02, with 90.0 % accuracy, ceiling 12.0 dB."),
+        (40.0, "For 40 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0, with 97.5 % accuracy, ceiling 31.0 dB."),
+        (
+            10.0,
+            "No setting's ceiling holds 10 dB. The closest: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.02, 12.0 dB.",
+        ),
     ],
 )
 def test_advice(target, text):
@@ -52,13 +55,16 @@ def test_rows_survive_a_restart(tmp_path):
     assert ledger.load(tuning.Row, path) == ROWS
 
 
-def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys):
+def test_what_was_measured_is_not_measured_again_and_the_front_is_attacked(tmp_path, monkeypatch, capsys):
     asked = []
 
     def work(measure, todo, effort, workers):
-        asked.extend(todo)
         for setting in todo:
-            yield tuning.Row(*setting, *effort, "spectral", 30.0 - 1000 * setting.floor_std, 97.0, 1.0)
+            asked.append((measure.__name__, setting.floor_std))
+            if measure is tuning.measure:
+                yield tuning.Row(*setting, effort, 30.0 - 1000 * setting.floor_std, 97.0, 1.0)
+            else:
+                yield tuning.Confirmed(*setting, effort, "spectral", 28.0 - 1000 * setting.floor_std, 1.0)
 
     monkeypatch.setattr(ledger, "work", work)
     arguments = ["tune", "--ratios", "0.3", "--cutoffs", "0.5", "--stds", "0.02"]
@@ -67,12 +73,15 @@ def test_a_measured_setting_is_not_measured_again(tmp_path, monkeypatch, capsys)
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- settings: begins -->\n<!-- settings: ends -->\n")
     command.main([*arguments, "--floors", "0,0.02", "--page", str(page)])
-    assert [setting.floor_std for setting in asked] == [0.0, 0.02]
+    # As accurate and more private, the second is the front alone.
+    assert asked == [("measure", 0.0), ("confirm", 0.0), ("measure", 0.02), ("confirm", 0.02)]
     assert "For 15 dB: TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.02, with 97.0 %" in capsys.readouterr().out
-    assert "floor 0.02, with 97.0 %" in page.read_text()
+    line = "| TIP ratio 0.3, cutoff 0.5, std 0.02, floor 0.02 | 10.0 dB | 8.0 dB | spectral | 97.0 % |"
+    assert line in page.read_text()
     assert (tmp_path / "tune.png").stat().st_size > 0
+    del asked[:]
     command.main([*arguments, "--floors", "0", "--epochs", "1"])  # another effort, other figures
-    assert len(asked) == 3
+    assert asked == [("measure", 0.0)]
 
 
 def test_the_attacker_that_is_strongest_on_other_images_counts(monkeypatch):
@@ -81,7 +90,13 @@ def test_the_attacker_that_is_strongest_on_other_images_counts(monkeypatch):
     outcomes = {name: evaluate.Outcome((0.1,), 10.0 + place, [20.0 - place], [0.5]) for name, place in rank.items()}
     monkeypatch.setattr(tuning, "attackers", lambda: {name: name for name in rank})
     monkeypatch.setattr(evaluate, "outcome", lambda scene, defense, attacker, search: outcomes[attacker])
-    measured = tuning.measure(tuning.Setting(0.3, 0.5, 0.02, 0.01), tuning.Effort(1, 1))
-    assert (measured.attacker, measured.psnr) == ("posterior mean", 20.0 - len(rank) + 1)
-    assert measured[:6] == (0.3, 0.5, 0.02, 0.01, 1, 1)
+    confirmed = tuning.confirm(tuning.Setting(0.3, 0.5, 0.02, 0.01), 1)
+    assert confirmed[:-1] == (0.3, 0.5, 0.02, 0.01, 1, "posterior mean", 20.0 - len(rank) + 1)
+
+
+@pytest.mark.parametrize("setting", [(0.3, 0.5, 0.02, 0.05), (0.0, 0.0, 0.0, 0.05)])
+def test_a_setting_is_audited_and_trained(setting):
+    measured = tuning.measure(tuning.Setting(*setting), 1)
+    assert measured[:5] == (*setting, 1)
+    assert 12 < measured.ceiling < 25  # dB: more than without a message, less than all
     assert 0 <= measured.accuracy <= 100

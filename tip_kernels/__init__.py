@@ -4,7 +4,7 @@ from . import audit, calibration, spectrum
 from ._op.dispatch import available_backends
 from .budget import BudgetExceeded, PrivacyBudget
 from .defense import TIP
-from .functional import Shard, channel_saliency, perturb, perturb_
+from .functional import Amplitudes, Shard, channel_saliency, perturb, perturb_
 from .protection import Protection, protect
 from .rng import NoiseRNG
 
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TIP",
+    "Amplitudes",
     "BudgetExceeded",
     "NoiseRNG",
     "PrivacyBudget",

@@ -116,7 +116,7 @@ def audit(
             noise = torch.randn(message.size, generator=generator, device="cpu").to(images.device)
             used = method or ("exact" if _is_small(message) else "iterative")
             if used == "exact":
-                posterior = exact_posterior(message, prior, noise, columns, tell)
+                posterior = exact_posterior(message, prior, noise, columns, generator, tell)
             else:
                 posterior = iterative_posterior(message, prior, noise, probes, iterations, columns, generator, tell)
         tally.add(message, posterior)

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 
 from ._op import dispatch
+from ._op.amplitudes import Amplitudes
 from ._op.call import Options, prepare
 from ._op.plan import DTYPES, Masks, Tensors, check_lists
 from ._op.shard import Shard
 from .rng import NoiseRNG
 
-__all__ = ["Shard", "channel_saliency", "perturb", "perturb_"]
+__all__ = ["Amplitudes", "Shard", "channel_saliency", "perturb", "perturb_"]
 
 
 def perturb_(
@@ -27,6 +28,7 @@ def perturb_(
     grad_scale: float | torch.Tensor | None = None,
     max_grad_norm: float | None = None,
     shards: Sequence[Shard | None] | None = None,
+    amplitudes: Sequence[Amplitudes | None] | None = None,
     names: Sequence[str] | None = None,
     backend: str | None = None,
 ) -> None:
@@ -64,6 +66,8 @@ def perturb_(
             in the same pass; None does not clip. Not with ``shards``: the norm of a part is not the whole's.
         shards: for each gradient its place in the whole, or None if it is the whole. The scores of a shard are
             those of all channels.
+        amplitudes: for each gradient the shape of its noise, see :class:`Amplitudes`: what multiplies ``std`` and
+            ``floor_std`` for each coefficient of a kernel; or None, for 1. Only of tensors with a high band.
         names: names of the tensors, for error messages.
         backend: ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"``; None takes the fastest that can run.
 
@@ -75,7 +79,8 @@ def perturb_(
     """
     options = Options(
         ratio=ratio, std=std, rng=rng, cutoff=cutoff, masks=masks, keep=keep, floor_std=floor_std,
-        grad_scale=grad_scale, max_grad_norm=max_grad_norm, shards=shards, names=names, backend=backend,
+        grad_scale=grad_scale, max_grad_norm=max_grad_norm, shards=shards, amplitudes=amplitudes,
+        names=names, backend=backend,
     )  # fmt: skip
     prepare(grads, scores, options).run()
 
@@ -94,6 +99,7 @@ def perturb(
     grad_scale: float | torch.Tensor | None = None,
     max_grad_norm: float | None = None,
     shards: Sequence[Shard | None] | None = None,
+    amplitudes: Sequence[Amplitudes | None] | None = None,
     names: Sequence[str] | None = None,
     backend: str | None = None,
 ) -> list[torch.Tensor | None]:
@@ -102,7 +108,8 @@ def perturb(
     copies = [grad.detach().clone() if isinstance(grad, torch.Tensor) else grad for grad in grads]
     options = Options(
         ratio=ratio, std=std, rng=rng, cutoff=cutoff, masks=masks, keep=keep, floor_std=floor_std,
-        grad_scale=grad_scale, max_grad_norm=max_grad_norm, shards=shards, names=names, backend=backend,
+        grad_scale=grad_scale, max_grad_norm=max_grad_norm, shards=shards, amplitudes=amplitudes,
+        names=names, backend=backend,
     )  # fmt: skip
     prepare(copies, scores, options).run()
     return copies

@@ -51,10 +51,15 @@ def check_mask(mask: torch.Tensor, kernel_size: tuple[int, ...]) -> None:
         raise ValueError(
             f"expected mask of shape {shape} (rfftn layout) for kernel size {kernel_size}, got {tuple(mask.shape)}"
         )
-    for bin_ in itertools.product(*map(range, shape)):
+    check_conjugates("a mask", mask, kernel_size)
+
+
+def check_conjugates(what: str, values: torch.Tensor, kernel_size: tuple[int, ...]) -> None:
+    """Raises ValueError unless values in ``rfftn`` layout, as ``what`` has them, are equal at conjugate bins."""
+    for bin_ in itertools.product(*map(range, values.shape)):
         partner = _conjugate(bin_, kernel_size)
-        if partner[-1] < shape[-1] and bool(mask[bin_]) != bool(mask[partner]):
-            raise ValueError(f"expected a mask equal at the conjugate bins {bin_} and {partner}, got different values")
+        if partner[-1] < values.shape[-1] and values[bin_].item() != values[partner].item():
+            raise ValueError(f"expected {what} equal at the conjugate bins {bin_} and {partner}, got different values")
 
 
 def real_basis(kernel_size: tuple[int, ...], mask: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -96,9 +101,27 @@ def column_radii(basis: torch.Tensor, kernel_size: tuple[int, ...]) -> torch.Ten
 
     A column is a wave of one bin and its conjugate, whose radii are equal.
     """
+    return _radii(tuple(kernel_size)).flatten()[_peaks(basis, kernel_size)]
+
+
+def column_bins(basis: torch.Tensor, kernel_size: tuple[int, ...]) -> torch.Tensor:
+    """Which bin each column of a :func:`real_basis` is a wave of: places in the flat ``rfftn`` layout, int64 [K]."""
+    shape = (*kernel_size[:-1], kernel_size[-1] // 2 + 1)
+    found = []
+    for bin_ in zip(*torch.unravel_index(_peaks(basis, kernel_size), tuple(kernel_size)), strict=True):
+        stored = tuple(int(b) for b in bin_)
+        if stored[-1] >= shape[-1]:
+            stored = _conjugate(stored, kernel_size)
+        found.append(sum(b * math.prod(shape[axis + 1 :]) for axis, b in enumerate(stored)))
+    return torch.tensor(found, dtype=torch.int64, device="cpu")
+
+
+def _peaks(basis: torch.Tensor, kernel_size: tuple[int, ...]) -> torch.Tensor:
+    """The loudest bin of each column, or the first of two alike, as places in the flat DFT, int64 [K]."""
     waves = basis.T.reshape(-1, *kernel_size).to(torch.complex128)
-    power = torch.fft.fftn(waves, dim=tuple(range(1, waves.dim())), norm="ortho").abs().square().flatten(1)
-    return _radii(tuple(kernel_size)).flatten()[power.argmax(1)]
+    power = torch.fft.fftn(waves, dim=tuple(range(1, waves.dim())), norm="ortho").abs().square()
+    peaks: torch.Tensor = power.flatten(1).argmax(1)
+    return peaks
 
 
 def _check_kernel_size(kernel_size: tuple[int, ...]) -> None:

@@ -18,6 +18,20 @@ TIP_HD float grid_step(float floor_std, float std) {
   return exponent < 1 || exponent > kGreatest ? 0.0f : bits_float(as_uint(exponent << 23));
 }
 
+// An amount of noise where the least of `count` amplitudes leaves the least of it.
+TIP_HD float least_amount(float amount, const float* amplitudes, int64_t count) {
+  float least = amplitudes[0];
+  for (int64_t i = 1; i < count; ++i) least = amplitudes[i] < least ? amplitudes[i] : least;
+  return amount * least;
+}
+
+// The step of a tensor that has amplitudes [2, taps]: the first `high_dim` of them are of `std`, the rest of
+// `floor_std`.
+TIP_HD float grid_step(float floor_std, float std, const float* amplitudes, int64_t taps, int64_t high_dim) {
+  return grid_step(least_amount(floor_std, amplitudes + high_dim, 2 * taps - high_dim),
+                   least_amount(std, amplitudes, high_dim));
+}
+
 // Rounds to multiples of a step, ties to even. A is float or double; a call takes it or a vector of it.
 template <class A>
 class Grid {

@@ -31,6 +31,7 @@ struct TensorInput {
   const float* scores;
   int64_t channels, selected;
   Shard shard;
+  const float* amplitudes;  // [2, taps], of selected channels and of others; null for 1 everywhere
 };
 
 struct Inputs {

@@ -11,6 +11,7 @@ enum class Noise : uint8_t {
   white,      // floor_std on every tap: K normals a unit
   band,       // std on the high band: d normals a unit
   full,       // std on the high band, floor_std on the rest: K normals a unit
+  colored,    // floor_std times an amplitude on each coefficient: K normals a unit
 };
 
 }  // namespace tip

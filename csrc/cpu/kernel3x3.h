@@ -33,4 +33,22 @@ __attribute__((noinline)) void kernel_noise(Noise noise, const Amounts<NumberOf<
   for (int t = 0; t < 9; ++t) y[t] += constant;
 }
 
+// The same where every coefficient has its own amount; Noise::colored as well.
+template <class V>
+__attribute__((noinline)) void shaped_noise(Noise noise, const Amounts<NumberOf<V>>& amounts, const F* z, int slice,
+                                            const V& mean, V* y) {
+  const auto coefficient = [&](int c) { return slice_of<V>(z + amounts.column[c], slice) * amounts.each[c]; };
+  V high[8];
+#pragma GCC unroll 8
+  for (int c = 0; c < 8; ++c) high[c] = coefficient(c);
+  if (noise == Noise::band && !amounts.replaces) return synthesize_3x3<NumberOf<V>>(high, y);
+  synthesize_3x3<NumberOf<V>>(high, y, Constant3x3<V>{noise == Noise::band ? mean : coefficient(8) + mean});
+}
+
+template <class V>
+TIP_HD void noise_3x3(Noise noise, const Amounts<NumberOf<V>>& amounts, const F* z, int slice, const V& mean, V* y) {
+  amounts.each ? shaped_noise<V>(noise, amounts, z, slice, mean, y)
+               : kernel_noise<V>(noise, amounts, z, slice, mean, y);
+}
+
 TIP_END_NAMESPACE

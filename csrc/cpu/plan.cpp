@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <utility>
 
 #include "core/basis3x3.h"
 #include "core/grid.h"
@@ -14,19 +15,36 @@ namespace tip {
 
 namespace {
 
-// Whether synthesize_3x3 does what this basis does, in float64 too; nine taps can also be those of a 1-D kernel.
-bool is_all_but_dc_3x3(const BasisInput& basis) {
-  if (basis.taps != 9 || basis.high_dim != 8) return false;
-  const double z[8] = {0.5, -1, 2, 3, -4, 5, 6, -7};
-  double y[9];
-  synthesize_3x3<double>(z, y);
-  for (int k = 0; k < 9; ++k) {
-    double sum = 0;
-    for (int j = 0; j < 8; ++j) sum += basis.matrix[k * 9 + j] * z[j];
-    if (!(std::abs(sum - kExactGain3x3 * y[k]) <= 1e-12)) return false;  // nor is NaN
-    if (!(std::abs(basis.matrix[k * 9 + 8] - kExactDcGain3x3) <= 1e-13)) return false;
+// In units of its gain, wave c of core/basis3x3.h, in float64; the last is DC.
+void wave_3x3(int c, double* y) {
+  double z[8] = {};
+  if (c < 8) z[c] = kExactGain3x3;
+  synthesize_3x3<double>(z, y, Constant3x3<double>{c < 8 ? 0.0 : kExactDcGain3x3});
+}
+
+// Which columns of a basis the waves of core/basis3x3.h are; nine taps can also be those of a 1-D kernel.
+Order3x3 order_3x3(const BasisInput& basis) {
+  Order3x3 order = {basis.taps == 9, {}};
+  for (int c = 0; order.known && c < 9; ++c) {
+    double y[9];
+    wave_3x3(c, y);
+    const auto is_column = [&](int j) {
+      for (int k = 0; k < 9; ++k)
+        if (!(std::abs(basis.matrix[k * 9 + j] - y[k]) <= 1e-13)) return false;  // nor is NaN
+      return true;
+    };
+    int j = 0;
+    while (j < 9 && !is_column(j)) ++j;
+    order.known = j < 9;
+    order.column[c] = static_cast<uint8_t>(j);
   }
-  return true;
+  return order;
+}
+
+bool is_all_but_dc_3x3(const Order3x3& order, int64_t high_dim) {
+  for (int c = 0; c < 9; ++c)
+    if (order.column[c] != c) return false;
+  return order.known && high_dim == 8;
 }
 
 Packing packing_without_noise(int64_t taps) {
@@ -90,7 +108,34 @@ RunTable PlannedRuns::table() const {
 
 void PlannedRuns::add_basis(const BasisInput& input) {
   rounded_.emplace_back(input.matrix, input.matrix + input.taps * input.taps);
-  bases_.push_back({input.taps, input.high_dim, input.matrix, rounded_.back().data(), is_all_but_dc_3x3(input)});
+  const Order3x3 order = order_3x3(input);
+  bases_.push_back({input.taps, input.high_dim, input.matrix, rounded_.back().data(), order,
+                    is_all_but_dc_3x3(order, input.high_dim)});
+}
+
+CoefficientAmounts PlannedRuns::add_amounts(std::vector<double> exact) {
+  rounded_.emplace_back(exact.begin(), exact.end());
+  exact_.push_back(std::move(exact));
+  return {exact_.back().data(), rounded_.back().data()};
+}
+
+// What multiplies normals of a tensor with these amplitudes, and its grid.
+void PlannedRuns::set_amounts(const float* amplitudes, RunTensor& tensor) {
+  const Basis& basis = *tensor.basis;
+  const int64_t taps = basis.taps;
+  const auto gain = [](bool in_order_3x3, int64_t c) {
+    return !in_order_3x3 ? 1.0 : c < 8 ? kExactGain3x3 : kExactDcGain3x3;
+  };
+  std::vector<double> selected(taps), others(taps);
+  for (int64_t j = 0; j < taps; ++j) {
+    const double amount = j < basis.high_dim ? tensor.std : tensor.floor_std;
+    selected[j] = amount * amplitudes[j] * gain(basis.all_but_dc_3x3, j);
+    const int64_t column = basis.order_3x3.known ? basis.order_3x3.column[j] : j;
+    others[j] = static_cast<double>(tensor.floor_std) * amplitudes[taps + column] * gain(basis.order_3x3.known, j);
+  }
+  tensor.of_selected = add_amounts(std::move(selected));
+  tensor.of_others = add_amounts(std::move(others));
+  tensor.grid = grid_step(tensor.floor_std, tensor.std, amplitudes, taps, basis.high_dim);
 }
 
 void PlannedRuns::add_tensor(const TensorInput& input) {
@@ -109,6 +154,7 @@ void PlannedRuns::add_tensor(const TensorInput& input) {
   tensor.std = inputs_.std[input.id];
   tensor.floor_std = inputs_.has_floor() ? inputs_.floor_std[input.id] : 0.0f;
   tensor.grid = grid_step(tensor.floor_std, has_band ? tensor.std : 0.0f);
+  if (input.amplitudes) set_amounts(input.amplitudes, tensor);
   has_band ? add_channels(input, tensor) : add_elements(input, tensor);
 }
 
@@ -120,7 +166,8 @@ void PlannedRuns::add_channels(const TensorInput& input, const RunTensor& tensor
   const int64_t stride = kernels > 1 ? shape.strides[1] : channel_stride;
   const int64_t channel_bytes = channel_stride * bytes_of(tensor.dtype);
   const std::vector<char> selected = select_channels(input.scores, input.channels, input.selected);
-  const Noise of_selected = inputs_.noise_of(true), of_others = inputs_.noise_of(false);
+  const Noise of_selected = inputs_.noise_of(true), uniform = inputs_.noise_of(false);
+  const Noise of_others = uniform == Noise::white && input.amplitudes ? Noise::colored : uniform;
   const int64_t first = first_unit(input);
   for (int64_t c = 0; c < channels; ++c) {
     const Noise noise = selected[input.shard.first_channel + c] ? of_selected : of_others;

@@ -20,6 +20,8 @@ class PlannedRuns {
  private:
   void add_basis(const BasisInput& input);
   void add_tensor(const TensorInput& input);
+  void set_amounts(const float* amplitudes, RunTensor& tensor);
+  CoefficientAmounts add_amounts(std::vector<double> exact);
   void add_channels(const TensorInput& input, const RunTensor& tensor);
   void add_elements(const TensorInput& input, const RunTensor& tensor);
   void add_run(const RunTensor& tensor, Noise noise, char* data, int64_t stride, int64_t first, int64_t units);
@@ -27,6 +29,7 @@ class PlannedRuns {
   const Inputs& inputs_;
   std::vector<Basis> bases_;
   std::deque<std::vector<float>> rounded_;
+  std::deque<std::vector<double>> exact_;
   std::deque<std::vector<int64_t>> tap_offsets_;
   std::deque<RunTensor> tensors_;  // a deque: runs point to its elements
   std::vector<Run> runs_;

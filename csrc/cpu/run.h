@@ -11,13 +11,26 @@
 
 namespace tip {
 
+// The columns of a Fourier basis of 3x3 kernels in the order of core/basis3x3.h, DC last.
+struct Order3x3 {
+  bool known;  // whether it is such a basis
+  uint8_t column[9];
+};
+
 // The frequency basis of one kernel size: [taps, taps] row-major, masked columns first.
 struct Basis {
   int64_t taps;
   int64_t high_dim;
   const double* exact;
   const float* rounded;
-  bool all_but_dc_3x3;  // see core/basis3x3.h
+  Order3x3 order_3x3;
+  bool all_but_dc_3x3;  // whether its columns are in that order, DC's alone behind the high band
+};
+
+// Of a tensor with amplitudes what each normal is multiplied by, [taps]; null without.
+struct CoefficientAmounts {
+  const double* exact;
+  const float* rounded;
 };
 
 // What all runs of one tensor share.
@@ -30,6 +43,7 @@ struct RunTensor {
   const int64_t* tap_offsets;  // elements from the unit's first tap
   bool taps_dense;             // tap_offsets[t] == t
   float std, floor_std;
+  CoefficientAmounts of_selected, of_others;
   float grid;  // the step of core/grid.h, 0 without a floor
 };
 
@@ -48,6 +62,13 @@ struct Run {
   TIP_HD int64_t first_lane() const { return first / packing.units; }
   TIP_HD int64_t lanes() const { return (first + units - 1) / packing.units - first_lane() + 1; }
 };
+
+// Whether units that get this noise are kernels of cpu/kernel3x3.h.
+TIP_HD bool is_3x3(const RunTensor& tensor, Noise noise) {
+  if (tensor.taps != 9 || noise == Noise::none) return false;
+  if (noise == Noise::colored) return tensor.basis->order_3x3.known;
+  return noise == Noise::white || tensor.basis->all_but_dc_3x3;
+}
 
 // The runs of a call, and what all of them share.
 struct RunTable {

@@ -119,12 +119,12 @@ class Tile {
     for (int slice = 0; slice < kSlices<V>; ++slice) {
       NumberOf<V>* row = rows + (lane + slice * kLanesOf<V>) * count;
       if (amounts.replaces) to_columns(row, count, x);
-      if (tensor_->taps == 9 && (noise_ == Noise::white || tensor_->basis->all_but_dc_3x3)) {
+      if (is_3x3(*tensor_, noise_)) {
         add_3x3(amounts, slice, x, y);
       } else if (noise_ == Noise::white) {
         add_white(amounts, slice, y);
       } else {
-        add_band(amounts, slice, x, y);
+        add_in_basis(amounts, slice, x, y);
       }
       to_rows(y, count, row);
     }
@@ -142,7 +142,7 @@ class Tile {
   void add_3x3(const Amounts<NumberOf<V>>& amounts, int slice, const V* x, V* y) const {
     for (int64_t u = 0; u < packing_.units; ++u) {
       const V mean = amounts.replaces ? weighted_sum(x + u * 9, 9, amounts.mean) : V{};
-      kernel_noise<V>(noise_, amounts, scratch_.normals + u * pitch_, slice, mean, y + u * 9);
+      noise_3x3<V>(noise_, amounts, scratch_.normals + u * pitch_, slice, mean, y + u * 9);
     }
   }
 
@@ -157,14 +157,14 @@ class Tile {
   }
 
   template <class V>
-  void add_band(const Amounts<NumberOf<V>>& amounts, int slice, const V* x, V* y) const {
+  void add_in_basis(const Amounts<NumberOf<V>>& amounts, int slice, const V* x, V* y) const {
     V* z = reinterpret_cast<V*>(kSlices<V> == 1 ? reinterpret_cast<float*>(scratch_.normals) : scratch_.coefficients);
     const Basis& basis = *tensor_->basis;
     for (int64_t u = 0; u < packing_.units; ++u) {
       const F* normals = scratch_.normals + u * pitch_;
       V* of_unit = z + u * pitch_;
       for (int64_t j = 0; amounts.varied && j < used_; ++j)
-        of_unit[j] = slice_of<V>(normals + j, slice) * (j < basis.high_dim ? amounts.high : amounts.low);
+        of_unit[j] = slice_of<V>(normals + j, slice) * amounts.of(j, basis.high_dim);
       if (amounts.replaces) add_high_band(basis, amounts.removed, x + u * basis.taps, of_unit);
     }
     project_units(basis, packing_.units, used_, z, pitch_, y);

@@ -19,7 +19,7 @@ struct VectorPath {
     const RunTensor& tensor = *run.tensor;
     if (run.noise == Noise::none || !(run.unit_stride == 1 || run.contiguous())) return;
     if (tensor.taps == 9) {
-      taken = run.noise == Noise::white || tensor.basis->all_but_dc_3x3;
+      taken = is_3x3(tensor, run.noise);
       lanes = 2 * kLanes / run.packing.units;  // two kernels in every lane of the vector
     } else {
       taken = tensor.taps == 1 && run.noise == Noise::white;
@@ -82,7 +82,7 @@ class Vectors {
       for (int slice = 0; slice < kSlices<V>; ++slice, x += Layout::kStep / kSlices<V>) {
         V means[2] = {}, y[kPair3x3];
         if (amounts.replaces) layout.sum(x, amounts.mean, means);
-        for (int k = 0; k < 2; ++k) kernel_noise<V>(run.noise, amounts, z + k * second, slice, means[k], y + k * 9);
+        for (int k = 0; k < 2; ++k) noise_3x3<V>(run.noise, amounts, z + k * second, slice, means[k], y + k * 9);
         layout.add(x, amounts.scale, y, round);
       }
     });

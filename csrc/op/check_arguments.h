@@ -10,6 +10,7 @@
 
 #include "core/generate.h"
 #include "core/inputs.h"
+#include "op/aliases.h"
 #include "op/arguments.h"
 #include "op/view.h"
 
@@ -22,7 +23,7 @@ constexpr int64_t kMostElements = int64_t{1} << 41;  // of a whole tensor: two w
 
 // The tensors among the arguments. `scores` holds nothing for a tensor without a high band.
 struct Views {
-  std::vector<View> grads, scores, bases;
+  std::vector<View> grads, scores, bases, amplitudes;
   View std, floor_std, grad_scale, state;
 };
 
@@ -103,6 +104,22 @@ inline void check_bases(const Arguments& given, Views& views) {
   }
 }
 
+inline void check_amplitudes(const Arguments& given, Views& views) {
+  views.amplitudes.reserve(given.amplitudes.size());
+  for (size_t a = 0; a < given.amplitudes.size(); ++a) {
+    const Name name = {"amplitudes", static_cast<int64_t>(a)};
+    const View view = table_of(given.amplitudes[a], name, dtype_numbers().f32, 2, views.state);
+    if (view.sizes[0] != 2 || view.count == 0)
+      refuse("expected ", name, " of shape [2, K], got [", view.sizes[0], ", ", view.sizes[1], "]");
+    views.amplitudes.push_back(view);
+  }
+}
+
+// Index of the tensor's amplitudes, -1 for none.
+inline int64_t amplitude_id_of(const Arguments& given, size_t i) {
+  return given.amplitude_ids ? (*given.amplitude_ids)[i] : -1;
+}
+
 inline Shard shard_of(const Arguments& given, const View& grad, size_t i) {
   if (!given.shards) return {0, 0, grad.size(1)};
   const int64_t* shard = given.shards->data() + 3 * i;
@@ -134,6 +151,15 @@ inline View check_scores(const Arguments& given, const Views& views, const View&
   return scores;
 }
 
+// The amplitudes of a tensor whose kernels have so many taps; 0 without a high band.
+inline void check_amplitude_id(const Arguments& given, const Views& views, int64_t taps, size_t i) {
+  const int64_t id = amplitude_id_of(given, i), count = static_cast<int64_t>(views.amplitudes.size());
+  if (id < -1 || id >= count) refuse("expected amplitude_ids[", i, "] in [-1, ", count, "), got ", id);
+  if (id >= 0 && views.amplitudes[id].sizes[1] != taps)
+    refuse("expected amplitudes[", id, "] of as many coefficients as grads[", i, "] has, ", taps, ", got ",
+           views.amplitudes[id].sizes[1]);
+}
+
 inline void check_grad(const Arguments& given, Views& views, size_t i) {
   const Name name = {"grads", static_cast<int64_t>(i)};
   const View& grad = views.grads.emplace_back(view_of(given.grads[i], name, true));
@@ -146,6 +172,7 @@ inline void check_grad(const Arguments& given, Views& views, size_t i) {
   if (id < 0 || id >= ids) refuse("expected tensor_ids[", i, "] in [0, ", ids, "), got ", id);
   const int64_t bases = static_cast<int64_t>(views.bases.size());
   if (basis < -1 || basis >= bases) refuse("expected basis_ids[", i, "] in [-1, ", bases, "), got ", basis);
+  check_amplitude_id(given, views, basis < 0 ? 0 : views.bases[basis].sizes[0], i);
   if (grad.count == 0) return;
   if (overlaps_itself(grad)) refuse("expected ", name, " without overlapping memory, got strides that repeat elements");
   const Shard shard = check_shard(given, grad, i);
@@ -156,39 +183,10 @@ inline void check_grad(const Arguments& given, Views& views, size_t i) {
   scores = check_scores(given, views, grad, i, shard.first_channel);
 }
 
-// Refuses gradients that share memory with what is read, or with one another.
-class Aliases {
- public:
-  explicit Aliases(size_t room) { ranges_.reserve(room); }
-
-  void add(const View& view, bool written) {
-    if (view.count > 0) ranges_.push_back({view.begin(), view.end(), written});
-  }
-
-  void check() {
-    std::sort(ranges_.begin(), ranges_.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
-    uintptr_t written = 0, read = 0, last_written = 0;  // where what came so far ends, and the last gradient begins
-    for (const Range& range : ranges_) {
-      if (range.begin < (range.written ? read : written) || (range.written && range.begin == last_written))
-        refuse("expected grads without memory of another argument, got an overlap at address ", range.begin);
-      uintptr_t& end = range.written ? written : read;
-      end = std::max(end, range.end);
-      if (range.written) last_written = range.begin;
-    }
-  }
-
- private:
-  struct Range {
-    uintptr_t begin, end;
-    bool written;
-  };
-  std::vector<Range> ranges_;
-};
-
 inline void check_aliases(const Views& views) {
-  Aliases aliases(views.grads.size() + views.scores.size() + views.bases.size() + 4);
+  Aliases aliases(views.grads.size() + views.scores.size() + views.bases.size() + views.amplitudes.size() + 4);
   for (const View& grad : views.grads) aliases.add(grad, true);
-  for (const std::vector<View>* list : {&views.scores, &views.bases})
+  for (const std::vector<View>* list : {&views.scores, &views.bases, &views.amplitudes})
     for (const View& view : *list) aliases.add(view, false);
   for (const View* view : {&views.std, &views.floor_std, &views.grad_scale, &views.state}) aliases.add(*view, false);
   aliases.check();
@@ -204,6 +202,7 @@ inline void check_lengths(const Arguments& given) {
   check("tensor_ids", given.tensor_ids.size(), count);
   check("basis_ids", given.basis_ids.size(), count);
   if (given.shards) check("shards", given.shards->size(), 3 * count);
+  if (given.amplitude_ids) check("amplitude_ids", given.amplitude_ids->size(), count);
 }
 
 // Raises std::runtime_error unless perturb_ can run; nothing has changed then.
@@ -218,6 +217,7 @@ inline Views check_perturb(const Arguments& given) {
   views.floor_std = given.floor_std ? table_of(*given.floor_std, {"floor_std"}, f32, 1, views.state) : views.std;
   if (given.grad_scale) views.grad_scale = table_of(*given.grad_scale, {"grad_scale"}, f32, 0, views.state);
   check_bases(given, views);
+  check_amplitudes(given, views);
   views.grads.reserve(given.grads.size());
   views.scores.reserve(given.grads.size());
   for (size_t i = 0; i < given.grads.size(); ++i) check_grad(given, views, i);

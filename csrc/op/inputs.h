@@ -27,6 +27,8 @@ inline TensorInput tensor_input(const Arguments& given, const Views& views, size
   tensor.scores = data_of<const float>(views.scores[i]);
   tensor.channels = views.scores[i].count;
   tensor.selected = given.selected[i];
+  const int64_t amplitudes = amplitude_id_of(given, i);
+  if (amplitudes >= 0) tensor.amplitudes = data_of<const float>(views.amplitudes[amplitudes]);
   return tensor;
 }
 

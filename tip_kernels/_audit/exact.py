@@ -3,12 +3,20 @@
 import torch
 
 from .message import Message
-from .posterior import Posterior, Progress
+from .posterior import Posterior, Progress, by_probes, random_signs
 from .prior import ImagePrior
+
+PROBES = 64
+"""Random directions for what each band reveals, whose sum by a matrix would take as long as all the rest."""
 
 
 def exact_posterior(
-    message: Message, prior: ImagePrior, noise: torch.Tensor, chunk: int, progress: Progress
+    message: Message,
+    prior: ImagePrior,
+    noise: torch.Tensor,
+    chunk: int,
+    generator: torch.Generator,
+    progress: Progress,
 ) -> Posterior:
     """By the whole Jacobian and a Cholesky factor.
 
@@ -20,6 +28,7 @@ def exact_posterior(
         prior: of each of the N images, which are independent.
         noise: N(0, I) of one simulated message, [size].
         chunk: columns of A at once.
+        generator: draws the directions for what bands reveal.
         progress: told what share of the work is done.
     """
     images = message.images
@@ -40,8 +49,11 @@ def exact_posterior(
     latents = torch.cholesky_solve((seen @ sensitivity).double().unsqueeze(1), root)
     guess = mean + (factor @ latents).view_as(images)
     mean_squares = variance.flatten(1).mean(1)
-    errors = torch.zeros_like(mean_squares)
-    return Posterior(mean_squares, errors, variance.sqrt(), guess, leak, torch.zeros_like(leak))
+    signs = random_signs(images, PROBES, generator).view(-1, images.numel())
+    shown = sensitivity @ torch.cholesky_solve((signs @ factor).T, root).to(sensitivity)  # A P v, [size, N * probes]
+    squares = message.by_band(shown.T.square()).view(len(images), PROBES, -1) / images[0].numel()
+    zero = torch.zeros_like
+    return Posterior(mean_squares, zero(mean_squares), variance.sqrt(), guess, leak, zero(leak), *by_probes(squares))
 
 
 def _jacobian(message: Message, chunk: int, progress: Progress) -> torch.Tensor:

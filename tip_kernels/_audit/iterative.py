@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from .message import Message
-from .posterior import Posterior, Progress
+from .posterior import Posterior, Progress, by_probes, random_signs
 from .prior import ImagePrior
 
 TOLERANCE = 1e-3
@@ -49,8 +49,12 @@ def iterative_posterior(
         seen = message.pull(message.push(prior.spread(latents), chunk), chunk).double()
         return latents + prior.gather(seen)
 
-    signs = _signs(images, probes, generator)  # [N * probes, N, ...]
-    leak, leak_errors = _leak(message, signs, probes, chunk)
+    def squares(directions: torch.Tensor) -> torch.Tensor:  # of products by A, [N, probes, bands]
+        found = [message.by_band(message.push(part, chunk).square()) for part in directions.split(chunk)]
+        return torch.cat(found).view(count, probes, -1)
+
+    signs = random_signs(images, probes, generator).flatten(0, 1)
+    leak, leak_errors = by_probes(squares(signs))
     rows = [prior.gather(signs)]
     sampled = message.pull(_normals((probes, message.size), images, generator), chunk).double()
     rows.append(prior.gather(sampled) + _normals((probes, count, prior.latents), images, generator).double())
@@ -65,6 +69,7 @@ def iterative_posterior(
     rest = rests[: count * probes].view(count, probes).mean(1)
     means = quadratic.mean(1)
     errors = quadratic.std(1) / math.sqrt(probes) + rest
+    reveals, reveals_errors = by_probes(squares(prior.spread(solved[: count * probes])) / values)
     samples = prior.spread(solved[count * probes : -1])
     return Posterior(
         means / values,
@@ -73,6 +78,8 @@ def iterative_posterior(
         prior.mean.to(images.device) + prior.spread(solved[-1]),
         leak,
         leak_errors,
+        reveals,
+        reveals_errors,
     )
 
 
@@ -111,27 +118,6 @@ def conjugate_gradients(
         active[rows] = now > tolerance * (right[rows] * solved[rows]).sum(1)
         progress((iteration + 1) / most)
     return solved.view(shape), squares
-
-
-def _signs(images: torch.Tensor, probes: int, generator: torch.Generator) -> torch.Tensor:
-    """Random signs in one image at a time, float64 [N * probes, N, ...]."""
-    count = len(images)
-    drawn = (
-        torch.randint(0, 2, (count, probes, *images.shape[1:]), generator=generator, device="cpu")
-        .double()
-        .to(images.device)
-    )
-    signs = torch.zeros(count, probes, *images.shape, dtype=torch.float64, device=images.device)
-    for index in range(count):
-        signs[index, :, index] = 2 * drawn[index] - 1
-    return signs.flatten(0, 1)
-
-
-def _leak(message: Message, signs: torch.Tensor, probes: int, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Trace of F by band, and its standard errors: over each image it is the mean of squared products by its probes."""
-    squares = torch.cat([message.by_band(message.push(part, chunk).square()) for part in signs.split(chunk)])
-    by_probe = squares.view(-1, probes, len(message.bands)).sum(0)
-    return by_probe.mean(0), by_probe.std(0) / math.sqrt(probes)
 
 
 def _normals(shape: tuple[int, ...], images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

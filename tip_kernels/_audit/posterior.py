@@ -18,6 +18,7 @@ class Posterior(NamedTuple):
         uncertainty: root of P's diagonal, float64 [N, ...].
         guess: the posterior mean, float64 [N, ...].
         leak: trace of F by band, float64 [bands]; ``leak_errors`` are its standard errors.
+        reveals: trace of P F P by band, by the number of values of an image, float64 [bands]; and its standard errors.
     """
 
     mean_squares: torch.Tensor
@@ -26,6 +27,24 @@ class Posterior(NamedTuple):
     guess: torch.Tensor
     leak: torch.Tensor
     leak_errors: torch.Tensor
+    reveals: torch.Tensor
+    reveals_errors: torch.Tensor
+
+
+def by_probes(squares: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sum over images [N, probes, bands] of what is the mean over the probes of each; and its standard errors."""
+    by_probe = squares.sum(0)
+    return by_probe.mean(0), by_probe.std(0) / math.sqrt(len(by_probe))
+
+
+def random_signs(images: torch.Tensor, probes: int, generator: torch.Generator) -> torch.Tensor:
+    """Random signs in one image and zeros in the others, float64 [N, probes, N, ...] (Hutchinson 1989)."""
+    count = len(images)
+    drawn = torch.randint(0, 2, (count, probes, *images.shape[1:]), generator=generator, device="cpu").to(images.device)
+    signs = torch.zeros(count, probes, *images.shape, dtype=torch.float64, device=images.device)
+    for index in range(count):
+        signs[index, :, index] = 2 * drawn[index].double() - 1
+    return signs
 
 
 def decibels(mean_squares: torch.Tensor) -> torch.Tensor:

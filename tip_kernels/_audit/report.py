@@ -24,6 +24,9 @@ class Row:
         count: how many there are; a mean, as what follows, where messages select other channels.
         leak: their part of the trace of F, over the images of a message.
         leak_error: its standard error; 0 of an exact audit.
+        reveals: what pictures owe to them: how fast the mean squared error that is left of an image, summed over the
+            images of a message, grows with the logarithm of the noise's variance there.
+        reveals_error: its standard error.
         harm: the mean square of the gradient there, before clipping: how much the loss minds noise there, up to a
             factor.
     """
@@ -35,6 +38,8 @@ class Row:
     count: float
     leak: float
     leak_error: float
+    reveals: float
+    reveals_error: float
     harm: float
 
 
@@ -70,18 +75,18 @@ class Audit:
             f"{self.prior_psnr:.1f} without a message"
             + (f"; error up to {self.psnr_error.max().item():.2f} dB" if self.psnr_error.any() else "")
         ]
-        total = sum(row.leak for row in self.leak) or 1.0
-        shown = sorted(self.leak, key=lambda row: -row.leak)[:MOST_ROWS]
+        leaks, reveals = (sum(getattr(row, name) for row in self.leak) or 1.0 for name in ("leak", "reveals"))
+        shown = sorted(self.leak, key=lambda row: -row.reveals)[:MOST_ROWS]
         width = max((len(row.parameter) for row in shown), default=0)
-        lines.append(f"{'parameter':{width}}  channels  frequency       std    leak      harm")
+        lines.append(f"{'parameter':{width}}  channels  frequency       std  reveals    leak      harm")
         for row in shown:
             radius = "" if row.radius is None else f"{row.radius:.2f}"
             lines.append(
-                f"{row.parameter:{width}}  {row.channels:8}  {radius:>9}  {row.std:8.2g}  {row.leak / total:6.1%}  "
-                f"{row.harm:8.2e}"
+                f"{row.parameter:{width}}  {row.channels:8}  {radius:>9}  {row.std:8.2g}  "
+                f"{row.reveals / reveals:7.1%}  {row.leak / leaks:6.1%}  {row.harm:8.2e}"
             )
         if len(self.leak) > len(shown):
-            lines.append(f"and {len(self.leak) - len(shown)} rows that leak less")
+            lines.append(f"and {len(self.leak) - len(shown)} rows that reveal less")
         return "\n".join(lines)
 
 
@@ -96,7 +101,9 @@ class Tally:
         """Counts one message."""
         self._messages += 1
         counts = message.by_band(torch.ones_like(message.squares))
-        columns = (counts, posterior.leak, posterior.leak_errors.square(), message.by_band(message.squares))
+        leaks = (posterior.leak, posterior.leak_errors.square())
+        reveals = (posterior.reveals, posterior.reveals_errors.square())
+        columns = (counts, *leaks, *reveals, message.by_band(message.squares))
         for band, *values in zip(message.bands, *(column.tolist() for column in columns), strict=True):
             before = self._sums.setdefault(band, [0.0] * len(values))
             self._sums[band] = [a + b for a, b in zip(before, values, strict=True)]
@@ -107,8 +114,8 @@ class Tally:
         return [
             Row(
                 band.parameter, band.channels, band.radius, band.std,
-                count=count / messages, leak=leak / messages, leak_error=variance**0.5 / messages,
-                harm=squares / max(count, 1.0),
+                count=count / messages, leak=leak / messages, leak_error=leak_variance**0.5 / messages,
+                reveals=reveals / messages, reveals_error=variance**0.5 / messages, harm=squares / max(count, 1.0),
             )
-            for band, (count, leak, variance, squares) in self._sums.items()
+            for band, (count, leak, leak_variance, reveals, variance, squares) in self._sums.items()
         ]  # fmt: skip

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DPI = 150
 MOST_IMAGES = 4
 MOST_PARAMETERS = 20
-"""Of the table of leaks: those that leak most."""
+"""Of the table: those that pictures owe most to."""
 
 
 def drawn(found: Audit, images: torch.Tensor, names: Sequence[str], probes: int) -> "Figure":
@@ -31,51 +31,63 @@ def drawn(found: Audit, images: torch.Tensor, names: Sequence[str], probes: int)
     from matplotlib.figure import Figure
 
     count = min(len(images), MOST_IMAGES)
-    bars = leak_bars(found)
-    height = max(2.3 * count + 0.8, 0.27 * len(bars) + 2.0)
-    figure = Figure(figsize=(13, height), layout="constrained")
-    areas: Any = figure.subfigures(1, 2, width_ratios=(7, 6))
+    shown = most_revealing(found)
+    height = max(2.3 * count + 0.8, 0.27 * len(shown) + 2.6)
+    figure = Figure(figsize=(15, height), layout="constrained")
+    areas: Any = figure.subfigures(1, 2, width_ratios=(7, 8))
     about = "" if found.method == "exact" else f", +- {100 / math.sqrt(2 * probes):.0f} %"
     _draw_images(areas[0], found, images[:count], names, f"exposure map{about}")
-    _draw_leak(areas[1].subplots(), bars)
+    _draw_bands(areas[1], found, shown)
     return figure
 
 
 class Bar(NamedTuple):
-    """The leak of one parameter.
+    """What one parameter has of all that leaks, or of all that pictures owe to the message.
 
     Attributes:
         parameter: its name.
-        parts: (kind of channels, frequency or None, share of all that leaks), in this order.
+        parts: (kind of channels, frequency or None, share), in this order.
     """
 
     parameter: str
     parts: list[tuple[str, float | None, float]]
 
 
-def leak_bars(found: Audit) -> list[Bar]:
-    """Of the parameters that leak most, in the model's order; the rest as one."""
-    total = sum(row.leak for row in found.leak) or 1.0
-    bars: dict[str, Bar] = {}
+def most_revealing(found: Audit) -> list[str]:
+    """Names of the parameters that pictures owe most to, in the model's order."""
+    sums: dict[str, float] = {}
     for row in found.leak:
-        bar = bars.setdefault(row.parameter, Bar(row.parameter, []))
-        bar.parts.append((row.channels, row.radius, row.leak / total))
-    most = sorted(bars.values(), key=_length, reverse=True)[:MOST_PARAMETERS]
-    shown = {bar.parameter for bar in most}
-    rest = [bar for bar in bars.values() if bar.parameter not in shown]
-    kept = [bar._replace(parts=sorted(bar.parts, key=_order)) for bar in bars.values() if bar.parameter in shown]
-    if rest:
-        kept.append(Bar(f"{len(rest)} others", [("all", None, sum(map(_length, rest)))]))
-    return kept
+        sums[row.parameter] = sums.get(row.parameter, 0.0) + row.reveals
+    most = set(sorted(sums, key=lambda name: -sums[name])[:MOST_PARAMETERS])
+    return [name for name in sums if name in most]
+
+
+def bars_of(found: Audit, measure: str, shown: Sequence[str]) -> list[Bar]:
+    """Of these parameters, and the rest as one.
+
+    Args:
+        found: the rows are its.
+        measure: ``"reveals"`` or ``"leak"``.
+        shown: names of parameters.
+    """
+    total = sum(getattr(row, measure) for row in found.leak) or 1.0
+    bars = {name: Bar(name, []) for name in shown}
+    rest, names = 0.0, set()
+    for row in found.leak:
+        share = getattr(row, measure) / total
+        if row.parameter in bars:
+            bars[row.parameter].parts.append((row.channels, row.radius, share))
+        else:
+            rest += share
+            names.add(row.parameter)
+    for bar in bars.values():
+        bar.parts.sort(key=_order)
+    return [*bars.values(), *([Bar(f"{len(names)} others", [("all", None, rest)])] if names else [])]
 
 
 def _order(part: tuple[str, float | None, float]) -> tuple[str, float]:
     channels, radius, _ = part
     return channels, -1.0 if radius is None else radius
-
-
-def _length(bar: Bar) -> float:
-    return sum(share for _, _, share in bar.parts)
 
 
 def _draw_images(area: Any, found: Audit, images: torch.Tensor, names: Sequence[str], title: str) -> None:
@@ -90,9 +102,8 @@ def _draw_images(area: Any, found: Audit, images: torch.Tensor, names: Sequence[
         shown = exposure.imshow(error, cmap="inferno_r", vmin=0, vmax=hidden, interpolation="nearest")
         exposure.set_title(title, fontsize=9)
         exposure.set_axis_off()
-    area.colorbar(
-        shown, ax=axes[-1, 2], location="bottom", label="error left: bright is exposed,\nblack as without a message"
-    )
+    label = "error left in the exposure map: bright is exposed, black as without a message"
+    area.colorbar(shown, ax=axes, location="bottom", shrink=0.7, aspect=40, label=label)
 
 
 def _show(axis: Any, image: torch.Tensor, title: str) -> None:
@@ -107,13 +118,31 @@ def _shortened(name: str, most: int = 28) -> str:
     return name if len(name) <= most else "..." + name[3 - most :]
 
 
-def _draw_leak(axis: Any, bars: Sequence[Bar]) -> None:
-    """One bar a parameter, with a piece for each band."""
+def _draw_bands(area: Any, found: Audit, shown: Sequence[str]) -> None:
+    """Beside each other what pictures owe to each parameter and what it leaks, with a piece for each band."""
+    axes = area.subplots(1, 2, sharey=True)
+    titles = {"reveals": "reveals: what pictures owe to it", "leak": "leak: its part of the Fisher information"}
+    for axis, (measure, title) in zip(axes, titles.items(), strict=True):
+        bars = bars_of(found, measure, shown)
+        legend = _draw_bars(axis, bars)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("%")
+    axes[0].set_yticks(range(len(bars)), [_shortened(bar.parameter) for bar in bars], fontsize=9)
+    axes[0].invert_yaxis()
+    area.legend(
+        handles=[legend[key] for key in sorted(legend, key=lambda key: _order((*key, 0.0)))],
+        title="frequency, 0: mean of a kernel, 1: highest", title_fontsize=9, fontsize=8, ncols=5,
+        loc="outside lower center",
+    )  # fmt: skip
+
+
+def _draw_bars(axis: Any, bars: Sequence[Bar]) -> dict[tuple[str, float | None], Any]:
+    """And what to write in the legend, by whether channels are selected and by frequency."""
     from matplotlib import colormaps
     from matplotlib.patches import Patch
 
     color = colormaps["viridis"]
-    legend: dict[tuple[str, float | None], Any] = {}
+    legend = {}
     for place, bar in enumerate(bars):
         start = 0.0
         for channels, radius, share in bar.parts:
@@ -123,13 +152,7 @@ def _draw_leak(axis: Any, bars: Sequence[Bar]) -> None:
             start += share
             label = ("no frequency" if radius is None else f"{radius:.2f}") + chosen
             legend[chosen, radius] = Patch(facecolor=fill, hatch=hatch, edgecolor="white", label=label)
-    axis.set_yticks(range(len(bars)), [_shortened(bar.parameter) for bar in bars], fontsize=9)
-    axis.invert_yaxis()
-    axis.set_xlabel("% of what leaks (trace of the Fisher information)")
-    axis.set_title("leak by parameter and frequency (0: mean of a kernel, 1: highest)", fontsize=10)
-    axis.legend(
-        handles=[legend[key] for key in sorted(legend, key=lambda key: _order((*key, 0.0)))], fontsize=8, ncols=2
-    )
+    return legend
 
 
 def save(figure: "Figure", path: pathlib.Path) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .._op.plan import Tensors, label
+from .._op.naming import label
+from .._op.plan import Tensors
 from .._op.schemas import PerturbArguments
 from .._op.shard import Shard
 from .._runtime.tracing import is_dry_run

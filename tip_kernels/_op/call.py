@@ -18,6 +18,8 @@ from .._runtime.tracing import cached, is_capturing, is_dry_run, refuse_recorder
 from ..rng import NoiseRNG
 from . import dispatch, graph_op, memory
 from . import plan as _plan
+from .amplitudes import Amplitudes, shapes_of
+from .naming import label
 from .numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
 from .plan import Masks, Tensors
 from .schemas import PerturbArguments, clip_and_perturb
@@ -37,6 +39,7 @@ class Options(NamedTuple):
     grad_scale: float | torch.Tensor | None = None
     max_grad_norm: float | None = None
     shards: Sequence[Shard | None] | None = None
+    amplitudes: Sequence[Amplitudes | None] | None = None
     names: Sequence[str] | None = None
     backend: str | None = None
 
@@ -85,7 +88,7 @@ class PreparedCall(NamedTuple):
         given = self.arguments
         device = given.state.device
         if device.type != "cpu":  # where nothing runs later than it is called
-            read = [given.std, given.floor_std, given.grad_scale, given.state, *given.bases]
+            read = [given.std, given.floor_std, given.grad_scale, given.state, *given.bases, *given.amplitudes]
             scores = given.scores if is_capturing(device) else []
             lasting.keep([tensor for tensor in (*read, *scores) if tensor is not None], device)
 
@@ -109,9 +112,10 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
     if not torch.compiler.is_compiling() and dtensor.any_in(grads):
         return _prepare_parts(grads, scores, options, has_met)
     indices: Sequence[int] = range(len(grads))
-    if not _touches_all(options):
-        indices = _plan.indices_of_high_bands(grads, scores, options.masks)
     names = None if options.names is None else tuple(options.names)
+    amplitudes = shapes_of(options.amplitudes, len(grads), names)
+    if not _touches_all(options):
+        indices = _plan.indices_of_high_bands(grads, scores, options.masks, amplitudes)
     ratio, later_ratio = options.ratio, 1.0  # later: a graph takes it of what the plan has selected
     if torch.compiler.is_compiling() and not isinstance(ratio, Sequence):
         check_range("ratio", ratio, 0.0, 1.0)
@@ -121,7 +125,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
         indices,
         _plan.describe(grads, indices, "grads", names),
         _plan.describe(scores, indices, "scores", names),
-        _plan.settings(ratio, options.cutoff, options.masks, options.shards, names),
+        _plan.settings(ratio, options.cutoff, options.masks, options.shards, amplitudes, names),
     )
     if options.max_grad_norm is not None and any(shard is not None for shard in options.shards or ()):
         raise ValueError(
@@ -130,13 +134,13 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
         )
     nonempty: list[torch.Tensor] = [grads[i] for i in plan.tensor_ids]  # type: ignore[misc]
     if not (torch.compiler.is_compiling() or is_dry_run()):
-        memory.check_disjoint(nonempty, plan.extents, lambda i: _plan.label(plan.tensor_ids[i], names))
+        memory.check_disjoint(nonempty, plan.extents, lambda i: label(plan.tensor_ids[i], names))
     device = plan.device or _device_of_nothing(grads, rng)
     std = _amounts(options.std, "std", len(grads), device)
     floor_std = _amounts(options.floor_std, "floor_std", len(grads), device) if _has_floor(options) else None
     grad_scale = _scale(options.grad_scale, device)
     check_range("keep", options.keep, 0.0, 1.0)
-    op = dispatch.perturb_op(options.backend, device)
+    op = dispatch.perturb_op(options.backend, device, has_amplitudes=amplitudes is not None)
     arguments = PerturbArguments(
         grads=nonempty,
         scores=_scores(scores, plan, std),
@@ -152,6 +156,8 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
         keep=float(options.keep),
         generator=rng.generator_id,
         shards=plan.shards,
+        amplitudes=plan.amplitudes,
+        amplitude_ids=plan.amplitude_ids,
     )
     if not torch.compiler.is_compiling():
         return PreparedCall(op, arguments, _clip(options, device))
@@ -193,7 +199,7 @@ def _number_of(grads: Tensors, scores: Tensors, options: Options) -> int:
     """What is to be the same on all ranks that make a call, in one number."""
     shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (*grads, *scores)]
     told = [value for value in options if value is None or isinstance(value, (int, float, str))]
-    return number_of(shapes, told)
+    return number_of(shapes, told, shapes_of(options.amplitudes, len(grads), options.names))
 
 
 def _clip(options: Options, device: torch.device) -> Callable[..., torch.Tensor] | None:

@@ -11,7 +11,9 @@ import torch
 
 from .. import spectrum
 from .._runtime.tracing import cached, constant_when_traced, specialize
+from .amplitudes import Shapes, Tables
 from .memory import extent, overlaps_itself
+from .naming import check_length, label
 from .numbers import check_number, check_range
 from .shard import Shard
 
@@ -55,6 +57,7 @@ class Settings(NamedTuple):
     cutoff: float
     masks: tuple[Mask, ...]
     shards: tuple[Shard | None, ...] | None
+    amplitudes: Shapes | None
     names: tuple[str, ...] | None
 
 
@@ -74,12 +77,9 @@ class Plan(NamedTuple):
     bases: list[torch.Tensor]
     high_dims: list[int]
     shards: list[int] | None
+    amplitudes: list[torch.Tensor]
+    amplitude_ids: list[int] | None
     extents: list[int]
-
-
-def label(index: int, names: Sequence[str] | None) -> str:
-    """How errors name the tensor at an index of a list: ``[3]``, or with its name ``[3] (conv1.weight)``."""
-    return f"[{index}] ({names[index]})" if names and index < len(names) else f"[{index}]"
 
 
 def check_lists(grads: Tensors, scores: Tensors) -> None:
@@ -87,16 +87,21 @@ def check_lists(grads: Tensors, scores: Tensors) -> None:
     for what, tensors in (("grads", grads), ("scores", scores)):
         if not isinstance(tensors, Sequence):
             raise TypeError(f"expected {what} to be a sequence of tensors, got {type(tensors).__name__}")
-    _check_length("scores", scores, len(grads))
+    check_length("scores", scores, len(grads))
 
 
-def indices_of_high_bands(grads: Tensors, scores: Tensors, masks: Masks | None) -> Sequence[int]:
+def indices_of_high_bands(
+    grads: Tensors, scores: Tensors, masks: Masks | None, amplitudes: Shapes | None
+) -> Sequence[int]:
     """Indices of what a call looks at that changes high bands only, or all if something there is no tensor.
 
-    Left out is most of a model: whatever has no scores, and 1x1 kernels unless a mask says otherwise.
+    Left out is most of a model: whatever has no scores, and 1x1 kernels unless a mask says otherwise. What has
+    amplitudes is looked at, since it must have a high band.
     """
     if not all(issubclass(kind, _GRADIENT) for kind in set(map(type, grads))):
         return range(len(grads))  # for the checks of all to say what is wrong
+    if amplitudes is not None:
+        return tuple([i for i, one in enumerate(amplitudes) if one is not None or scores[i] is not None])
     scored = tuple([i for i, score in enumerate(scores) if score is not None])
     if masks is not None:
         return scored
@@ -146,6 +151,7 @@ def settings(
     cutoff: float,
     masks: Masks | None,
     shards: Sequence[Sequence[int] | None] | None,
+    amplitudes: Shapes | None,
     names: tuple[str, ...] | None,
 ) -> Fields:
     """The fields of Settings from the user's arguments, hashable."""
@@ -154,6 +160,7 @@ def settings(
         specialize(cutoff),
         () if masks is None else _hashable_masks(masks),
         None if shards is None else tuple([_as_shard(shard, i, names) for i, shard in enumerate(shards)]),
+        amplitudes,
         names,
     )
 
@@ -225,12 +232,16 @@ def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], sett
     nonempty = [i for i, grad in grads.items() if 0 not in grad.shape]
     choices: list[tuple[int, int]] = []
     noncontiguous: list[int] = []
-    bases = _Bases(settings)
+    amplitude_ids: list[int] = []
+    bases, tables = _Bases(settings), Tables()
     for position, i in enumerate(nonempty):
         score = scores.get(i)
         where = label(i, settings.names)
         check_grad(grads[i], grads[nonempty[0]].device, where)
         choices.append(_selection(grads[i], score, i, bases, settings, where))
+        if settings.amplitudes:
+            taps = math.prod(grads[i].shape[2:]) if choices[-1][0] >= 0 else 0
+            amplitude_ids.append(tables.id_of(settings.amplitudes[i], taps, where))
         if score is not None and score.strides != (1,):
             noncontiguous.append(position)
     device = grads[nonempty[0]].device if nonempty else None
@@ -243,6 +254,8 @@ def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], sett
         bases=[basis.to(device) for basis in bases.tensors],  # complete when it returns, for all streams
         high_dims=bases.high_dims,
         shards=_flat_shards(grads, nonempty, settings),
+        amplitudes=[table.to(device) for table in tables.tensors],
+        amplitude_ids=amplitude_ids if settings.amplitudes else None,
         extents=[extent(grads[i].shape, grads[i].strides, grads[i].dtype) for i in nonempty],
     )
 
@@ -301,18 +314,13 @@ def _selection(
     return basis, select_count(ratio, score.shape[0]) if basis >= 0 else 0
 
 
-def _check_length(name: str, values: Sequence[object], count: int) -> None:
-    if len(values) != count:
-        raise ValueError(f"expected {name} of length {count}, one per gradient, got {len(values)}")
-
-
 def _check_settings(count: int, settings: Settings) -> None:
     if count > MAX_TENSORS:
         raise ValueError(f"expected at most {MAX_TENSORS} gradients, got {count}")
     lists = {"shards": settings.shards, "names": settings.names, "ratio": settings.ratio}
     for name, values in lists.items():
         if isinstance(values, tuple):
-            _check_length(name, values, count)
+            check_length(name, values, count)
     if isinstance(settings.ratio, tuple):
         for i, ratio in enumerate(settings.ratio):
             check_range(f"ratio{label(i, settings.names)}", ratio, 0.0, 1.0)

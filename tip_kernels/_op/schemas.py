@@ -15,8 +15,8 @@ with no compiled library present. Backends only register kernels:
 
 What users get wrong is explained in ``plan.py`` and ``call.py``. The ops themselves refuse, with a
 RuntimeError and before anything has changed, what would be unsafe (``csrc/op/check_arguments.h``,
-``backends/_checks.py``); they trust the values of ``bases`` and of what lies on a GPU. ``docs/design.md`` defines the
-result.
+``backends/_checks.py``); they trust the values of ``bases`` and ``amplitudes``, and of what lies on a GPU.
+``docs/design.md`` defines the result.
 """
 
 import inspect
@@ -66,6 +66,11 @@ class PerturbArguments(NamedTuple):
     """8, 12 or 20 (ChaCha of so many rounds), 10 (Philox4x32-10)"""
     shards: list[int] | None
     """None, or 3 T integers: first channel, first kernel, kernels per channel of the whole"""
+    amplitudes: list[torch.Tensor]
+    """float32 [2, K], what multiplies the noise of each coefficient, in the order of the basis's columns: of selected
+    channels, of others"""
+    amplitude_ids: list[int] | None
+    """None, or T indices into ``amplitudes``; -1 for a tensor without, as all without a high band are"""
 
     def __repr__(self) -> str:
         """Without the state, whose key must be in no message."""

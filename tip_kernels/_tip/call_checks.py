@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 
 from .._distributed.dtensor import local, version
-from .._op.plan import Tensors, label
+from .._op.naming import label
+from .._op.plan import Tensors
 from .mechanism import Mechanism
 
 logger = logging.getLogger("tip_kernels")

@@ -7,6 +7,7 @@ import torch
 
 from .._distributed.dtensor import is_dtensor, local
 from .._op import memory, plan
+from .._op.naming import label
 from .._runtime.tracing import is_dry_run
 
 
@@ -28,7 +29,7 @@ def check_ties(tensors: Sequence[torch.Tensor | None], ties: Sequence[Tie], name
     """
     if not ties or is_dry_run():
         return
-    named = [(plan.label(i, names), local(tensor)) for i, tensor in enumerate(tensors) if tensor is not None]
+    named = [(label(i, names), local(tensor)) for i, tensor in enumerate(tensors) if tensor is not None]
     for tie in ties:
         where = f"[{tie.index}] ({tie.name})"
         if tie.tensor is tensors[tie.index]:

@@ -63,9 +63,16 @@ def check_perturb(given: PerturbArguments) -> None:
     is_read = [basis >= 0 for basis in given.basis_ids]
     given = given._replace(scores=[s if read else None for s, read in zip(given.scores, is_read, strict=True)])  # type: ignore[misc]
     described = PerturbArguments(*(_described(value, name) for name, value in given._asdict().items()))
-    read = [*given.scores, *given.bases, given.std, given.floor_std, given.grad_scale, given.state]
+    single = [given.std, given.floor_std, given.grad_scale, given.state]
+    read = [*given.scores, *given.bases, *given.amplitudes, *single]
     _check_memory(given.grads, read, _ends(described))
     _check_step(given.state)
+
+
+def check_without_amplitudes(given: PerturbArguments) -> None:
+    """Raises RuntimeError if a tensor has amplitudes: for backends that know none."""
+    if given.amplitude_ids is not None and max(given.amplitude_ids, default=-1) >= 0:
+        _refuse("no amplitudes, which this backend does not know yet")
 
 
 def check_words(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, generator: int) -> None:
@@ -141,6 +148,8 @@ def _check_lengths(given: PerturbArguments) -> None:
         _refuse(f"high_dims of length {len(given.bases)}, one per basis, got {len(given.high_dims)}")
     if given.shards is not None and len(given.shards) != 3 * count:
         _refuse(f"shards of length {3 * count}, got {len(given.shards)}")
+    if given.amplitude_ids is not None and len(given.amplitude_ids) != count:
+        _refuse(f"amplitude_ids of length {count}, got {len(given.amplitude_ids)}")
 
 
 def _described(value: Any, name: str) -> Any:
@@ -179,12 +188,14 @@ def _ends(described: _Description) -> list[int]:
     if described.grad_scale is not None:
         scale = _table(described.grad_scale, "grad_scale", torch.float32, 0, state)
     bases = [_basis(described, b, state) for b in range(len(described.bases))]
+    amplitudes = [_amplitudes(values, a, state) for a, values in enumerate(described.amplitudes)]
     grads = [_Meta(*values) for values in described.grads]
     for i, grad in enumerate(grads):
         _check_grad(described, i, grad, bases, min(std.elements, floor.elements, MAX_TENSORS), state)
+        _check_amplitude_id(described, i, bases, amplitudes)
     scores = [None if values is None else _Meta(*values) for values in described.scores]
     single = [std, None if described.floor_std is None else floor, scale, state]
-    return [0 if meta is None else meta.end for meta in (*grads, *scores, *bases, *single)]
+    return [0 if meta is None else meta.end for meta in (*grads, *scores, *bases, *amplitudes, *single)]
 
 
 def _check_generator(generator: int) -> None:
@@ -231,6 +242,23 @@ def _basis(described: _Description, b: int, state: _Meta) -> _Meta:
     if not 1 <= described.high_dims[b] <= taps:
         _refuse(f"high_dims[{b}] in [1, {taps}], got {described.high_dims[b]}")
     return meta
+
+
+def _amplitudes(values: tuple[Any, ...], a: int, state: _Meta) -> _Meta:
+    meta = _table(values, f"amplitudes[{a}]", torch.float32, 2, state)
+    if meta.shape[0] != 2 or meta.elements == 0:
+        _refuse(f"amplitudes[{a}] of shape [2, K], got {tuple(meta.shape)}")
+    return meta
+
+
+def _check_amplitude_id(described: _Description, i: int, bases: list[_Meta], amplitudes: list[_Meta]) -> None:
+    place = -1 if described.amplitude_ids is None else described.amplitude_ids[i]
+    if not -1 <= place < len(amplitudes):
+        _refuse(f"amplitude_ids[{i}] in [-1, {len(amplitudes)}), got {place}")
+    taps = bases[described.basis_ids[i]].shape[0] if described.basis_ids[i] >= 0 else 0
+    if place >= 0 and amplitudes[place].shape[1] != taps:
+        coefficients = amplitudes[place].shape[1]
+        _refuse(f"amplitudes[{place}] of as many coefficients as grads[{i}] has, {taps}, got {coefficients}")
 
 
 def _check_grad(described: _Description, i: int, grad: _Meta, bases: list[_Meta], ids: int, state: _Meta) -> None:

@@ -1,19 +1,14 @@
 """The classes of a client's images, read off the gradient of the last layer."""
 
-import copy
-from collections.abc import Sequence
-
 import torch
-from torch import nn
 
-from bench.privacy.client.release import Release, unsmoothed
+from bench.privacy.client.release import Release
 
 SCALES = torch.logspace(-3, 0, 301, dtype=torch.float64)
 """What clipping may have multiplied a gradient by."""
-UNIFORM_SLACK, EXPECTED_SLACK = 0.2, 0.05
-"""Standard deviation of a batch's mean softmax, in units of one by the number of classes, around a uniform one and
-around the one that the server's net has on noise. Measured on untrained nets and 16 images of CIFAR-10: 0.03 to 0.3,
-and 0.005 to 0.1."""
+SLACK = 0.2
+"""Standard deviation of a batch's mean softmax around a uniform one, in units of one by the number of classes. Measured
+on untrained nets and 16 images of CIFAR-10: 0.03 to 0.3."""
 
 
 def recover_labels(
@@ -21,7 +16,6 @@ def recover_labels(
     head_bias: torch.Tensor | None,
     batch_size: int = 1,
     *,
-    softmax: torch.Tensor | None = None,
     noise_std: torch.Tensor | float = 0.0,
 ) -> torch.Tensor:
     """The classes behind a cross-entropy gradient, read off the last linear layer.
@@ -35,7 +29,6 @@ def recover_labels(
         head_weight: gradient [classes, features] of the last layer's weight; it may be clipped.
         head_bias: gradient [classes] of its bias, clipped alike, or None.
         batch_size: B.
-        softmax: [classes], about the mean over the batch; uniform if it is not given, which untrained nets are nearly.
         noise_std: of the noise in the bias gradient, one or [classes]; infinite for what is lost.
 
     Returns:
@@ -52,35 +45,31 @@ def recover_labels(
         return (shares * -shares.pow(3).sum().sign()).argmin().view(1)
     if head_bias is None:
         raise ValueError(f"expected a bias for {batch_size} samples of {classes} classes, got none")
-    slack = (UNIFORM_SLACK if softmax is None else EXPECTED_SLACK) / classes
-    expected = torch.full((classes,), 1 / classes) if softmax is None else softmax
-    found = counts(head_bias.detach().cpu().double(), batch_size, expected.cpu().double(), slack, noise_std)
+    found = counts(head_bias.detach().cpu().double(), batch_size, noise_std)
     return torch.arange(classes).repeat_interleave(found).to(head_weight.device)
 
 
-def counts(
-    head_bias: torch.Tensor, batch: int, softmax: torch.Tensor, slack: float, noise_std: torch.Tensor | float
-) -> torch.Tensor:
+def counts(head_bias: torch.Tensor, batch: int, noise_std: torch.Tensor | float) -> torch.Tensor:
     """How many samples each class has: the most probable numbers, together with the factor of the clipping.
 
-    The bias gradient is c (p - n / B) plus noise, with the mean softmax p, the counts n and an unknown factor c of the
-    clipping, whose logarithm is taken for uniform. That all counts are whole, none is negative and their sum is B tells
-    c: the gradient's own sum is zero whatever it is. Labels are taken for uniform and independent. LLG (Wainakh et al.
-    2021) gives back 1/B for each label that it takes, which is right for c = 1 only.
+    The bias gradient is c (p - n / B) plus noise, with the mean softmax p, which of untrained nets is about uniform,
+    the counts n and an unknown factor c of the clipping, whose logarithm is taken for uniform. That all counts are
+    whole, none is negative and their sum is B tells c: the gradient's own sum is zero whatever it is. Labels are taken
+    for uniform and independent. LLG (Wainakh et al. 2021) gives back 1/B for each label that it takes, which is right
+    for c = 1 only.
 
     Args:
         head_bias: float64 [classes].
         batch: B.
-        softmax: p, float64 [classes], known up to ``slack``.
-        slack: standard deviation of p.
         noise_std: of the noise, one or [classes].
 
     Returns:
         int64 [classes], of sum B.
     """
+    softmax = 1 / len(head_bias)
     noise = torch.as_tensor(noise_std, dtype=torch.float64).expand(len(head_bias))
     c = SCALES[:, None]
-    variance = (c * slack).square() + noise.square()  # [scales, classes]
+    variance = (c * SLACK * softmax).square() + noise.square()  # [scales, classes]
     found = torch.zeros(len(SCALES), len(head_bias), dtype=torch.float64)
 
     def cost(found: torch.Tensor) -> torch.Tensor:  # negative logarithm of the probability, a class at a time
@@ -94,37 +83,8 @@ def counts(
     return found[total.argmin()].long()
 
 
-def expected_softmax(model: nn.Module, image_shape: Sequence[int], batch: int, seed: int = 0) -> torch.Tensor:
-    """The mean softmax [classes] of a net on noise, which an untrained one has about on images too.
-
-    Args:
-        model: in the client's mode; stays as it is.
-        image_shape: (channels, height, width).
-        batch: images at once, as the client has.
-        seed: of the noise.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        images = torch.rand(8, batch, *image_shape, generator=draw).to(next(model.parameters()).device)
-        net = copy.deepcopy(model)
-        return torch.stack([net(some).softmax(1).mean(0) for some in images]).mean(0)
-
-
 def known_labels(release: Release, batch_size: int) -> torch.Tensor:
     """The labels [batch_size] that the release comes with, or else what the gradient's head alone tells of them."""
     if release.labels is not None:
         return release.labels
     return recover_labels(*release.gradient[-2:], batch_size=batch_size, noise_std=release.noise_std[-1].flatten())
-
-
-def read_labels(model: nn.Module, release: Release, image_shape: Sequence[int], batch_size: int = 1) -> torch.Tensor:
-    """The labels [batch_size] of a release, for who knows the net and the defense.
-
-    They are a guess where noise is as loud as one sample's share of the bias gradient, and for trained nets, whose
-    softmax depends on the images. Papers often take the labels for known instead.
-    """
-    plain = unsmoothed(release)
-    softmax = expected_softmax(model, image_shape, batch_size) if batch_size > 1 else None
-    return recover_labels(
-        *plain.gradient[-2:], batch_size=batch_size, softmax=softmax, noise_std=plain.noise_std[-1].flatten()
-    )

@@ -16,7 +16,7 @@ from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.knowledge import naive
 from bench.privacy.client import defenses
 from bench.privacy.study import attacks, evaluate, scenes, with_priors
-from bench.privacy.study.ceiling import ceiling
+from bench.privacy.study.ceiling import limits
 from bench.privacy.study.scenes import Scene
 
 
@@ -43,6 +43,11 @@ def run(options: argparse.Namespace) -> None:
     names = options.attacker or [name for name in known if name not in lacking]
     if set(names) - set(known):
         raise SystemExit(f"expected --attacker from {'; '.join(known)}, got {'; '.join(names)}")
+    unready = [reason for name, reason in lacking.items() if name in names]
+    if unready:
+        raise SystemExit("\n".join(unready))
+    for reason in [] if options.attacker else lacking.values():
+        print(f"left out: {reason}")
     print(f"noise {options.noise:g}, {options.iterations} steps, {options.restarts} starts; PSNR in dB, image by image")
     for name in tqdm(names, unit="attacker", leave=False):
         found = evaluate.outcome(scene, defense, known[name], search)
@@ -56,10 +61,11 @@ def run(options: argparse.Namespace) -> None:
 def ceilings(scene: Scene, defense, data: pathlib.Path | None) -> list[float]:
     """Of the scored images."""
     prior = attacks.gaussian(data, scene, ())
-    return [
-        ceiling(scene.model, evaluate.released(scene, defense, batch, 1), prior, batch.images)
+    found = [
+        limits(scene.model, evaluate.released(scene, defense, batch, 1), prior, batch.images)
         for batch in tqdm(scene.scored, "ceiling", leave=False)
     ]
+    return torch.cat([one.ceiling for one in found]).tolist()
 
 
 def _line(name: str, values: list[float], digits: int = 1) -> str:

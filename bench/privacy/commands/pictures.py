@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # see bench.privacy.commands.control
     lacking = with_priors.missing(options.data)
     if ATTACKER in lacking:
-        raise SystemExit(f"expected trained weights, got none: make them by\n    {lacking[ATTACKER]}")
+        raise SystemExit(lacking[ATTACKER])
     scene = scenes.one_image(options.data)
     scene = scene._replace(scored=scene.scored[: options.images])
     found = rebuilt(scene, flow.by_name(options.data, by_class=options.data is not None)[ATTACKER], options.iterations)

@@ -130,7 +130,7 @@ class World(NamedTuple):
     """Where the defenses of the first table are attacked once more; ``shown`` are those that are."""
 
     scene: MakeScene
-    priors: tuple[str, ...] = ("flow, plug-and-play",)
+    priors: tuple[str, ...] = STRONG
     lbfgs: bool = False
     shown: tuple[str, ...] = ("none", "DP", "TIP 0.3", "TIP 0.3 with floor")
 

@@ -8,12 +8,19 @@ import torch
 
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.study import evaluate, ledger, utility
-from bench.privacy.study.cases import EQUAL, PUBLISHED, cases
+from bench.privacy.study.attacks import gaussian
+from bench.privacy.study.cases import EQUAL, PUBLISHED, Case, cases
+from bench.privacy.study.ceiling import limits
 from bench.privacy.study.ledger import Figures
+
+CEILING = "ceiling"
+"""In place of an attacker: what any could get at most where the message is linear in the images."""
+AUDITED = 12
+"""Images at most, whose ceilings are computed."""
 
 
 class Job(NamedTuple):
-    """One line of a table, or without an attacker the accuracy under a defense."""
+    """One line of a table; without an attacker the accuracy under a defense, with :data:`CEILING` its ceilings."""
 
     table: str
     defense: str
@@ -77,6 +84,23 @@ class Cost(NamedTuple):
     seconds: float
 
 
+class Ceilings(NamedTuple):
+    """What ``ceiling.limits`` says of the first images under a defense, in dB, by batch and image.
+
+    ``images`` are those of :class:`Effort`; seconds are CPU time.
+    """
+
+    table: str
+    defense: str
+    images: str
+    ceiling: Figures
+    guess: Figures
+    seconds: float
+
+
+Line = Row | Cost | Ceilings
+
+
 def attacks() -> list[Job]:
     """All of them, in the order of the tables."""
     return [
@@ -92,12 +116,24 @@ def trainings() -> list[Job]:
     return [Job(table, defense, None) for table in (EQUAL, PUBLISHED) for defense in cases()[table]]
 
 
-def job_of(line: Row | Cost) -> Job:
+def ceilings() -> list[Job]:
+    """All of them: where images have 32x32 pixels and a message has few of them, so that a matrix will do."""
+    return [
+        Job(table, defense, CEILING)
+        for table, rows in cases().items()
+        for defense in rows
+        if not defense.endswith(("64x64", "batch of 16"))
+    ]
+
+
+def job_of(line: Line) -> Job:
     """What was measured."""
-    return Job(line.table, line.defense, getattr(line, "attacker", None))
+    if isinstance(line, Ceilings):
+        return Job(line.table, line.defense, CEILING)
+    return Job(line.table, line.defense, line.attacker if isinstance(line, Row) else None)
 
 
-def measure(job: Job, given: tuple[Effort, Place]) -> Row | Cost:
+def measure(job: Job, given: tuple[Effort, Place]) -> Line:
     """One line. Its figures depend on nothing but the arguments, as every job makes its defense anew."""
     torch.set_num_threads(1)  # the figures then do not depend on the number of cores either
     start, (effort, place) = time.process_time(), given
@@ -105,6 +141,9 @@ def measure(job: Job, given: tuple[Effort, Place]) -> Row | Cost:
     if job.attacker is None:
         percent = utility.accuracy(case.defense)
         return Cost(job.table, job.defense, percent, time.process_time() - start)
+    if job.attacker == CEILING:
+        found = limited(case, place.data)
+        return Ceilings(job.table, job.defense, effort.images, *found, time.process_time() - start)
     attack = case.attacks(place.data)[job.attacker]
     scene = case.scene(place.data)._replace(device=place.device)
     search = Search(iterations=effort.iterations, restarts=effort.restarts)
@@ -114,9 +153,21 @@ def measure(job: Job, given: tuple[Effort, Place]) -> Row | Cost:
     return Row(job.table, job.defense, job.attacker, *effort, *found, time.process_time() - start)
 
 
-def save(lines: list[Row] | list[Cost], path: pathlib.Path) -> None:
+def limited(case: Case, data: pathlib.Path | None) -> tuple[Figures, Figures]:
+    """Ceilings and guesses of the first images that are scored."""
+    scene = case.scene(data)
+    prior = gaussian(data, scene, ())
+    found = [
+        limits(scene.model, evaluate.released(scene, case.defense, batch, 1), prior, batch.images)
+        for batch in scene.scored[: AUDITED // scene.batch_size]
+    ]
+    ceiling, guess = (torch.cat(parts).tolist() for parts in zip(*found, strict=True))
+    return Figures(ceiling), Figures(guess)
+
+
+def save(lines: list[Line], path: pathlib.Path) -> None:
     """In the order of the tables."""
-    order = {job: index for index, job in enumerate([*attacks(), *trainings()])}
+    order = {job: index for index, job in enumerate([*attacks(), *trainings(), *ceilings()])}
     lines.sort(key=lambda line: order.get(job_of(line), len(order)))
     written = ([f"{value:.4g}" if isinstance(value, float) else value for value in line] for line in lines)
     ledger.save(lines[0]._fields, written, path)

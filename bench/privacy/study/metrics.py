@@ -18,8 +18,9 @@ def compare(images: torch.Tensor, originals: torch.Tensor) -> list[Score]:
     """Scores of the rebuilt images [B, channels, height, width] in [0, 1], in the order of the originals.
 
     A gradient of a batch says nothing of its order, so each original is compared with the image that is its own in the
-    pairing with the least squared error over the batch.
+    pairing with the least squared error over the batch. What is not a number, of a search that went astray, is gray.
     """
+    images = torch.where(images.isfinite(), images, 0.5)
     _, pairing = linear_sum_assignment(torch.cdist(originals.flatten(1), images.flatten(1)).square().numpy())
     paired = images[torch.from_numpy(pairing)]
     psnr = peak_signal_noise_ratio(paired, originals, data_range=1.0, reduction="none", dim=(1, 2, 3))

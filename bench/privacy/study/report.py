@@ -2,18 +2,21 @@
 
 import pathlib
 import statistics
+from typing import NamedTuple
 
 from bench.pages import publish
 from bench.privacy import figures
-from bench.privacy.study import ledger, noise_costs, tradeoff, with_priors
+from bench.privacy.study import gaps, ledger, noise_costs, tradeoff, with_priors
 from bench.privacy.study.cases import BY_LBFGS, EQUAL, FLOORS, PUBLISHED, WORLDS
 from bench.privacy.study.fedsgd import Plan
-from bench.privacy.study.jobs import Cost, Row
+from bench.privacy.study.jobs import Ceilings, Cost, Row
 from bench.privacy.study.strongest import median, strongest
 
 TABLES = (EQUAL, PUBLISHED, FLOORS, WORLDS)
 ATTACKERS = "every attacker"
 """The mark of the table that has a line for each."""
+CEILINGS = "ceilings"
+"""The mark of the table that has what any attacker could get at most, beside what the strongest got."""
 MET = ((EQUAL, "none"), (FLOORS, "DP 0.01"), (EQUAL, "DP"), (EQUAL, "APG"), (EQUAL, "TIP 0.3"), (EQUAL, "TIP 1.0"),
        (EQUAL, "TIP 0.3 with floor"))  # fmt: skip
 """The defenses in that table."""
@@ -23,19 +26,28 @@ THREATS = "threat model"
 SHOWN = ("none", "DP", "APG", "TIP 0.3", "TIP 1.0", "TIP 0.3 with floor")
 
 
-def tables(rows: list[Row], costs: list[Cost]) -> dict[str, str]:
+class Study(NamedTuple):
+    """All that was measured with the same effort."""
+
+    rows: list[Row]
+    costs: list[Cost]
+    ceilings: list[Ceilings]
+
+
+def tables(study: Study) -> dict[str, str]:
     """Those that go into docs/privacy.md, in Markdown by their marks."""
-    found = {table: markdown(table, rows, costs) for table in TABLES}
-    return {**found, ATTACKERS: by_attacker(rows)}
+    found = {table: markdown(table, study.rows, study.costs) for table in TABLES}
+    return {**found, ATTACKERS: by_attacker(study.rows), CEILINGS: gaps.markdown(study.rows, study.ceilings)}
 
 
-def write(rows: list[Row], costs: list[Cost], results: pathlib.Path, page: pathlib.Path, readme: pathlib.Path) -> None:
+def write(study: Study, results: pathlib.Path, page: pathlib.Path, readme: pathlib.Path) -> None:
     """Puts the tables into the page and the README, and draws the figures.
 
     That of accuracy on CIFAR-10 has what ``python -m bench.privacy utility`` left in the results.
     """
-    for mark, text in tables(rows, costs).items():
+    for mark, text in tables(study).items():
         publish(page, mark, text)
+    rows, costs, _ = study
     publish(readme, THREATS, markdown(EQUAL, [row for row in rows if row.defense in SHOWN], costs))
     draw(rows, costs, results / "privacy.png")
     trained = noise_costs.scored(ledger.load(noise_costs.Run, results / "utility.csv"), Plan())

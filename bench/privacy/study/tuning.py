@@ -1,4 +1,4 @@
-"""Settings of TIP: each meets attackers that know it, and trains a net; what no other setting beats in both."""
+"""Settings of TIP: each is audited and trains a net; what no other beats in both then meets attackers that know it."""
 
 import itertools
 import pathlib
@@ -12,8 +12,10 @@ from bench.privacy import figures
 from bench.privacy.attacker import knowledge
 from bench.privacy.attacker.inversion import Search
 from bench.privacy.client import defenses
+from bench.privacy.client.release import Defense
 from bench.privacy.study import attacks, evaluate, ledger, scenes, utility
 from bench.privacy.study.attacks import Attack
+from bench.privacy.study.ceiling import limits
 
 MATCHING = {
     "naive": knowledge.naive,
@@ -36,26 +38,38 @@ class Setting(NamedTuple):
     floor_std: float
 
 
-class Effort(NamedTuple):
-    """How hard the attackers try, and how long the net learns."""
-
-    iterations: int
-    epochs: int
-
-
 class Row(NamedTuple):
-    """A setting, its strongest attacker with its median PSNR in dB, accuracy in percent, and seconds of CPU time."""
+    """A setting, the median ceiling of its audit in dB, accuracy in percent, and seconds of CPU time."""
+
+    ratio: float
+    cutoff: float
+    std: float
+    floor_std: float
+    epochs: int
+    ceiling: float
+    accuracy: float
+    seconds: float
+
+    def key(self) -> tuple[Setting, int]:
+        """What was measured, and how long the net learned."""
+        return Setting(*self[:4]), self.epochs
+
+
+class Confirmed(NamedTuple):
+    """A setting, and what its strongest attacker got: the median PSNR in dB; seconds are CPU time."""
 
     ratio: float
     cutoff: float
     std: float
     floor_std: float
     iterations: int
-    epochs: int
     attacker: str
     psnr: float
-    accuracy: float
     seconds: float
+
+    def key(self) -> tuple[Setting, int]:
+        """What was attacked, and how hard."""
+        return Setting(*self[:4]), self.iterations
 
 
 def grid(ratios: list[float], cutoffs: list[float], stds: list[float], floors: list[float]) -> list[Setting]:
@@ -64,21 +78,36 @@ def grid(ratios: list[float], cutoffs: list[float], stds: list[float], floors: l
     return list(dict.fromkeys(Setting(r, c, s, f) if r else Setting(0.0, 0.0, 0.0, f) for r, c, s, f in every))
 
 
-def measure(setting: Setting, effort: Effort) -> Row:
-    """One row."""
+def measure(setting: Setting, epochs: int) -> Row:
+    """Audits and trains."""
     torch.set_num_threads(1)  # the figures then do not depend on the number of cores
-    start = time.process_time()
-    defense = defenses.targeted(setting.ratio, setting.std, setting.floor_std, setting.cutoff)
-    if not setting.ratio:
-        defense = defenses.gaussian(setting.floor_std)
-    search = Search(iterations=effort.iterations)
+    start, defense, scene = time.process_time(), defense_of(setting), scenes.one_image()
+    prior = attacks.gaussian(None, scene, ())
+    found = [
+        limits(scene.model, evaluate.released(scene, defense, batch, 1), prior, batch.images).ceiling.item()
+        for batch in scene.scored
+    ]
+    accuracy = utility.accuracy(defense, epochs)
+    return Row(*setting, epochs, statistics.median(found), accuracy, time.process_time() - start)
+
+
+def confirm(setting: Setting, iterations: int) -> Confirmed:
+    """Attacks; the strongest attacker is chosen on other photos than it is scored on."""
+    torch.set_num_threads(1)
+    start, defense, search = time.process_time(), defense_of(setting), Search(iterations=iterations)
     found = {
         name: evaluate.outcome(scenes.one_image(), defense, attack, search) for name, attack in attackers().items()
     }
     strongest = max(found, key=lambda name: found[name].tuned)
-    accuracy = utility.accuracy(defense, effort.epochs)
     psnr = statistics.median(found[strongest].psnr)
-    return Row(*setting, *effort, strongest, psnr, accuracy, time.process_time() - start)
+    return Confirmed(*setting, iterations, strongest, psnr, time.process_time() - start)
+
+
+def defense_of(setting: Setting) -> Defense:
+    """Without selected channels plain noise of the floor."""
+    if not setting.ratio:
+        return defenses.gaussian(setting.floor_std) if setting.floor_std else defenses.none
+    return defenses.targeted(setting.ratio, setting.std, setting.floor_std, setting.cutoff)
 
 
 def attackers() -> dict[str, Attack]:
@@ -89,57 +118,61 @@ def attackers() -> dict[str, Attack]:
 
 
 def front(rows: list[Row]) -> list[Row]:
-    """The rows that no other beats in PSNR and accuracy, from the most private on."""
+    """The rows that no other beats in ceiling and accuracy, from the most private on."""
 
     def beats(other: Row, row: Row) -> bool:
-        no_worse = other.psnr <= row.psnr and other.accuracy >= row.accuracy
-        return no_worse and (other.psnr, other.accuracy) != (row.psnr, row.accuracy)
+        no_worse = other.ceiling <= row.ceiling and other.accuracy >= row.accuracy
+        return no_worse and (other.ceiling, other.accuracy) != (row.ceiling, row.accuracy)
 
-    return sorted((row for row in rows if not any(beats(other, row) for other in rows)), key=lambda row: row.psnr)
+    return sorted((row for row in rows if not any(beats(other, row) for other in rows)), key=lambda row: row.ceiling)
 
 
 def advice(rows: list[Row], target: float) -> str:
-    """The setting with the best accuracy of those that hold the target, in a sentence."""
-    held = [row for row in rows if row.psnr <= target]
+    """The setting with the best accuracy of those whose ceiling holds the target, in a sentence."""
+    held = [row for row in rows if row.ceiling <= target]
     if not held:
-        closest = min(rows, key=lambda row: row.psnr)
-        return f"No setting holds {target:g} dB. The closest: {_text(closest)}, {closest.psnr:.1f} dB."
-    best = max(held, key=lambda row: (row.accuracy, -row.psnr))
-    return f"For {target:g} dB: {_text(best)}, with {best.accuracy:.1f} % accuracy at {best.psnr:.1f} dB."
+        closest = min(rows, key=lambda row: row.ceiling)
+        return f"No setting's ceiling holds {target:g} dB. The closest: {_text(closest)}, {closest.ceiling:.1f} dB."
+    best = max(held, key=lambda row: (row.accuracy, -row.ceiling))
+    return f"For {target:g} dB: {_text(best)}, with {best.accuracy:.1f} % accuracy, ceiling {best.ceiling:.1f} dB."
 
 
-def markdown(rows: list[Row]) -> str:
-    lines = ["| setting | strongest attacker | | accuracy |", "|---|---|---|---|"]
-    lines += [f"| {_text(row)} | {row.psnr:.1f} dB | {row.attacker} | {row.accuracy:.1f} % |" for row in rows]
+def markdown(rows: list[Row], confirmed: list[Confirmed]) -> str:
+    """The rows beside what was got of them."""
+    attacked = {one.key()[0]: one for one in confirmed}
+    lines = ["| setting | ceiling | strongest attacker | | accuracy |", "|---|---|---|---|---|"]
+    for row in rows:
+        one = attacked[row.key()[0]]
+        lines.append(
+            f"| {_text(row)} | {row.ceiling:.1f} dB | {one.psnr:.1f} dB | {one.attacker} | {row.accuracy:.1f} % |"
+        )
     return "\n".join(lines)
 
 
-def draw(rows: list[Row], target: float, path: pathlib.Path) -> None:
-    """Accuracy over PSNR, with the front and the target."""
+def draw(rows: list[Row], confirmed: list[Confirmed], target: float, path: pathlib.Path) -> None:
+    """Accuracy over PSNR, with the front, what attackers got there, and the target."""
     figure, axis = figures.chart(
-        (7, 4.2), "PSNR of the strongest attacker in dB (less is more private)", "accuracy on digits in %"
+        (7, 4.2), "PSNR that an attacker can get at most, in dB (less is more private)", "accuracy on digits in %"
     )
     for ratio in sorted({row.ratio for row in rows}):
-        points = [(row.psnr, row.accuracy) for row in rows if row.ratio == ratio]
+        points = [(row.ceiling, row.accuracy) for row in rows if row.ratio == ratio]
         axis.plot(*zip(*points, strict=True), "o", label=f"TIP {ratio:g}" if ratio else "noise on everything")
-    best = front(rows)
-    axis.plot([row.psnr for row in best], [row.accuracy for row in best], "k-", linewidth=0.8, label="best")
+    best, attacked = front(rows), {one.key()[0]: one.psnr for one in confirmed}
+    axis.plot([row.ceiling for row in best], [row.accuracy for row in best], "k-", linewidth=0.8, label="best")
+    got = [(attacked[row.key()[0]], row.accuracy) for row in best]
+    axis.plot(*zip(*got, strict=True), "kx", label="attacked")
     axis.axvline(target, color="gray", linestyle=":", label="target")
     axis.legend()
     figures.save(figure, path, "python -m bench.privacy tune")
 
 
-def save(rows: list[Row], path: pathlib.Path) -> None:
+def save(rows: list[Row] | list[Confirmed], path: pathlib.Path) -> None:
     """In the order of the settings."""
-    ledger.save(Row._fields, ([round(x, 4) if isinstance(x, float) else x for x in row] for row in sorted(rows)), path)
-
-
-def key(row: Row) -> tuple[Setting, Effort]:
-    """What was measured, and how hard."""
-    return Setting(*row[:4]), Effort(*row[4:6])
+    written = ([round(x, 4) if isinstance(x, float) else x for x in row] for row in sorted(rows))
+    ledger.save(rows[0]._fields, written, path)
 
 
 def _text(row: Row) -> str:
     if not row.ratio:
-        return f"noise of {row.floor_std:g} on everything"
+        return f"noise of {row.floor_std:g} on everything" if row.floor_std else "no noise"
     return f"TIP ratio {row.ratio:g}, cutoff {row.cutoff:g}, std {row.std:g}, floor {row.floor_std:g}"

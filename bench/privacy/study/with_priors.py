@@ -7,15 +7,20 @@ from bench.privacy.generator import settings as generator_settings
 from bench.privacy.prior import settings as prior_settings
 from bench.privacy.study import attacks, flow, generator
 from bench.privacy.study.attacks import Attack
-from bench.privacy.trained.weights import command
+from bench.privacy.trained.settings import Settings
+from bench.privacy.trained.weights import command, read
 
 
 class Needed(NamedTuple):
-    """A file of trained weights: the attackers that need it, and the command that makes it."""
+    """A trained net: its settings, the attackers that need it, and the command that trains it."""
 
-    file: pathlib.Path
+    settings: Settings
     attackers: tuple[str, ...]
     command: str
+
+    def steps(self) -> int:
+        """Of its training until now."""
+        return read(self.settings)["steps"] if self.settings.file().exists() else 0
 
 
 def by_name(data: pathlib.Path | None = None) -> dict[str, Attack]:
@@ -26,12 +31,23 @@ def by_name(data: pathlib.Path | None = None) -> dict[str, Attack]:
 def needed(data: pathlib.Path | None = None) -> list[Needed]:
     """What has to be trained before."""
     nets = {prior_settings.of_data(data): flow.by_name(data), generator_settings.of_data(data): generator.by_name(data)}
-    return [
-        Needed(chosen.file(), tuple(attackers), command(chosen, data or "FOLDER")) for chosen, attackers in nets.items()
-    ]
+    return [Needed(chosen, tuple(attackers), command(chosen, data or "FOLDER")) for chosen, attackers in nets.items()]
 
 
 def missing(data: pathlib.Path | None = None) -> dict[str, str]:
-    """The attackers whose weights are not there, with the command that makes these."""
-    absent = [one for one in needed(data) if not one.file.exists()]
-    return {attacker: one.command for one in absent for attacker in one.attackers}
+    """The attackers whose nets have not been trained for long enough, with what to do about it.
+
+    A net of fewer steps would make a weak attacker, and any defense look better than it is.
+    """
+    return {
+        attacker: f"expected a {one.settings.KIND} of at least {one.settings.LEAST} steps for {attacker}, "
+        f"got {one.steps()}: train it by\n    {one.command}"
+        for one in needed(data)
+        if one.steps() < one.settings.LEAST
+        for attacker in one.attackers
+    }
+
+
+def trained(data: pathlib.Path | None = None) -> list[str]:
+    """What the nets have behind them, to be said beside the figures."""
+    return [f"{one.settings.KIND} after {one.steps():,} steps" for one in needed(data)]

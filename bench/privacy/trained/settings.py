@@ -27,6 +27,8 @@ class Settings:
     """The settings that are options of the command."""
     MINUTES: ClassVar[float]
     """Of training, unless the command says otherwise."""
+    LEAST: ClassVar[int]
+    """Steps of training without which its attackers are too weak to judge a defense by."""
 
     data: str = "cifar10"
     batch: int = 64

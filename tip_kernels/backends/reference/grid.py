@@ -3,14 +3,23 @@
 import torch
 
 
-def grid_step(std: torch.Tensor | None, floor_std: torch.Tensor | None, tensor_id: int) -> torch.Tensor | None:
-    """The step of a tensor's released values, float64 []; see csrc/core/grid.h. ``std`` is None without a high band."""
+def grid_step(
+    std: torch.Tensor, floor_std: torch.Tensor | None, tensor_id: int, high_dim: int, amplitudes: torch.Tensor | None
+) -> torch.Tensor | None:
+    """The step of a tensor's released values, float64 []; see csrc/core/grid.h. ``high_dim`` is 0 without a high band.
+
+    ``amplitudes`` are float32 [2, K].
+    """
     if floor_std is None:
         return None
-    floor = floor_std[tensor_id].view(torch.int32)  # []: bits are in the order of the numbers they stand for
+    low_amount, high_amount = floor_std[tensor_id], std[tensor_id]  # float32 []
+    if amplitudes is not None:
+        low_amount = low_amount * amplitudes.flatten()[high_dim:].amin()
+        high_amount = high_amount * amplitudes[0, :high_dim].amin()
+    floor = low_amount.view(torch.int32)  # []: bits are in the order of the numbers they stand for
     least = floor
-    if std is not None:
-        high = std[tensor_id].view(torch.int32)
+    if high_dim > 0:
+        high = high_amount.view(torch.int32)
         least = torch.where((high > 0) & (high < floor), high, floor)
     exponent = (least >> 23) - 10
     is_normal = (floor > 0) & (exponent >= 1) & (exponent <= 254 - 23)

@@ -44,7 +44,7 @@ def _perturb_tensor(given: PerturbArguments, i: int, result: torch.Tensor, bands
     layer = _make_layer(given, i, result)
     basis_id, kernels, selected = given.basis_ids[i], layer.kernels, given.selected[i]
     if basis_id < 0:
-        _perturb_others(layer, _words_of_flat(layer), None)
+        _perturb_others(layer, _words_of_flat(layer), None, None)
         return
     kind = (basis_id, tuple(kernels.shape[2:]))
     if kind not in bands:
@@ -53,7 +53,7 @@ def _perturb_tensor(given: PerturbArguments, i: int, result: torch.Tensor, bands
     mask = is_selected(scores, selected, layer.shard.first_channel, kernels.shape[0])  # [C]
     words = _words_of_kernels(layer, given.high_dims[basis_id])
     if selected < len(scores):
-        _perturb_others(layer, words, mask)
+        _perturb_others(layer, words, mask, bands[kind])
     _perturb_selected(layer, words, mask, min(selected, kernels.shape[0]), bands[kind])
 
 
@@ -74,8 +74,9 @@ class _Layer(NamedTuple):
     kernels: torch.Tensor  # [C, M, *kernel_size], a view of the gradient
     stream: Stream
     shard: Shard  # where the tensor lies in the whole
-    std: torch.Tensor  # float64 [], as are the next three
+    std: torch.Tensor  # float64 [], as are the other numbers
     floor_std: torch.Tensor | None
+    amplitudes: torch.Tensor | None  # float64 [2, K], of selected channels and of others
     grid_step: torch.Tensor | None  # of the released values, 0 for none
     scale: torch.Tensor | None
     keep: float
@@ -94,16 +95,24 @@ class _Layer(NamedTuple):
 def _make_layer(given: PerturbArguments, i: int, tensor: torch.Tensor) -> _Layer:
     kernels = tensor.view(*tensor.shape, *[1] * (2 - tensor.dim()))  # [C, M, *kernel_size]
     tensor_id, floor_std, scale = given.tensor_ids[i], given.floor_std, given.grad_scale
+    high_dim = given.high_dims[given.basis_ids[i]] if given.basis_ids[i] >= 0 else 0
+    amplitudes = _amplitudes_of(given, i)
     return _Layer(
         kernels=kernels,
         stream=Stream(given.state, tensor_id, given.generator),
         shard=shard_of(given.shards, i, kernels.shape[1]),
         std=given.std[tensor_id].double(),
         floor_std=None if floor_std is None else floor_std[tensor_id].double(),
-        grid_step=grid.grid_step(given.std if given.basis_ids[i] >= 0 else None, floor_std, tensor_id),
+        amplitudes=None if amplitudes is None else amplitudes.double(),
+        grid_step=grid.grid_step(given.std, floor_std, tensor_id, high_dim, amplitudes),
         scale=None if scale is None else scale.double(),
         keep=given.keep,
     )
+
+
+def _amplitudes_of(given: PerturbArguments, i: int) -> torch.Tensor | None:
+    place = -1 if given.amplitude_ids is None else given.amplitude_ids[i]
+    return None if place < 0 else given.amplitudes[place]
 
 
 class _Words(NamedTuple):
@@ -124,8 +133,8 @@ def _words_of_flat(layer: _Layer) -> _Words:
     return _Words(taps, taps)
 
 
-def _perturb_others(layer: _Layer, words: _Words, mask: torch.Tensor | None) -> None:
-    """Scale and floor for every channel that is not selected."""
+def _perturb_others(layer: _Layer, words: _Words, mask: torch.Tensor | None, band: Band | None) -> None:
+    """Scale and floor for every channel that is not selected; with amplitudes the floor's noise is of a shape."""
     if layer.floor_std is None and layer.scale is None:
         return
     channels, kernels = layer.kernels.shape[:2]
@@ -139,6 +148,8 @@ def _perturb_others(layer: _Layer, words: _Words, mask: torch.Tensor | None) -> 
             else:
                 first = torch.arange(rows.start, rows.stop, device=part.device)  # [R]
             zeta = _normals(layer, words, first, columns.start, len(rows) * len(columns) // len(first))
+            if band is not None and layer.amplitudes is not None:
+                zeta = band.synthesize(layer.amplitudes[1] * zeta)
             result = result + layer.floor_std * zeta.reshape(part.shape)
         result = layer.released(result)
         if mask is not None:
@@ -159,6 +170,8 @@ def _perturb_selected(layer: _Layer, words: _Words, mask: torch.Tensor, at_most:
         coefficients[..., : band.high_dim] = layer.std * normals[..., : band.high_dim]
         if layer.floor_std is not None:
             coefficients[..., band.high_dim :] = layer.floor_std * normals[..., band.high_dim :]
+        if layer.amplitudes is not None:
+            coefficients = coefficients * layer.amplitudes[0]
         result = layer.scaled(before)
         if layer.keep != 1.0:
             result = result + (layer.keep - 1.0) * band.filter(result)

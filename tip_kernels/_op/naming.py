@@ -1,0 +1,14 @@
+"""How errors name what users give in lists, one for each gradient."""
+
+from collections.abc import Sequence
+
+
+def label(index: int, names: Sequence[str] | None) -> str:
+    """How errors name the tensor at an index of a list: ``[3]``, or with its name ``[3] (conv1.weight)``."""
+    return f"[{index}] ({names[index]})" if names and index < len(names) else f"[{index}]"
+
+
+def check_length(name: str, values: Sequence[object], count: int) -> None:
+    """Raises ValueError unless there are as many values as gradients."""
+    if len(values) != count:
+        raise ValueError(f"expected {name} of length {count}, one per gradient, got {len(values)}")

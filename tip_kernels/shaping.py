@@ -1,0 +1,126 @@
+"""Noise with an amount of its own for every frequency of every parameter: what it is, where it is kept."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from . import spectrum
+
+__all__ = ["Spectrum"]
+
+FORMAT = 1
+"""Of the files; to be raised with every change of what they hold."""
+
+
+class Spectrum:
+    """The noise of every coefficient of a message, in units of the clipping norm.
+
+    A conv kernel has a std for each bin of its DFT, in selected channels and in others; any other parameter has one.
+    Conjugate bins of a kernel have one amount, since a real kernel's are conjugates. Build one by hand, or by
+    :meth:`fit`; the same for all clients and the server, who compare :meth:`fingerprint`.
+
+    Args:
+        stds: by the names of the parameters. Of a conv kernel floating ``[2, *kernel_size[:-1], kernel_size[-1] // 2 +
+            1]``, the ``rfftn`` layout of :func:`tip_kernels.spectrum.radial_mask`: first of channels that are not
+            selected, then of those that are. Of any other parameter a number or a tensor ``[]``. Finite and above 0.
+
+    Raises:
+        TypeError, ValueError: something else.
+    """
+
+    def __init__(self, stds: Mapping[str, torch.Tensor | float]) -> None:
+        if not isinstance(stds, Mapping) or not stds:
+            raise TypeError(f"expected stds to be a mapping by parameter name, got {stds!r}")
+        self._stds = {name: _checked(name, std) for name, std in stds.items()}
+
+    @property
+    def stds(self) -> dict[str, torch.Tensor]:
+        """Copies of what it was made of, float64 on the CPU."""
+        return {name: std.clone() for name, std in self._stds.items()}
+
+    def least(self) -> float:
+        """The least std of all: that of the Gaussian mechanism which a message is at least as private as."""
+        return min(std.min().item() for std in self._stds.values())
+
+    def scaled(self, factor: float) -> "Spectrum":
+        """The same shape, louder or quieter."""
+        return Spectrum({name: factor * std for name, std in self._stds.items()})
+
+    def columns(self, name: str, kernel_size: tuple[int, ...], mask: torch.Tensor) -> torch.Tensor:
+        """The amounts of a conv kernel in the order of :func:`tip_kernels.spectrum.real_basis`, float64 [2, K].
+
+        Raises:
+            KeyError, ValueError: there is no such parameter, it is no kernel of this size, or conjugate bins differ.
+        """
+        std, shape = self._stds[name], (2, *kernel_size[:-1], kernel_size[-1] // 2 + 1)
+        if std.shape != shape:
+            raise ValueError(f"expected a spectrum of {shape} for {kernel_size} taps, got {tuple(std.shape)} ({name})")
+        for row in std:
+            spectrum.check_conjugates(f"a spectrum ({name})", row, kernel_size)
+        basis, _ = spectrum.real_basis(kernel_size, mask)
+        return std.flatten(1)[:, spectrum.column_bins(basis, kernel_size)]
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits, the same for the same amounts: what clients and server compare."""
+        return hashlib.sha256(_text(self._stds).encode()).hexdigest()[:16]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes it to a file of JSON, whole or not at all."""
+        path = pathlib.Path(path)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_text(_text(self._stds))
+        draft.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Spectrum":
+        """What :meth:`save` wrote.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it holds no spectrum, or one that was changed into something else.
+        """
+        try:
+            held = json.loads(pathlib.Path(path).read_text())
+            if held["format"] != FORMAT:
+                raise ValueError(f"format {held['format']}, expected {FORMAT}")
+            return cls({name: torch.tensor(std, dtype=torch.float64) for name, std in held["stds"].items()})
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"expected a spectrum in {path}, got something else: {error}") from error
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spectrum) and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+    def __repr__(self) -> str:
+        loudest = max(std.max().item() for std in self._stds.values())
+        return f"Spectrum({len(self._stds)} parameters, {self.least():.3g} to {loudest:.3g}, {self.fingerprint()})"
+
+
+def _checked(name: str, std: torch.Tensor | float) -> torch.Tensor:
+    if not isinstance(name, str):
+        raise TypeError(f"expected stds to be named by strings, got {name!r}")
+    try:
+        kept = torch.as_tensor(std, dtype=torch.float64).detach().to("cpu", copy=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"expected numbers as the std of {name!r}, got {type(std).__name__}") from error
+    if not (kept.isfinite() & (kept > 0)).all():
+        worst = kept[~(kept.isfinite() & (kept > 0))][0].item()
+        raise ValueError(f"expected every std to be finite and above 0, got {worst:g} ({name})")
+    if kept.dim() and (kept.dim() < 2 or len(kept) != 2 or kept.numel() == 0):
+        raise ValueError(
+            f"expected a number, or the std of others and of selected channels by bin [2, *bins], got shape "
+            f"{tuple(kept.shape)} ({name})"
+        )
+    return kept
+
+
+def _text(stds: Mapping[str, torch.Tensor]) -> str:
+    held: dict[str, Any] = {"format": FORMAT, "stds": {name: stds[name].tolist() for name in sorted(stds)}}
+    return json.dumps(held, indent=1, allow_nan=False)
