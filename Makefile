@@ -1,4 +1,4 @@
-# make demo    train and attack a small net without and with TIP, save demo.png
+# make demo    train, attack and audit a small net without and with TIP, save demo.png
 # make test    lint, types and every test
 # make bench   the speed tables
 # make study   every attacker against every defense, shortly, on a few photos; docs/privacy.md has it on CIFAR-10

@@ -1,4 +1,4 @@
-"""make demo: a small conv net trained without and with TIP, then attacked through its gradient; saves demo.png.
+"""make demo: a small conv net trained without and with TIP, attacked through its gradient, and audited; saves demo.png.
 
 Everything that is said here is measured in this run, within three minutes on an ordinary CPU.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from matplotlib import colormaps
 from torch import nn
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ from bench.privacy.attacker.sampling import HAMILTONIAN, LEAPFROGS
 from bench.privacy.client import defenses
 from bench.privacy.client.release import Defense, Release
 from bench.privacy.study import metrics
+from tip_kernels.audit import Audit, ImagePrior, audit
 
 SETTINGS = {"ratio": 1.0, "cutoff": 0.5, "std": 0.02, "max_grad_norm": 1.0}
 """The strongest TIP: every channel of every layer. Noise is in units of the clipping norm."""
@@ -37,6 +39,9 @@ SMOOTHING = {"exact": 0.01, "noisy": 1.0}
 PATIENT = Search(iterations=600, lr=0.1)
 SAFE = 13.0
 """PSNR in dB that docs/privacy.md calls safe: about what the mean of public images has, without any message."""
+STRIDE = 16
+"""Of the crops of photos that the audit's prior is fitted to. Crops as dense as the attacker's take longer and lower
+ceilings by at most a dB."""
 OUTPUT = "demo.png"
 
 
@@ -62,8 +67,9 @@ def main() -> None:
     print_training(trained)
     original = images.photo_crop(PICTURE)
     rebuilt = attack_all(original)
-    print_attacks(rebuilt)
-    save_pictures(original, rebuilt)
+    audits = audit_all(original)
+    print_attacks(original, rebuilt, audits)
+    save_pictures(original, rebuilt, audits)
     print("\n".join(conclusion({name: one.psnr for name, one in rebuilt.items()}, trained)))
 
 
@@ -107,9 +113,7 @@ class _Client:
 
 def attack_all(original: torch.Tensor) -> dict[str, Rebuilt]:
     """Attacks the gradient of one image under every defense, all at once."""
-    torch.manual_seed(0)
-    model = nets.small_conv_net(channels=3, size=32)
-    label = torch.tensor([3])
+    model, label = _target()
     plain, tipped, floored = (
         defense(model, original[None], label, seed=0)
         for defense in (defenses.none, _targeted(SETTINGS), _targeted(FLOOR))
@@ -127,6 +131,12 @@ def attack_all(original: torch.Tensor) -> dict[str, Rebuilt]:
     return {name: Rebuilt(rebuilt[0], *metrics.compare(rebuilt, original[None])[0]) for name, rebuilt in images.items()}
 
 
+def _target() -> tuple[nn.Module, torch.Tensor]:
+    """The net whose gradient is sent, and the label of the image."""
+    torch.manual_seed(0)
+    return nets.small_conv_net(channels=3, size=32), torch.tensor([3])
+
+
 def _posterior_mean(model: nn.Module, release: Release) -> torch.Tensor:
     """Of one release: the attack that gets most through noise on everything without a trained net."""
     print("again, through the floor, by one who knows photos: fits a prior first")
@@ -142,6 +152,28 @@ def _posterior_mean(model: nn.Module, release: Release) -> torch.Tensor:
             progress=progress,
         )
     return found.images[0]
+
+
+def audit_all(original: torch.Tensor) -> dict[str, Audit]:
+    """What any attacker who knows such photos could see of the image, by the names of ``DEFENSES``."""
+    print("what any attacker could see: fits a prior first")
+    prior = ImagePrior.fit(public_images.photo_crops(stride=STRIDE))
+    model, label = _target()
+    found = {}
+    with tqdm(total=len(DEFENSES), desc="audit", unit="defense", bar_format="{l_bar}{bar}| {elapsed}") as bar:
+        for done, (name, settings) in enumerate(DEFENSES.items()):
+            defense = 0.0 if settings is None else tip.TIP(model, **settings)
+            found[name] = audit(
+                model,
+                nn.functional.cross_entropy,
+                original[None],
+                label,
+                defense,
+                prior=prior,
+                max_grad_norm=SETTINGS["max_grad_norm"] if settings is None else None,
+                progress=lambda share, done=done: bar.update(done + share - bar.n),
+            )
+    return found
 
 
 def _targeted(settings: Mapping[str, float]) -> Defense:
@@ -191,22 +223,57 @@ def print_training(trained: Mapping[str, Trained]) -> None:
     print(f"backend: {tip.available_backends()[0]}\n")
 
 
-def print_attacks(rebuilt: Mapping[str, Rebuilt]) -> None:
-    print(f"\n{'image rebuilt from one gradient':34}  PSNR (dB)   SSIM   (higher: the image leaks more)")
+def print_attacks(original: torch.Tensor, rebuilt: Mapping[str, Rebuilt], audits: Mapping[str, Audit]) -> None:
+    """Each attack beside the audit of its defense."""
+    print(
+        f"\n{'image rebuilt from one gradient':34}  PSNR (dB)   SSIM   audit: ceiling  guess   (higher: it leaks more)"
+    )
     for name, one in rebuilt.items():
-        print(f"{name:34}  {one.psnr:9.1f}  {one.ssim:5.2f}")
-    print()
+        found = audits[_defense_of(name)]
+        psnr, guess = found.psnr.item(), _guess_psnr(found, original)
+        print(f"{name:34}  {one.psnr:9.1f}  {one.ssim:5.2f}   {psnr:14.1f}  {guess:5.1f}")
+    print(
+        "ceiling: of the best estimate, on average over images of a Gaussian prior of such photos, with the gradient "
+        "linear in them;\nguess: that estimate for this photo, which is worse for photos unlike those\n"
+    )
 
 
-def save_pictures(original: torch.Tensor, rebuilt: Mapping[str, Rebuilt]) -> None:
-    captions = ["original"]
-    captions += [
-        f"{name.replace(', ', chr(10))}\n{one.psnr:.1f} dB, SSIM {one.ssim:.2f}" for name, one in rebuilt.items()
-    ]
-    pictures = [original, *(one.image for one in rebuilt.values())]
-    figure = figures.side_by_side(pictures, captions, (2.6 * len(pictures), 3.4))
+def _guess_psnr(found: Audit, original: torch.Tensor) -> float:
+    return metrics.compare(found.guess.float(), original[None])[0].psnr
+
+
+def _defense_of(attack: str) -> str:
+    return attack.partition(",")[0]
+
+
+def save_pictures(original: torch.Tensor, rebuilt: Mapping[str, Rebuilt], audits: Mapping[str, Audit]) -> None:
+    """Three rows: the attacks; below the attackers who know the defense, the audit's best guesses and exposure maps."""
+    attacks = [("original", original)]
+    guesses = [("the audit's best guess\nfrom one message", _blank(original))]
+    maps = [("the audit's exposure map\nbright: seen, black:\nhidden as without a message", _blank(original))]
+    for name, one in rebuilt.items():
+        attacks.append((f"{name.replace(', ', chr(10))}\n{one.psnr:.1f} dB, SSIM {one.ssim:.2f}", one.image))
+        if name.endswith("naive attacker"):
+            guesses.append(("", _blank(original)))
+            maps.append(("", _blank(original)))
+            continue
+        found = audits[_defense_of(name)]
+        guesses.append((f"{_guess_psnr(found, original):.1f} dB for this photo", found.guess[0].float()))
+        maps.append((f"ceiling {found.psnr.item():.1f} dB on average", _exposure(found)))
+    captions, pictures = zip(*attacks, *guesses, *maps, strict=True)
+    figure = figures.grid(pictures, captions, 3, (2.6 * len(attacks), 9.6))
     figure.savefig(OUTPUT, dpi=150, bbox_inches="tight")
-    print(f"The original and the four rebuilt images are side by side in {OUTPUT}.\n")
+    print(f"The original, the four rebuilt images and what the audit makes of them are in {OUTPUT}.\n")
+
+
+def _exposure(found: Audit) -> torch.Tensor:
+    """The error that is left at each place, in colors [3, 32, 32]: from none, bright, to all that the prior has."""
+    error = found.uncertainty[0].square().mean(0).sqrt() * 10 ** (found.prior_psnr / 20)
+    return torch.from_numpy(colormaps["inferno_r"](error.clamp(0, 1).numpy())[..., :3]).permute(2, 0, 1)
+
+
+def _blank(like: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(like)
 
 
 def _settings_text(settings: Mapping[str, float]) -> str:

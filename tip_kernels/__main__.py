@@ -1,32 +1,68 @@
-"""python -m tip_kernels: the backends, where they run, and whether they can run here."""
+"""Commands of tip_kernels; without one, the table of backends. ``python -m tip_kernels COMMAND --help`` has more.
 
-import torch
+Exit codes: 0, or 2 for bad input, which one line on stderr tells.
+"""
 
-from . import __version__
-from ._op import dispatch
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ._commands import audit, backends
+from ._commands.refusal import Refused, one_line
+
+COMMANDS = {"backends": backends, "audit": audit}
+"""Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the help."""
 
 
-def main() -> None:
-    """Prints the versions and the backend table, fastest first."""
-    print(f"tip_kernels {__version__}, torch {torch.__version__}\n")
-    rows = [("backend", "runs on", "here"), *((b.name, b.runs_on, _here(b)) for b in dispatch.BACKENDS)]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for name, runs_on, here in rows:
-        print(f"{name:{widths[0]}}  {runs_on:{widths[1]}}  {here}")
+class Parser(argparse.ArgumentParser):
+    """Refuses bad usage as all else is refused, and takes no abbreviations, which a later option might change."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise Refused(f"{message}; --help tells more")
 
 
-def _here(backend: dispatch.Backend) -> str:
-    """Where on this machine the backend can run; if nowhere, why not on CPU and not on the accelerator."""
-    accelerator = torch.accelerator.current_accelerator()
-    gpu = "cuda" if accelerator is None else accelerator.type
-    reasons = {device: backend.unavailable_reason(torch.device(device)) for device in ("cpu", gpu)}
-    present = ["cpu"] if accelerator is None else list(reasons)
-    able = [device for device in present if reasons[device] is None]
-    if able:
-        variant = f" ({torch.ops.tip_kernels.cpu_variant()})" if backend.name == "cpu" else ""
-        return "yes, on " + " and ".join(able) + variant
-    return "no; " + "; ".join(f"{device}: {reason}" for device, reason in reasons.items())
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: without the program's name; None: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+        options.run(options)
+    except Refused as refused:
+        print(f"error: {one_line(refused)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130  # as shells do
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m tip_kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(run=backends.run)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        text = module.__doc__ or ""
+        command = commands.add_parser(
+            name,
+            help=text.partition("\n")[0],
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -114,7 +114,8 @@ def audit(
         with open_message(model, loss, batch, targets, coefficients(batch, targets), max_grad_norm) as message:
             columns = _chunk(message) if chunk is None else chunk
             noise = torch.randn(message.size, generator=generator, device="cpu").to(images.device)
-            if method == "exact" or (method is None and _is_small(message)):
+            used = method or ("exact" if _is_small(message) else "iterative")
+            if used == "exact":
                 posterior = exact_posterior(message, prior, noise, columns, generator, tell)
             else:
                 posterior = iterative_posterior(message, prior, noise, probes, iterations, columns, generator, tell)
@@ -132,6 +133,7 @@ def audit(
         guess=torch.cat([posterior.guess for posterior in found]),
         leak=tally.rows(),
         exact_std=exact_std,
+        method=used,
     )
 
 

@@ -56,6 +56,7 @@ class Audit:
         guess: the best linear guess from one simulated message, as large. It is not clamped to [0, 1].
         leak: rows of the table, in the order of the parameters.
         exact_std: the largest std that stood for no noise at all; 0 if all coefficients have noise.
+        method: ``"exact"`` or ``"iterative"``, that which was used.
     """
 
     psnr: torch.Tensor
@@ -65,6 +66,7 @@ class Audit:
     guess: torch.Tensor
     leak: list[Row]
     exact_std: float
+    method: str
 
     def __str__(self) -> str:
         low, high, mean = self.psnr.min().item(), self.psnr.max().item(), self.psnr.mean().item()
