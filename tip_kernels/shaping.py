@@ -4,12 +4,18 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from . import spectrum
+from ._op.plan import Masks
+
+if TYPE_CHECKING:
+    from ._audit.channels import Loss
+    from ._audit.prior import ImagePrior
 
 __all__ = ["Spectrum"]
 
@@ -75,6 +81,66 @@ class Spectrum:
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         draft.write_text(_text(self._stds))
         draft.replace(path)
+
+    @classmethod
+    def fit(
+        cls,
+        model: nn.Module,
+        loss: "Loss",
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        psnr: float | None = None,
+        noise_multiplier: float | None = None,
+        ratio: float = 0.3,
+        cutoff: float = 0.5,
+        masks: Masks | None = None,
+        max_grad_norm: float = 1.0,
+        prior: "ImagePrior | None" = None,
+        per_message: int = 1,
+        method: str | None = None,
+        probes: int = 8,
+        seed: int = 0,
+        progress: Callable[[float], None] | None = None,
+    ) -> "Spectrum":
+        """The shape that costs a model least for what it hides of pictures, by audits of public images.
+
+        At the plain noise that reaches the target, the variance for each band of each parameter becomes the root of
+        what noise there hides by what it costs, :attr:`tip_kernels.audit.Row.reveals` and ``harm``; then all of it is
+        scaled to the target. docs/audit.md derives it, and says what was gained over the same noise everywhere: next to
+        nothing for the nets that were measured.
+
+        Args:
+            model: as in :func:`tip_kernels.audit.audit`; it stays as it is.
+            loss: of outputs and labels, one number.
+            images: ``[N, channels, height, width]`` in [0, 1] that are nobody's secret.
+            labels: ``[N]``.
+            psnr: target: the mean of the images' ceilings in dB. Either this or ``noise_multiplier``.
+            noise_multiplier: target: the least noise of all, by the clipping norm.
+            ratio: of the TIP that the spectrum is for.
+            cutoff: likewise.
+            masks: likewise.
+            max_grad_norm: likewise.
+            prior: of images, for the audits.
+            per_message: images in one message.
+            method: of the audits.
+            probes: of each audit.
+            seed: of the audits.
+            progress: told, now and then, a share of the work from 0 to 1.
+
+        Returns:
+            One with all the model's parameters and floating buffers; what tells nothing here has the mean amount.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: both targets or none, one that cannot be reached, or see
+                :func:`tip_kernels.audit.audit` and :class:`tip_kernels.TIP`.
+        """
+        from ._audit.fitting import Target, fitted  # which is made of TIP, and TIP takes a spectrum
+
+        settings = {"ratio": ratio, "cutoff": cutoff, "masks": masks, "max_grad_norm": max_grad_norm}
+        asked = {"prior": prior, "per_message": per_message, "method": method, "probes": probes, "seed": seed}
+        target = Target.checked(psnr, noise_multiplier)
+        return fitted(model, loss, images, labels, target, settings, asked, progress)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Spectrum":

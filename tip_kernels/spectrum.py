@@ -28,8 +28,12 @@ def radial_mask(kernel_size: tuple[int, ...], cutoff: float) -> torch.Tensor:
     if not 0.0 <= cutoff < 1.0:
         raise ValueError(f"expected cutoff in [0, 1), got {cutoff}")
     _check_kernel_size(kernel_size)
-    mask = _radii(tuple(kernel_size)) > cutoff
-    return mask[..., : kernel_size[-1] // 2 + 1].clone()
+    return bin_radii(tuple(kernel_size)) > cutoff
+
+
+def bin_radii(kernel_size: tuple[int, ...]) -> torch.Tensor:
+    """The normalized radius, as of :func:`radial_mask`, of each bin in ``rfftn`` layout, float64 on the CPU."""
+    return _radii(kernel_size)[..., : kernel_size[-1] // 2 + 1].clone()
 
 
 def check_mask(mask: torch.Tensor, kernel_size: tuple[int, ...]) -> None:

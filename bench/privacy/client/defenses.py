@@ -173,6 +173,30 @@ def targeted(ratio: float, std: float, floor_std: float = 0.0, cutoff: float = 0
     return defense
 
 
+def shaped(shape: tip.Spectrum, ratio: float, cutoff: float = 0.5) -> Defense:
+    """TIP with a spectrum, in units of the clipping norm."""
+
+    def defense(model, images, labels, seed):
+        settings = {"ratio": ratio, "cutoff": cutoff, "spectrum": shape}
+        sent, selected = _perturbed_by_tip(model, images, labels, seed, settings)
+        noise, bases, energy = [], [], 0.0
+        stds = shape.stds
+        for name, g in sent.items():
+            if stds[name].dim():
+                basis, _ = _basis(g.shape[2:], cutoff)
+                mask = spectrum.radial_mask(tuple(g.shape[2:]), cutoff)
+                columns = CLIP * shape.columns(name, tuple(g.shape[2:]), mask).float()
+                level = columns[selected[name].long()].unsqueeze(1)  # [C, 1, K]
+            else:
+                basis, level = None, torch.full((*as_kernels(g).shape[:1], 1, 1), CLIP * stds[name].item())
+            bases.append(basis)
+            energy += noise_energy(level, g)
+            noise.append(level)
+        return Release(list(sent.values()), noise, bases, energy)
+
+    return defense
+
+
 def targeted_with_floor(floor_std: float) -> Defense:
     """TIP 0.3 with a floor, and twice as much on what it selects: beside DP of that std in the study's tables."""
     return targeted(0.3, 2 * floor_std, floor_std=floor_std)
