@@ -33,9 +33,9 @@ class Backend(NamedTuple):
 
 
 BACKENDS = (
-    Backend("cuda", "NVIDIA GPU, compiled CUDA C++", native.cuda_unavailable_reason, "", False),
+    Backend("cuda", "NVIDIA GPU, compiled CUDA C++", native.cuda_unavailable_reason, "", True),
     Backend("cpu", "CPU, compiled C++", native.cpu_unavailable_reason, "", True),
-    Backend("triton", "NVIDIA and AMD GPUs, compiled at first use", triton.unavailable_reason, "_triton", False),
+    Backend("triton", "NVIDIA and AMD GPUs, compiled at first use", triton.unavailable_reason, "_triton", True),
     Backend("reference", "any device, plain PyTorch, slow", reference.unavailable_reason, "_reference", True),
 )
 
