@@ -74,8 +74,8 @@ def full_noise_3x3(
         chosen = ()
         for kernel in tl.static_range(4):
             if SHAPED:
-                z = shaped(noise, shape, is_selected, 9 * kernel, 9)
-                full = _synthesize(z, 0, z[8])
+                coefficients = shaped(noise, shape, is_selected, 9 * kernel, 9)
+                full = _synthesize(coefficients, 0, coefficients[8])
             else:
                 full = _synthesize(noise, 9 * kernel, noise[9 * kernel + 8])
             for tap in tl.static_range(9):

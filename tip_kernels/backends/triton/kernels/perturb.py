@@ -25,7 +25,8 @@ from .ticket import take_ticket
 from .words import stream_of
 
 _NOT_CONSTANT = (
-    "header", "rows", "programs", "offsets", "bases", "amplitudes", "stds", "floor_stds", "grad_scale", "state", "advance",
+    "header", "rows", "programs", "offsets", "bases", "amplitudes", "stds", "floor_stds", "grad_scale", "state",
+    "advance",
 )  # fmt: skip
 """Arguments for whose values or alignment no second kernel is compiled."""
 
