@@ -21,6 +21,7 @@ struct HostTensor {
   const int64_t *sizes, *strides;
   int64_t dims, dtype, channels, selected, id, high_dim;
   int64_t first_channel, first_kernel, kernels;
+  const float* amplitudes;
 };
 
 struct HostCall {
@@ -52,7 +53,7 @@ Inputs inputs_of(const HostTensor* tensors, int64_t count, const HostCall& call)
     const int64_t basis = t->basis ? static_cast<int64_t>(inputs.bases.size()) : -1;
     if (t->basis) inputs.bases.push_back({t->basis, shape.taps(), t->high_dim});
     inputs.tensors.push_back({t->data, static_cast<DType>(t->dtype), shape, t->id, basis, t->scores, t->channels,
-                              t->selected, {t->first_channel, t->first_kernel, t->kernels}});
+                              t->selected, {t->first_channel, t->first_kernel, t->kernels}, t->amplitudes});
   }
   return inputs;
 }

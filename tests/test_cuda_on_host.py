@@ -1,6 +1,7 @@
 """The CUDA kernels without a GPU: their own code compiled for the host, thread by thread, against the reference."""
 
 import ctypes
+import math
 import os
 import pathlib
 import shutil
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from released import TINY_FLOOR, assert_on_grid, step_of, unrounded
+from released import TINY_FLOOR, assert_on_grid, least_amounts, step_of, unrounded
 from test_far_addresses import CASES as FAR_CASES
 from test_far_addresses import KINDS, assert_noise, call_of, gradient_of, ratios
 from test_far_addresses import case_id as far_case_id
@@ -37,7 +38,7 @@ from tip_kernels.rng import GENERATORS
 ROOT = pathlib.Path(__file__).parent.parent
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 ANY, DENSE, PAIRS, ELEMENTS = range(4)  # csrc/cuda/table.h: enum Path
-ENTRY_BYTES = 136 + 2 * 24  # csrc/cuda/table.h: Entry and its axes
+ENTRY_BYTES = 144 + 2 * 24  # csrc/cuda/table.h: Entry and its axes
 MOST_BLOCKS = 2**31 - 1  # of a launch on a GPU
 
 
@@ -46,6 +47,7 @@ class HostTensor(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("data", "scores", "basis", "sizes", "strides")),
         *((name, ctypes.c_int64) for name in ("dims", "dtype", "channels", "selected", "id", "high_dim")),
         *((name, ctypes.c_int64) for name in ("first_channel", "first_kernel", "kernels")),
+        ("amplitudes", ctypes.c_void_p),
     ]
 
 
@@ -100,11 +102,12 @@ def host_tensors(given: PerturbArguments, keep_alive: list) -> ctypes.Array:
         sizes, strides = (ctypes.c_int64 * 8)(*grad.shape), (ctypes.c_int64 * 8)(*grad.stride())
         keep_alive += [sizes, strides]
         shard = shards[3 * i : 3 * i + 3] if shards else (0, 0, grad.shape[1] if grad.dim() > 1 else 1)
-        has_band = basis_ids[i] >= 0
+        has_band, shape = basis_ids[i] >= 0, -1 if given.amplitude_ids is None else given.amplitude_ids[i]
         rows.append(HostTensor(
             grad.data_ptr(), pointer(scores[i]), pointer(bases[basis_ids[i]]) if has_band else None,
             ctypes.addressof(sizes), ctypes.addressof(strides), grad.dim(), DTYPES[grad.dtype], scores[i].numel(),
             given.selected[i], given.tensor_ids[i], given.high_dims[basis_ids[i]] if has_band else 0, *shard,
+            pointer(given.amplitudes[shape]) if shape >= 0 else None,
         ))  # fmt: skip
     return (HostTensor * max(1, len(rows)))(*rows)
 
@@ -263,6 +266,43 @@ def test_a_mixed_model_ranked_before(library):
         given = {"ratio": 0.3, "std": STD, "floor_std": 0.2, "rng": tip.NoiseRNG(KEY)}
         perturb_on_host(library, tensors, scores, ranks=ranks, **given)
     assert all(got is None or torch.equal(got, expected) for got, expected in zip(grads, want, strict=True))
+
+
+SHAPED_CASES = {
+    "dense": ((6, 95, 3, 3), torch.float32, DENSE, {}),
+    "dense, bfloat16": ((6, 95, 3, 3), torch.bfloat16, DENSE, {}),
+    "interleaved": ((3, 80, 3, 3), torch.float32, PAIRS, {}),
+    "float64": ((5, 7, 3, 3), torch.float64, ANY, {}),
+    "keep": ((5, 7, 3, 3), torch.float32, ANY, {"keep": 0.5}),
+    "corners": ((5, 7, 3, 3), torch.float32, ANY, {"cutoff": 0.75}),
+    "5x5, keep": ((5, 3, 5, 5), torch.float32, ANY, {"keep": 0.5}),
+    "9x9, outside of shared memory": ((3, 2, 9, 9), torch.float32, ANY, {"keep": 0.5}),
+}
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.2])
+@pytest.mark.parametrize("case", SHAPED_CASES)
+def test_amplitudes(library, case, floor):
+    """Of selected channels and others, on every path; in float32 what is rounded to is the same grid."""
+    shape, dtype, path, given = SHAPED_CASES[case]
+    draw = torch.Generator().manual_seed(1)
+    x, scores = torch.randn(shape, generator=draw).to(dtype), torch.rand(shape[0], generator=draw)
+    if path == PAIRS:
+        x = x.contiguous(memory_format=torch.channels_last)
+    rows = [(0.5 + torch.rand(math.prod(shape[2:]), generator=draw)).tolist() for _ in range(2)]
+    amplitudes = tip.Amplitudes(*rows)
+    given = {"ratio": 0.5, "std": STD, "floor_std": floor, "amplitudes": [amplitudes], **given}
+    want = x.to(torch.float64)
+    with unrounded():
+        tip.perturb_([want], [scores], rng=tip.NoiseRNG(KEY), backend="reference", **given)
+    report = perturb_on_host(library, [x], [scores], rng=tip.NoiseRNG(KEY), **given)
+    assert [report.any, report.dense, report.pairs, report.elements][path] == 1
+    high_dim = tip.spectrum.real_basis(shape[2:], tip.spectrum.radial_mask(shape[2:], given.get("cutoff", 0.5)))[1]
+    step = step_of(*least_amounts(floor, STD, amplitudes, high_dim))
+    assert_on_grid(x, step)
+    # An ulp of bfloat16 at values below 8; for the others, 81 taps of rounding: far below 1e-4.
+    tolerance = (2.0**-5 if dtype == torch.bfloat16 else 1e-4) + step / 2
+    torch.testing.assert_close(x.double(), want, rtol=0, atol=tolerance)
 
 
 ELEMENTS_CASES = {

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import tip_kernels as tip
-from tip_kernels._op import dispatch
 from tip_kernels._op.call import Options, prepare
 from tip_kernels._op.schemas import PerturbArguments
 
@@ -25,17 +24,13 @@ def op_of(backend, pattern: str):
     return getattr(torch.ops.tip_kernels, pattern.format(SUFFIXES[backend.name]))
 
 
-def knows_amplitudes(backend) -> bool:
-    return next(row for row in dispatch.BACKENDS if row.name == backend.name).takes_amplitudes
-
-
 def valid_call(backend) -> dict:
     """The arguments of a call with three tensors and everything optional: a conv, its bias and a conv of 5 taps."""
     grads = [backend.gradient(4, 3, 3, 3), backend.gradient(4), backend.gradient(6, 2, 5)]
     scores = [backend.scores(9), None, backend.scores(6)]
     options = Options(
         ratio=0.5, std=0.1, rng=tip.NoiseRNG(bytes(32)), keep=0.5, floor_std=0.1, grad_scale=2.0,
-        shards=[tip.Shard(2, 1, 9), None, None], amplitudes=AMPLITUDES if knows_amplitudes(backend) else None,
+        shards=[tip.Shard(2, 1, 9), None, None], amplitudes=AMPLITUDES,
         backend="reference",
     )  # fmt: skip
     given = prepare(grads, scores, options).arguments._asdict()
@@ -153,8 +148,6 @@ PERTURB = {
 @pytest.mark.parametrize("case", PERTURB, ids=lambda case: case.strip())
 def test_perturb_refuses(case, backend):
     name, spoil = PERTURB[case]
-    if name.startswith("amplitude") and not knows_amplitudes(backend):
-        pytest.skip("refuses them all, see below")
     call = valid_call(backend)
     before = [call["state"].clone(), *(grad.clone() for grad in call["grads"])]
     watched = [call["state"], *call["grads"]]
@@ -172,21 +165,8 @@ def test_perturb_runs_when_it_is_not_spoiled(backend):
     assert not any(map(torch.equal, call["grads"], before))
 
 
-def test_perturb_refuses_amplitudes_that_it_does_not_know(backend):
-    if knows_amplitudes(backend):
-        pytest.skip("knows them")
-    call = valid_call(backend)
-    before = [call["state"].clone(), *(grad.clone() for grad in call["grads"])]
-    call["amplitudes"], call["amplitude_ids"] = [torch.ones(2, 9, device=backend.device)], [0, -1, -1]
-    with pytest.raises(RuntimeError, match="expected no amplitudes"):
-        op_of(backend, "perturb{}_")(*call.values())
-    assert all(map(torch.equal, [call["state"], *call["grads"]], before))
-
-
 @pytest.mark.parametrize("other", ["scores", "std", "floor_std", "grad_scale", "state", "bases", "amplitudes"])
 def test_perturb_refuses_memory_of_another_argument(other, backend):
-    if other == "amplitudes" and not knows_amplitudes(backend):
-        pytest.skip("refuses them all")
     call = valid_call(backend)
     lies_in = call[other][0] if isinstance(call[other], list) else call[other]
     dtype = torch.float32 if other == "state" else lies_in.dtype
@@ -328,8 +308,6 @@ def test_tensors_between_addresses_are_refused(name, backend):
     """x86 reads them, other processors and GPUs do not, and C++ gives them no meaning."""
     if backend.device.type != "cpu":
         pytest.skip("buffers are on the CPU")
-    if name == "amplitudes" and not knows_amplitudes(backend):
-        pytest.skip("refuses them all")
     arguments = valid_call(backend)
     value = arguments[name]
     if isinstance(value, list):

@@ -41,8 +41,9 @@ def launches(lanes: int) -> dict[str, Any]:
     from tip_kernels.backends.triton.plan import plan_launches
 
     def plan(
-        shapes, dtype=torch.float32, layout=torch.contiguous_format, aligned=True, generator=12, keep=False, **amounts
-    ):
+        shapes, dtype=torch.float32, layout=torch.contiguous_format, aligned=True, generator=12, keep=False,
+        shaped=False, **amounts,
+    ):  # fmt: skip
         grads = [torch.empty(s, dtype=dtype, device="meta") for s in shapes]
         grads = [g.to(memory_format=layout) if g.dim() == 4 else g for g in grads]
         taps = sorted({g[0, 0].numel() for g in grads if g.dim() == 4})
@@ -59,6 +60,8 @@ def launches(lanes: int) -> dict[str, Any]:
             keep=keep,
             generator=generator,
             shards=None,
+            amplitude_taps=tuple(taps) if shaped else (),
+            amplitude_ids=tuple(taps.index(g[0, 0].numel()) if g.dim() == 4 else -1 for g in grads) if shaped else None,
         )
         (launch,) = plan_launches(facts, lanes)
         return launch.variant(launch.accesses([0 if aligned else 4] * len(grads)))
@@ -68,6 +71,8 @@ def launches(lanes: int) -> dict[str, Any]:
     return {
         "3x3": plan([conv]),
         "3x3 floor": plan([conv], floor=True),
+        "3x3 shaped": plan([conv], shaped=True),
+        "3x3 floor shaped": plan([conv], floor=True, shaped=True),
         "3x3 16-bit": plan([conv], dtype=torch.bfloat16, generator=20),
         "3x3 channels_last": plan([conv], layout=torch.channels_last, keep=True),
         "3x3 unaligned": plan([conv], aligned=False, scale=True, dtype=torch.float16, generator=10),
@@ -75,6 +80,7 @@ def launches(lanes: int) -> dict[str, Any]:
         "elements": plan([(10, 64), (64,)], floor=True, generator=8),
         "elements 16-bit": plan([(10, 64), (64,)], dtype=torch.bfloat16, generator=20, **everything),
         "network": plan(net, generator=10, **everything),
+        "network shaped": plan(net, shaped=True, keep=True, **everything),
         "network in double": plan(net, dtype=torch.float64, keep=True, **everything),
     }
 
@@ -175,7 +181,10 @@ def hip_report(asm: dict[str, Any]) -> dict:
 
 
 CASES = [*launches(32), "words", "row sums", "column sums"]
-IN_REGISTERS = ["3x3", "3x3 floor", "3x3 16-bit", "3x3 channels_last", "convolutions", "elements", "elements 16-bit"]
+IN_REGISTERS = [
+    "3x3", "3x3 floor", "3x3 shaped", "3x3 floor shaped", "3x3 16-bit", "3x3 channels_last", "convolutions", "elements",
+    "elements 16-bit",
+]  # fmt: skip
 LOCAL = {"convolutions": 40}
 """Bytes that ptxas 12, which Triton 3.6 has, puts into memory rather than take more than 128 registers."""
 LATER = ("sm_100",)

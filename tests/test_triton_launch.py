@@ -103,7 +103,22 @@ def test_two_states_share_no_counter(backend, who_takes_the_step):
         pytest.skip("about programs on a GPU")
     for state in states:
         torch.ops.tip_kernels.perturb_triton_(
-            [grad], [torch.zeros(0)], [0], [0], [-1], [], [], torch.ones(1), torch.ones(1), None, state, 1.0, 12, None
+            [grad],
+            [torch.zeros(0)],
+            [0],
+            [0],
+            [-1],
+            [],
+            [],
+            torch.ones(1),
+            torch.ones(1),
+            None,
+            state,
+            1.0,
+            12,
+            None,
+            [],
+            None,
         )
     assert states[0][4:].tolist() == [0, 8]  # what another call counts is left to it
     assert states[1][4:].tolist() == [1, 0]

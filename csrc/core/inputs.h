@@ -48,14 +48,16 @@ struct Inputs {
   bool is_scaled() const { return grad_scale != nullptr; }
   bool replaces() const { return keep != 1.0; }  // a part of the high band
 
-  // Of a unit of a selected channel, or of any other.
-  Noise noise_of(bool selected) const { return tip::noise_of(selected, has_floor(), is_scaled()); }
+  // Of a unit of a selected channel of a tensor, or of any other.
+  Noise noise_of(const TensorInput& tensor, bool selected) const {
+    return tip::noise_of(selected, has_floor(), is_scaled(), tensor.amplitudes != nullptr);
+  }
 
   // Whether anything happens to a tensor.
   bool changes(const TensorInput& tensor) const {
     for (int64_t dim = 0; dim < tensor.shape.dims; ++dim)
       if (tensor.shape.sizes[dim] == 0) return false;
-    return (tensor.basis >= 0 && tensor.selected > 0) || noise_of(false) != Noise::untouched;
+    return (tensor.basis >= 0 && tensor.selected > 0) || noise_of(tensor, false) != Noise::untouched;
   }
 };
 

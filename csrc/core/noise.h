@@ -18,10 +18,14 @@ enum class Noise : uint8_t {
 
 TIP_BEGIN_NAMESPACE
 
-// `floor`, `scaled`: whether the call has a floor_std and a grad_scale.
-TIP_HD Noise noise_of(bool selected, bool floor, bool scaled) {
+// Whether it is that of a selected channel.
+TIP_HD bool is_of_selected(Noise noise) { return noise == Noise::band || noise == Noise::full; }
+
+// `floor`, `scaled`: whether the call has a floor_std and a grad_scale; `shaped`: whether the tensor has amplitudes.
+TIP_HD Noise noise_of(bool selected, bool floor, bool scaled, bool shaped) {
   if (selected) return floor ? Noise::full : Noise::band;
-  return floor ? Noise::white : scaled ? Noise::none : Noise::untouched;
+  if (floor) return shaped ? Noise::colored : Noise::white;
+  return scaled ? Noise::none : Noise::untouched;
 }
 
 TIP_END_NAMESPACE

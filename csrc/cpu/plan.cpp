@@ -166,8 +166,7 @@ void PlannedRuns::add_channels(const TensorInput& input, const RunTensor& tensor
   const int64_t stride = kernels > 1 ? shape.strides[1] : channel_stride;
   const int64_t channel_bytes = channel_stride * bytes_of(tensor.dtype);
   const std::vector<char> selected = select_channels(input.scores, input.channels, input.selected);
-  const Noise of_selected = inputs_.noise_of(true), uniform = inputs_.noise_of(false);
-  const Noise of_others = uniform == Noise::white && input.amplitudes ? Noise::colored : uniform;
+  const Noise of_selected = inputs_.noise_of(input, true), of_others = inputs_.noise_of(input, false);
   const int64_t first = first_unit(input);
   for (int64_t c = 0; c < channels; ++c) {
     const Noise noise = selected[input.shard.first_channel + c] ? of_selected : of_others;
@@ -178,7 +177,7 @@ void PlannedRuns::add_channels(const TensorInput& input, const RunTensor& tensor
 
 void PlannedRuns::add_elements(const TensorInput& input, const RunTensor& tensor) {
   const std::vector<Axis> axes = element_axes(input);
-  const Noise noise = inputs_.noise_of(false);
+  const Noise noise = inputs_.noise_of(input, false);
   const int64_t first = first_unit(input);
   for_each_line(axes, [&](int64_t offset, int64_t index) {
     add_run(tensor, noise, input.data + offset * bytes_of(tensor.dtype), axes[0].stride, first + index, axes[0].size);

@@ -119,7 +119,7 @@ class AnyKernel {
     TIP_ROLLED
     for (int i = begin + thread; i < end; i += kThreads) {
       const int slot = i / entry_.high_dim, column = i % entry_.high_dim;
-      if (noise(slot) < Noise::band) continue;
+      if (!is_of_selected(noise(slot))) continue;
       A sum = 0;
       for (int tap = 0; tap < entry_.taps; ++tap)
         sum += basis<A>(tap, column) * load_as(entry_.data, offset(slot, tap), entry_.dtype, zero);
@@ -134,7 +134,7 @@ class AnyKernel {
     const bool interleaved = entry_.unit_stride == 1 && taps > 1;
     const A std = header_.std[entry_.id], factor = scale<A>();
     const A floor = header_.floor_std ? header_.floor_std[entry_.id] : 0.0f;
-    const Grid<A> grid(grid_step(floor, entry_.basis ? std : 0));
+    const Grid<A> grid(grid_step(entry_, header_));
     TIP_ROLLED
     for (int i = thread; i < slots * taps; i += kThreads) {
       const int slot = shared_.tile.begin + (taps == 1 ? i : interleaved ? i % slots : i / taps);
@@ -144,7 +144,7 @@ class AnyKernel {
       const int64_t at = offset(slot, tap);
       A x = load_as(entry_.data, at, entry_.dtype, zero) * factor;
       if (kind == Noise::white) x += floor * normal(slot, tap);
-      if (kind >= Noise::band) x += added(slot, tap, std, floor);
+      if (kind >= Noise::band) x += added(slot, tap, kind == Noise::colored ? floor : std, floor);
       if (grid) x = grid(x);
       store_as(entry_.data, at, entry_.dtype, x);
     }
@@ -178,11 +178,14 @@ class AnyKernel {
 
   template <class A>
   TIP_HD A added(int slot, int tap, A std, A floor) const {
+    const bool selected = is_of_selected(noise(slot));
+    const float* amplitudes = amplitudes_of(entry_, selected);
     A sum = 0;
     for (int column = 0; column < layout_.used; ++column) {
       const bool high = column < entry_.high_dim;
       A coefficient = (high ? std : floor) * normal(slot, column);
-      if (high && layout_.shares > 0) coefficient += shares<A>()[slot * entry_.high_dim + column];
+      if (amplitudes) coefficient *= amplitudes[column];
+      if (high && selected && layout_.shares > 0) coefficient += shares<A>()[slot * entry_.high_dim + column];
       sum += basis<A>(tap, column) * coefficient;
     }
     return sum;

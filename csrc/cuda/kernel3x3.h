@@ -181,6 +181,10 @@ class Band3x3 : public Kernels3x3 {
     float z[kGroup];
     const int64_t group = shared_.tile.lane + pass * kThreads + thread;
     draw<kGenerator>(source, entry_.id, group, header_.std[entry_.id] * kGain3x3, z);
+    if (entry_.amplitudes) {
+      TIP_UNROLL
+      for (int j = 0; j < kGroup; ++j) z[j] *= entry_.amplitudes[j % 8];
+    }
     TIP_UNROLL
     for (int i = 0; i < kThreadKernels; ++i) synthesize_3x3(z + 8 * i, lane.added + 9 * i);
     // Of two channels that meet in this lane one may be left alone.
@@ -206,8 +210,14 @@ class Floor3x3 : public Kernels3x3 {
       float z[kGroup];  // of which 9 are used, and what only the others need is not computed
       draw<kGenerator>(source, entry_.id, shared_.tile.lane + slot(thread, pass) + i, 1.0f, z);
       float* added = lane.added + 9 * i;
-      if (lane.noise[i] == Noise::full) {
-        const float amplitude = header_.std[entry_.id] * kGain3x3, constant = z[8] * (floor * kDcGain3x3);
+      if (lane.noise[i] >= Noise::full) {  // or colored
+        const bool selected = lane.noise[i] == Noise::full;
+        if (const float* amplitudes = amplitudes_of(entry_, selected)) {
+          TIP_UNROLL
+          for (int j = 0; j < 9; ++j) z[j] *= amplitudes[j];
+        }
+        const float amplitude = (selected ? header_.std[entry_.id] : floor) * kGain3x3;
+        const float constant = z[8] * (floor * kDcGain3x3);
         TIP_UNROLL
         for (int j = 0; j < 8; ++j) z[j] *= amplitude;
         synthesize_3x3(z, added);
@@ -221,7 +231,7 @@ class Floor3x3 : public Kernels3x3 {
   }
 
   TIP_HD void add(int thread, int pass, const Lane& lane) const {
-    const Grid<float> grid(grid_step(header_.floor_std[entry_.id], header_.std[entry_.id]));
+    const Grid<float> grid(grid_step(entry_, header_));
     if (grid) {
       Kernels3x3::add(thread, pass, lane, grid);
     } else {

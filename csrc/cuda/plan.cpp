@@ -57,6 +57,7 @@ class TensorPlan {
     entry_.taps = static_cast<int32_t>(basis.taps);
     entry_.high_dim = static_cast<int32_t>(basis.high_dim);
     entry_.basis = basis.matrix;
+    entry_.amplitudes = tensor_.amplitudes;
     entry_.row_units = shape_.sizes[1];
     entry_.unit_stride = shape_.strides[1];
     entry_.first_channel = tensor_.shard.first_channel;

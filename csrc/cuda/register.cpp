@@ -56,8 +56,6 @@ int32_t copy_axes(const std::vector<Axis>& axes, Axis* to, const char* whose) {
 
 void perturb(const Arguments& arguments) {
   const Inputs inputs = checked_inputs(arguments);
-  for (const TensorInput& tensor : inputs.tensors)
-    if (tensor.amplitudes) refuse("expected no amplitudes, which this backend does not know yet");
   std::vector<PlannedTensor> tensors = plan_tensors(inputs);
   const Device device(arguments.state);
   const int64_t words = ranking_words(tensors);

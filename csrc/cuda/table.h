@@ -32,6 +32,7 @@ struct Entry {
   int64_t channels, selected;
   int64_t first_channel;
   const double* basis;  // [taps, taps] row-major, masked columns first; null without a high band
+  const float* amplitudes;  // [2, taps], of selected channels and of others; null without
   int64_t first;        // index of the first unit in the whole tensor
   int64_t row_units, unit_stride;
   int64_t run_units;  // the whole tensor if its rows follow one another, else a row

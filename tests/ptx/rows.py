@@ -12,6 +12,7 @@ import tip_kernels as tip
 from .cuda import CudaOnCpu
 
 KEY = bytes(range(32))
+SHAPE = tip.Amplitudes(tuple(0.5 + j / 9 for j in range(9)), tuple(1.5 - j / 9 for j in range(9)))
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -73,6 +74,10 @@ PERTURB = {
     "long list, several passes": Row(((1, 600, 3, 3),) + ((2, 1, 3, 3),) * 30, {"ratio": 1.0}, passes=2),
     "two kernels a group": Row(((5, 7, 3, 3),), {"keep": 0.5}),
     "four groups a kernel": Row(((3, 2, 7, 7),)),
+    "shaped, dense": Row(((6, 95, 3, 3),), {"amplitudes": [SHAPE]}),
+    "shaped, floor, dense": Row(((6, 95, 3, 3),), {"floor_std": 0.5, "amplitudes": [SHAPE]}),
+    "shaped, floor, interleaved": Row(((3, 80, 3, 3),), {"floor_std": 0.5, "amplitudes": [SHAPE]}, last=True),
+    "shaped, floor, replaced": Row(((5, 7, 3, 3),), {"floor_std": 0.5, "keep": 0.5, "amplitudes": [SHAPE]}),
     "long list, any": Row(((5, 3, 5, 5),) + ((2, 1, 3, 3),) * 30),
     "long list, replaced": Row(((5, 3, 5, 5), (5, 7, 3, 3)) + ((2, 1, 3, 3),) * 30, {"keep": 0.5}),
 }  # fmt: skip

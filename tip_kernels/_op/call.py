@@ -140,7 +140,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
     floor_std = _amounts(options.floor_std, "floor_std", len(grads), device) if _has_floor(options) else None
     grad_scale = _scale(options.grad_scale, device)
     check_range("keep", options.keep, 0.0, 1.0)
-    op = dispatch.perturb_op(options.backend, device, has_amplitudes=amplitudes is not None)
+    op = dispatch.perturb_op(options.backend, device)
     arguments = PerturbArguments(
         grads=nonempty,
         scores=_scores(scores, plan, std),

@@ -22,21 +22,19 @@ class Backend(NamedTuple):
     """A way to run the ops.
 
     ``unavailable_reason(device)`` is None if it can run there, else the reason. ``suffix`` names its ops.
-    ``takes_amplitudes`` says whether ``perturb_`` knows noise with a shape; it refuses it otherwise.
     """
 
     name: str
     runs_on: str
     unavailable_reason: Callable[[torch.device], str | None]
     suffix: str
-    takes_amplitudes: bool
 
 
 BACKENDS = (
-    Backend("cuda", "NVIDIA GPU, compiled CUDA C++", native.cuda_unavailable_reason, "", False),
-    Backend("cpu", "CPU, compiled C++", native.cpu_unavailable_reason, "", True),
-    Backend("triton", "NVIDIA and AMD GPUs, compiled at first use", triton.unavailable_reason, "_triton", False),
-    Backend("reference", "any device, plain PyTorch, slow", reference.unavailable_reason, "_reference", True),
+    Backend("cuda", "NVIDIA GPU, compiled CUDA C++", native.cuda_unavailable_reason, ""),
+    Backend("cpu", "CPU, compiled C++", native.cpu_unavailable_reason, ""),
+    Backend("triton", "NVIDIA and AMD GPUs, compiled at first use", triton.unavailable_reason, "_triton"),
+    Backend("reference", "any device, plain PyTorch, slow", reference.unavailable_reason, "_reference"),
 )
 
 
@@ -46,15 +44,14 @@ def available_backends(device: torch.device | str = "cpu") -> list[str]:
     return [backend.name for backend in BACKENDS if backend.unavailable_reason(device) is None]
 
 
-def perturb_op(name: str | None, device: torch.device, has_amplitudes: bool) -> Op:
-    """The ``perturb_`` op of the named backend, or of the fastest that knows what the call has.
+def perturb_op(name: str | None, device: torch.device) -> Op:
+    """The ``perturb_`` op of the named backend, or of the fastest.
 
     Raises:
         ValueError: no backend has this name; the message lists them.
         RuntimeError: the named backend cannot run on the device; the message says why.
     """
-    pattern = "perturb_in_graph{}_" if torch.compiler.is_compiling() else "perturb{}_"
-    return _op(pattern, name, device, has_amplitudes)
+    return _op("perturb_in_graph{}_" if torch.compiler.is_compiling() else "perturb{}_", name, device)
 
 
 def saliency_op(name: str | None, device: torch.device) -> Op:
@@ -72,27 +69,20 @@ def clip_op(name: str | None, device: torch.device) -> Op:
     return _op("clip_scale{}", name, device)
 
 
-def _op(pattern: str, name: str | None, device: torch.device, has_amplitudes: bool = False) -> Op:
-    op: Op = getattr(torch.ops.tip_kernels, pattern.format(_suffix(name, device, has_amplitudes))).default
+def _op(pattern: str, name: str | None, device: torch.device) -> Op:
+    op: Op = getattr(torch.ops.tip_kernels, pattern.format(_suffix(name, device))).default
     return op
 
 
 @constant_when_traced
-def _suffix(name: str | None, device: torch.device, has_amplitudes: bool) -> str:
-    backend = _fastest(device.type, has_amplitudes) if name is None else _named(name, device, has_amplitudes)
-    return backend.suffix
+def _suffix(name: str | None, device: torch.device) -> str:
+    return _fastest(device.type).suffix if name is None else _named(name, device).suffix
 
 
-def _reason_against(backend: Backend, device: torch.device, has_amplitudes: bool) -> str | None:
-    if has_amplitudes and not backend.takes_amplitudes:
-        return "it knows no amplitudes yet"
-    return backend.unavailable_reason(device)
-
-
-def _named(name: str, device: torch.device, has_amplitudes: bool) -> Backend:
+def _named(name: str, device: torch.device) -> Backend:
     for backend in BACKENDS:
         if backend.name == name:
-            reason = _reason_against(backend, device, has_amplitudes)
+            reason = backend.unavailable_reason(device)
             if reason is not None:
                 raise RuntimeError(f"backend {name!r} cannot run on {device}: {reason}")
             return backend
@@ -101,12 +91,12 @@ def _named(name: str, device: torch.device, has_amplitudes: bool) -> Backend:
 
 
 @functools.cache
-def _fastest(device_type: str, has_amplitudes: bool = False) -> Backend:
+def _fastest(device_type: str) -> Backend:
     """The first backend that can run; says once which and why not a faster one."""
     device = torch.device(device_type)
     passed_over = []
     for backend in BACKENDS:
-        reason = _reason_against(backend, device, has_amplitudes)
+        reason = backend.unavailable_reason(device)
         if reason is None:
             break
         passed_over.append(f"{backend.name}: {reason}")

@@ -69,12 +69,6 @@ def check_perturb(given: PerturbArguments) -> None:
     _check_step(given.state)
 
 
-def check_without_amplitudes(given: PerturbArguments) -> None:
-    """Raises RuntimeError if a tensor has amplitudes: for backends that know none."""
-    if given.amplitude_ids is not None and max(given.amplitude_ids, default=-1) >= 0:
-        _refuse("no amplitudes, which this backend does not know yet")
-
-
 def check_words(out: torch.Tensor, state: torch.Tensor, tensor_id: int, first_position: int, generator: int) -> None:
     """Raises RuntimeError unless ``words_`` can run with these arguments. It shows the words of any step."""
     _check_generator(generator)

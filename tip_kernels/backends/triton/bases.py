@@ -1,4 +1,4 @@
-"""How the bases of a call lie on the device: one after the other, rows padded, in the type of the arithmetic."""
+"""How bases and amplitudes of a call lie on the device: one after the other. Rows of bases are padded."""
 
 import itertools
 from collections.abc import Sequence
@@ -22,3 +22,13 @@ def pack_bases(bases: Sequence[torch.Tensor], real: torch.dtype, device: torch.d
     """The bases [K, K] as one tensor of type ``real`` on the device."""
     padded = [torch.nn.functional.pad(basis, (0, basis_pitch(len(basis)) - len(basis))) for basis in bases]
     return torch.cat([torch.zeros(0, device=device), *(basis.flatten() for basis in padded)]).to(real)
+
+
+def amplitude_starts(basis_taps: Sequence[int], amplitude_taps: Sequence[int]) -> list[int]:
+    """Where the amplitudes of each kind start, given K of each; before them are those of tensors without, all ones."""
+    return list(itertools.accumulate([2 * taps for taps in amplitude_taps], initial=2 * max(basis_taps, default=0)))
+
+
+def pack_amplitudes(amplitudes: Sequence[torch.Tensor], ones: int, device: torch.device) -> torch.Tensor:
+    """Amplitudes [2, K] as one float32 tensor on the device, which begins with so many ones."""
+    return torch.cat([torch.ones(ones, device=device), *(table.flatten() for table in amplitudes)])

@@ -22,6 +22,7 @@ class TensorFacts(NamedTuple):
     score_count: int
     score_stride: int
     shard: Shard
+    amplitudes: int = -1  # index, -1 for none
 
     @property
     def channels(self) -> int:
@@ -59,6 +60,8 @@ class CallFacts(NamedTuple):
     keep: bool  # whether some of the high band is taken away
     generator: int
     shards: tuple[int, ...] | None
+    amplitude_taps: tuple[int, ...] = ()
+    amplitude_ids: tuple[int, ...] | None = None
 
     def tensor(self, i: int) -> TensorFacts:
         """The facts of gradient ``i``."""
@@ -75,6 +78,7 @@ class CallFacts(NamedTuple):
             score_count=math.prod(score_shape),
             score_stride=score_strides[0] if score_strides else 1,
             shard=shard_of(self.shards, i, shape[1] if len(shape) > 1 else 1),
+            amplitudes=-1 if self.amplitude_ids is None else self.amplitude_ids[i],
         )
 
 
@@ -93,4 +97,6 @@ def facts_of(given: PerturbArguments) -> CallFacts:
         keep=given.keep != 1.0,
         generator=given.generator,
         shards=None if given.shards is None else tuple(given.shards),
+        amplitude_taps=tuple([table.shape[1] for table in given.amplitudes]),
+        amplitude_ids=None if given.amplitude_ids is None else tuple(given.amplitude_ids),
     )

@@ -19,7 +19,6 @@ _LAUNCHING = ForkSafeLock()
 def perturb_(given: PerturbArguments) -> None:
     """See ``_op/schemas.py`` for the arguments and docs/design.md for the result."""
     _checks.check_perturb(given)
-    _checks.check_without_amplitudes(given)
     absent = given.std  # in place of a pointer that is not read
     amounts = [absent if tensor is None else tensor for tensor in (given.std, given.floor_std, given.grad_scale)]
     device = given.state.device

@@ -8,7 +8,7 @@ import torch
 
 from .access import access_of, tap_offsets
 from .address import GROUP, pitch
-from .bases import basis_pitch, basis_starts
+from .bases import amplitude_starts, basis_pitch, basis_starts
 from .facts import CallFacts, TensorFacts
 from .paths import choose_small_kind, path_of
 from .portions import Cut, cut_tensors
@@ -58,13 +58,15 @@ def plan_launches(facts: CallFacts, lanes: int) -> list[Launch]:
 def _plan_launch(facts: CallFacts, dtype: torch.dtype, indices: list[int], lanes: int) -> Launch:
     tensors = [facts.tensor(i) for i in indices]
     is_double = dtype is torch.float64
-    tables = plan_tables(tensors, facts.basis_taps, facts.floor, facts.scale, is_double, lanes)
+    starts = amplitude_starts(facts.basis_taps, facts.amplitude_taps)
+    tables = plan_tables(tensors, facts.basis_taps, facts.floor, facts.scale, is_double, lanes, starts)
     settings = Variant(
         dtype=dtype,
         generator=facts.generator,
         floor=facts.floor,
         scale=facts.scale,
         keep=facts.keep,
+        shaped=any(tensor.amplitudes >= 0 for tensor in tensors),
         small_kind=tables.small_kind,
         small_accesses=(),
         chunk=tables.chunk,
@@ -75,7 +77,13 @@ def _plan_launch(facts: CallFacts, dtype: torch.dtype, indices: list[int], lanes
 
 
 def plan_tables(
-    tensors: Sequence[TensorFacts], basis_taps: Sequence[int], floor: bool, scale: bool, is_double: bool, lanes: int
+    tensors: Sequence[TensorFacts],
+    basis_taps: Sequence[int],
+    floor: bool,
+    scale: bool,
+    is_double: bool,
+    lanes: int,
+    amplitude_starts: Sequence[int] = (),
 ) -> Tables:
     """Plans a launch of programs of ``lanes`` lanes.
 
@@ -86,11 +94,12 @@ def plan_tables(
         scale: whether there is a ``grad_scale``.
         is_double: whether the arithmetic is float64: then fewer values fit into registers.
         lanes: kernels or groups of words that a program handles at a time, a power of two.
+        amplitude_starts: of the amplitudes that tensors have, as ``pack_amplitudes`` lays them out.
     """
     small_kind = SmallKind() if is_double else choose_small_kind(tensors, floor)
     paths = [path_of(tensor, small_kind, floor, scale) for tensor in tensors]
     cuts = cut_tensors(tensors, paths, lanes)
-    rows = _rows(tensors, paths, cuts, basis_starts(basis_taps), floor)
+    rows = _rows(tensors, paths, cuts, basis_starts(basis_taps), amplitude_starts, floor)
     counts = [cut.programs for cut in cuts]
     if sum(counts) == 0:  # one program must run all the same, to advance the step
         rows.append(Row(*[0] * len(Row._fields)))
@@ -108,7 +117,12 @@ def plan_tables(
 
 
 def _rows(
-    tensors: Sequence[TensorFacts], paths: Sequence[int], cuts: Sequence[Cut], starts: Sequence[int], floor: bool
+    tensors: Sequence[TensorFacts],
+    paths: Sequence[int],
+    cuts: Sequence[Cut],
+    starts: Sequence[int],
+    amplitude_starts: Sequence[int],
+    floor: bool,
 ) -> list[Row]:
     """A row for each tensor; ``starts``: of the packed bases."""
     first_program = first_offset = 0
@@ -138,6 +152,7 @@ def _rows(
                 score_count=tensor.score_count,
                 score_stride=tensor.score_stride,
                 run_elements=tensor.size // max(cut.runs, 1),
+                amplitudes=amplitude_starts[tensor.amplitudes] if tensor.amplitudes >= 0 else 0,
             )
         )
         first_program += cut.programs

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..._op.schemas import PerturbArguments
-from .bases import pack_bases
+from .bases import amplitude_starts, pack_amplitudes, pack_bases
 from .cache import DeviceCache, upload
 from .device import lanes_of_program
 from .facts import CallFacts, facts_of
@@ -18,6 +18,7 @@ from .variant import Variant
 _TABLES = DeviceCache(64)
 _HEADERS = DeviceCache(64)
 _BASES = DeviceCache(64)
+_AMPLITUDES = DeviceCache(64)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class ReadyLaunch(NamedTuple):
     variant: Variant
     programs: int
     arguments: tuple[torch.Tensor, ...]
-    """The first arguments of the kernel: header, rows, programs, offsets, bases"""
+    """The first arguments of the kernel: header, rows, programs, offsets, bases, amplitudes"""
 
 
 def make_ready(given: PerturbArguments) -> list[ReadyLaunch]:
@@ -69,7 +70,14 @@ def _make_launch_ready(
         device,
         functools.partial(_make_bases, given.bases, real, device),
     )
-    arguments = (header.on_device, tables.rows, tables.programs, tables.offsets, bases)
+    amplitudes = given.std  # in place of a pointer that is not read
+    if header.variant.shaped:
+        amplitudes = _AMPLITUDES.get(
+            (tuple([table.data_ptr() for table in given.amplitudes]), facts.basis_taps, facts.amplitude_taps, device),
+            device,
+            functools.partial(_make_amplitudes, given.amplitudes, facts, device),
+        )
+    arguments = (header.on_device, tables.rows, tables.programs, tables.offsets, bases, amplitudes)
     return ReadyLaunch(header.variant, len(tables.programs), arguments)
 
 
@@ -111,3 +119,12 @@ def _make_bases(
     """With the bases themselves: while they live, no others can have their addresses."""
     packed = pack_bases(bases, real, device)
     return packed, [packed, *bases]
+
+
+def _make_amplitudes(
+    amplitudes: list[torch.Tensor], facts: CallFacts, device: torch.device
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """With the amplitudes themselves, as of bases."""
+    ones = amplitude_starts(facts.basis_taps, facts.amplitude_taps)[0]
+    packed = pack_amplitudes(amplitudes, ones, device)
+    return packed, [packed, *amplitudes]

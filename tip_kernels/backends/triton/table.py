@@ -47,6 +47,7 @@ class Row(NamedTuple):
     score_count: int
     score_stride: int
     run_elements: int  # on the path ELEMENTS
+    amplitudes: int  # where its amplitudes start; 0 for those of a tensor without, which are ones
 
 
 class SmallKind(NamedTuple):

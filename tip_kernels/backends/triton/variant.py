@@ -19,6 +19,7 @@ class Variant(NamedTuple):
     floor: bool
     scale: bool
     keep: bool  # whether some of the high band is taken away
+    shaped: bool  # whether some tensor has amplitudes
     small_kind: SmallKind
     small_accesses: tuple[int, ...]  # how the path SMALL_KERNELS accesses memory
     chunk: int  # of the path ANY_KERNEL
@@ -43,6 +44,7 @@ class Variant(NamedTuple):
             "FLOOR": self.floor,
             "SCALE": self.scale,
             "KEEP": self.keep,
+            "SHAPED": self.shaped,
             "DTYPE": in_triton(self.dtype),
             "INTERPRETED": False,
             "LANES": self.lanes,
@@ -51,5 +53,5 @@ class Variant(NamedTuple):
     def argument_types(self) -> tuple[torch.dtype | int, ...]:
         """What the other arguments point to, which the launcher passes in this order, and an integer for the last."""
         header, rows, programs, offsets = torch.int64, torch.int64, torch.int32, torch.int64
-        std, floor_std, grad_scale = torch.float32, torch.float32, torch.float32
-        return header, rows, programs, offsets, self.real, std, floor_std, grad_scale, torch.int64, 0
+        amplitudes, std, floor_std, grad_scale = [torch.float32] * 4
+        return header, rows, programs, offsets, self.real, amplitudes, std, floor_std, grad_scale, torch.int64, 0

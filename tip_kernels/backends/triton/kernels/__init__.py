@@ -7,9 +7,10 @@ wide: then a program rarely spans a selected and an unselected channel, reductio
 channel costs one warp a rank and nothing more.
 
 ``perturb.py`` has the launch, and each path a file. They share ``words.py``, ``normals.py``, ``selection.py``,
-``grid.py``, ``tile.py``, ``vectors.py`` and what ``table.py`` and ``inputs.py`` say of a launch; ``ticket.py`` takes
-the step. ``saliency.py`` is of the other op. Functions and constants come from other modules by name: Triton compiles a
-kernel anew when a global of its functions has changed, but does not know the attributes of a module.
+``shape.py``, ``grid.py``, ``tile.py``, ``vectors.py`` and what ``table.py`` and ``inputs.py`` say of a launch;
+``ticket.py`` takes the step. ``saliency.py`` is of the other op. Functions and constants come from other modules by
+name: Triton compiles a kernel anew when a global of its functions has changed, but does not know the attributes of a
+module.
 """
 
 from .perturb import perturb_portions

@@ -6,6 +6,7 @@ import triton.language as tl
 from .grid import to_grid
 from .normals import to_normals
 from .selection import selected_lanes
+from .shape import amplitudes_of, in_basis
 from .table import (
     ROW_BASIS,
     ROW_BASIS_PITCH,
@@ -55,8 +56,8 @@ def _draw_chunk(
 
 @triton.jit
 def _coefficients(
-    normals, first, high_dim, amounts, is_selected,
-    FLOOR: tl.constexpr, REAL: tl.constexpr, CHUNK: tl.constexpr,
+    normals, first, used, high_dim, amounts, shape, is_selected,
+    FLOOR: tl.constexpr, SHAPED: tl.constexpr, REAL: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """What the columns ``first`` .. of the basis are multiplied with; of the identity, where not selected."""
     coefficients = ()
@@ -66,6 +67,9 @@ def _coefficients(
             value = normal * tl.where(is_selected & (first + i < high_dim), amounts.std, amounts.floor)
         else:
             value = normal * tl.where(first + i < high_dim, amounts.std, 0.0)
+        if SHAPED:
+            column = tl.minimum(first + i, used - 1)  # the others are nobody's
+            value *= amplitudes_of(shape, column, is_selected).to(REAL)
         coefficients = coefficients + (value,)
     return coefficients
 
@@ -105,7 +109,7 @@ def _replace(
 
 @triton.jit
 def _add(
-    grad, sums, start, tap_offsets, taps, mask, is_selected, coefficients, basis, pitch, first, is_last, amounts,
+    grad, sums, start, tap_offsets, taps, mask, is_in_basis, coefficients, basis, pitch, first, is_last, amounts,
     FLOOR: tl.constexpr, SCALE: tl.constexpr, CHUNK: tl.constexpr,
     DTYPE: tl.constexpr, REAL: tl.constexpr, INTERPRETED: tl.constexpr,
 ):  # fmt: skip
@@ -120,10 +124,10 @@ def _add(
         for i in tl.static_range(CHUNK):
             entry = tl.load(entries + i)
             if FLOOR:
-                entry = tl.where(is_selected, entry, tl.where(first + i == tap, 1.0, 0.0))
+                entry = tl.where(is_in_basis, entry, tl.where(first + i == tap, 1.0, 0.0))
             noise += entry * coefficients[i]
         if not FLOOR:
-            noise = tl.where(is_selected, noise, 0.0)
+            noise = tl.where(is_in_basis, noise, 0.0)
         value += noise
         if is_last:
             if FLOOR:
@@ -135,9 +139,9 @@ def _add(
 
 @triton.jit
 def perturb_any_kernel(
-    row, program, addresses, offsets, bases, amounts, stream,
+    row, program, addresses, offsets, bases, amounts, shape, stream,
     CHUNK: tl.constexpr, GENERATOR: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
-    DTYPE: tl.constexpr, REAL: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
+    SHAPED: tl.constexpr, DTYPE: tl.constexpr, REAL: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Perturbs the portion of a program, chunk by chunk.
 
@@ -150,6 +154,7 @@ def perturb_any_kernel(
     lane = tl.arange(0, LANES)
     lane_channel = lane_channels(first - channel * kernels, lane, kernels, LANES)
     is_selected = selected_lanes(row, addresses.scores, channel, lane_channel, (last - 1) // kernels, LANES)
+    is_in_basis = in_basis(shape, is_selected, SHAPED and FLOOR)
     touched = (lane >= 0) if (FLOOR or SCALE) else is_selected
     if any_lane(touched & (first + lane < last)):
         taps = tl.load(row + ROW_TAPS)
@@ -172,13 +177,15 @@ def perturb_any_kernel(
             for column in range(0, used, CHUNK):
                 count = tl.where(draws, used - column, 0)
                 normals = _draw_chunk(stream, tensor_id, first_word + column, count, CHUNK, GENERATOR, LANES)
-                coefficients = _coefficients(normals, column, high_dim, amounts, is_selected, FLOOR, REAL, CHUNK)
+                coefficients = _coefficients(
+                    normals, column, used, high_dim, amounts, shape, is_selected, FLOOR, SHAPED, REAL, CHUNK,
+                )  # fmt: skip
                 if KEEP:
                     coefficients = _replace(
                         grad, sums, start, tap_offsets, taps, mask & is_selected, coefficients, basis, pitch,
                         high_dim, column, amounts, SCALE, CHUNK, DTYPE, REAL,
                     )  # fmt: skip
                 _add(
-                    grad, sums, start, tap_offsets, taps, mask, is_selected, coefficients, basis, pitch,
+                    grad, sums, start, tap_offsets, taps, mask, is_in_basis, coefficients, basis, pitch,
                     column, column + CHUNK >= used, amounts, FLOOR, SCALE, CHUNK, DTYPE, REAL, INTERPRETED,
                 )  # fmt: skip

@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from .normals import box_muller, to_normals
+from .shape import shaped
 from .words import generate
 
 _SINE = tl.constexpr(0.8660254037844386)  # of 2 pi / 3; the cosine is -1/2
@@ -40,33 +41,45 @@ def _synthesize(z, FIRST: tl.constexpr, constant):
 
 
 @triton.jit
-def band_noise_3x3(stream, tensor_id, quad, amounts, is_selected, GENERATOR: tl.constexpr):
+def band_noise_3x3(stream, tensor_id, quad, amounts, shape, is_selected, GENERATOR: tl.constexpr, SHAPED: tl.constexpr):
     """Noise of the kernels 4 quad .. 4 quad + 3: 36 tensors [LANES], zeros where not selected."""
     amplitude = tl.where(is_selected, amounts.std * _GAIN, 0.0)
     noise = ()
     for group in tl.static_range(2):
         z = to_normals(generate(stream, tensor_id, quad * 2 + group, GENERATOR), amplitude, 8, 8)
+        if SHAPED:
+            z = shaped(z, shape, is_selected, 0, 8) + shaped(z, shape, is_selected, 8, 8)
         noise = noise + _synthesize(z, 0, -0.0) + _synthesize(z, 8, -0.0)  # -0 + x is x
     return noise
 
 
 @triton.jit
-def full_noise_3x3(stream, tensor_id, quad, amounts, is_selected, some_selected, GENERATOR: tl.constexpr):
-    """The same with a floor: of what is not selected white noise, which asks for no synthesis."""
-    amplitude = tl.where(is_selected, amounts.std * _GAIN, amounts.floor)
-    rest = tl.where(is_selected, amounts.floor * _DC_GAIN, amounts.floor)
+def full_noise_3x3(
+    stream, tensor_id, quad, amounts, shape, is_selected, is_in_basis, some_in_basis,
+    GENERATOR: tl.constexpr, SHAPED: tl.constexpr,
+):  # fmt: skip
+    """The same with a floor: of what is not selected white noise, which asks for no synthesis, if it has no shape."""
+    white = amounts.floor
+    if SHAPED:
+        white = tl.where(is_in_basis, amounts.floor * _GAIN, amounts.floor)
+    amplitude = tl.where(is_selected, amounts.std * _GAIN, white)
+    rest = tl.where(is_in_basis, amounts.floor * _DC_GAIN, amounts.floor)
     noise = ()
     for group in tl.static_range(4):
         words = generate(stream, tensor_id, quad * 4 + group, GENERATOR)
         z = to_normals(words, amplitude, 8, 16)
         last, _ = box_muller(words[8], words[9], rest)
         noise = noise + (z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], last)
-    if some_selected:
+    if some_in_basis:
         chosen = ()
         for kernel in tl.static_range(4):
-            full = _synthesize(noise, 9 * kernel, noise[9 * kernel + 8])
+            if SHAPED:
+                coefficients = shaped(noise, shape, is_selected, 9 * kernel, 9)
+                full = _synthesize(coefficients, 0, coefficients[8])
+            else:
+                full = _synthesize(noise, 9 * kernel, noise[9 * kernel + 8])
             for tap in tl.static_range(9):
-                chosen = chosen + (tl.where(is_selected, full[tap], noise[9 * kernel + tap]),)
+                chosen = chosen + (tl.where(is_in_basis, full[tap], noise[9 * kernel + tap]),)
         noise = chosen
     return noise
 

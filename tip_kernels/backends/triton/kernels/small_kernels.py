@@ -10,6 +10,7 @@ from .kernel3x3 import band_noise_3x3, full_noise_3x3, keep_3x3
 from .normals import to_normals
 from .quads import Place, load_quad, store_quad
 from .selection import selected_lanes
+from .shape import in_basis, shaped
 from .table import ROW_BASIS, ROW_KERNEL_STRIDE, ROW_KERNELS, ROW_TAP_OFFSETS, ROW_TENSOR_ID
 from .tile import any_lane, lane_channels, locate_kernel, portion_of
 from .vectors import zeros
@@ -20,21 +21,31 @@ _BASIS_PITCH = tl.constexpr(basis_pitch(MAX_SMALL_TAPS))
 
 @triton.jit
 def _group_noise(
-    normals, matrix, amounts, is_selected,
+    normals, matrix, amounts, shape, is_selected, is_in_basis,
     TAPS: tl.constexpr, HIGH_DIM: tl.constexpr, USED: tl.constexpr, PITCH: tl.constexpr, FLOOR: tl.constexpr,
+    SHAPED: tl.constexpr,
 ):  # fmt: skip
     """Noise of the 16 / PITCH kernels of a group: TAPS tensors [LANES] a kernel, zeros where there is none."""
     noises = ()
+    high = amounts.std
+    if SHAPED and FLOOR:
+        high = tl.where(is_selected, amounts.std, amounts.floor)
     for kernel in tl.static_range(16 // PITCH):
+        z = ()
+        for column in tl.static_range(USED):
+            z = z + (normals[kernel * PITCH + column],)
+        white = z
+        if SHAPED:
+            z = shaped(z, shape, is_selected, 0, USED)
         for tap in tl.static_range(TAPS):
-            noise = matrix[tap * USED] * normals[kernel * PITCH]
+            noise = matrix[tap * USED] * z[0]
             for column in tl.static_range(1, HIGH_DIM):
-                noise += matrix[tap * USED + column] * normals[kernel * PITCH + column]
-            noise *= amounts.std
+                noise += matrix[tap * USED + column] * z[column]
+            noise *= high
             if FLOOR:
                 for column in tl.static_range(HIGH_DIM, TAPS):
-                    noise += matrix[tap * USED + column] * amounts.floor * normals[kernel * PITCH + column]
-                noise = tl.where(is_selected, noise, normals[kernel * PITCH + tap] * amounts.floor)
+                    noise += matrix[tap * USED + column] * amounts.floor * z[column]
+                noise = tl.where(is_in_basis, noise, white[tap] * amounts.floor)
             else:
                 noise = tl.where(is_selected, noise, 0.0)
             noises = noises + (noise,)
@@ -43,16 +54,19 @@ def _group_noise(
 
 @triton.jit
 def _noise(
-    stream, tensor_id, quad, basis, amounts, is_selected, some_selected,
+    stream, tensor_id, quad, basis, amounts, shape, is_selected, is_in_basis, some_in_basis,
     TAPS: tl.constexpr, HIGH_DIM: tl.constexpr, ALL_BUT_DC: tl.constexpr, GENERATOR: tl.constexpr, FLOOR: tl.constexpr,
+    SHAPED: tl.constexpr,
 ):  # fmt: skip
     """Noise of kernels 4 quad .. 4 quad + 3: 4 TAPS tensors [LANES], kernel by kernel."""
     USED: tl.constexpr = TAPS if FLOOR else HIGH_DIM
     PITCH: tl.constexpr = 4 if USED <= 4 else (8 if USED <= 8 else 16)
     if ALL_BUT_DC and FLOOR:
-        noise = full_noise_3x3(stream, tensor_id, quad, amounts, is_selected, some_selected, GENERATOR)
+        noise = full_noise_3x3(
+            stream, tensor_id, quad, amounts, shape, is_selected, is_in_basis, some_in_basis, GENERATOR, SHAPED
+        )
     elif ALL_BUT_DC:
-        noise = band_noise_3x3(stream, tensor_id, quad, amounts, is_selected, GENERATOR)
+        noise = band_noise_3x3(stream, tensor_id, quad, amounts, shape, is_selected, GENERATOR, SHAPED)
     else:
         matrix = ()
         for i in tl.static_range(TAPS * USED):
@@ -61,7 +75,9 @@ def _noise(
         for group in tl.static_range(PITCH // 4):
             words = generate(stream, tensor_id, quad * (PITCH // 4) + group, GENERATOR)
             normals = to_normals(words, 1.0, USED, PITCH)
-            noise = noise + _group_noise(normals, matrix, amounts, is_selected, TAPS, HIGH_DIM, USED, PITCH, FLOOR)
+            noise = noise + _group_noise(
+                normals, matrix, amounts, shape, is_selected, is_in_basis, TAPS, HIGH_DIM, USED, PITCH, FLOOR, SHAPED,
+            )  # fmt: skip
     return noise
 
 
@@ -116,9 +132,9 @@ def _sum(x, y, COUNT: tl.constexpr):
 
 @triton.jit
 def perturb_small_kernels(
-    row, program, addresses, offsets, bases, amounts, stream,
+    row, program, addresses, offsets, bases, amounts, shape, stream,
     ACCESSES: tl.constexpr, TAPS: tl.constexpr, HIGH_DIM: tl.constexpr, ALL_BUT_DC: tl.constexpr,
-    GENERATOR: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr,
+    GENERATOR: tl.constexpr, FLOOR: tl.constexpr, SCALE: tl.constexpr, KEEP: tl.constexpr, SHAPED: tl.constexpr,
     DTYPE: tl.constexpr, INTERPRETED: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Perturbs the portion of a program. ACCESSES: the sum of those that the launch has on this path."""
@@ -130,6 +146,10 @@ def perturb_small_kernels(
     lane_channel = lane_channels(first - channel * kernels, lane, kernels, TILE)
     is_selected = selected_lanes(row, addresses.scores, channel, lane_channel, (last - 1) // kernels, LANES)
     some_selected = any_lane(is_selected & (first + lane < last))  # in all tiles, since several have one channel
+    is_in_basis = in_basis(shape, is_selected, SHAPED)
+    some_in_basis = some_selected
+    if SHAPED:
+        some_in_basis = some_selected | shape.colored
     touched = (lane >= 0) if (FLOOR or SCALE) else is_selected
     if (FLOOR or SCALE) | some_selected:
         tensor_id = tl.load(row + ROW_TENSOR_ID)
@@ -146,14 +166,14 @@ def perturb_small_kernels(
             noise = zeros(4 * TAPS, LANES)
             if FLOOR or not SCALE:
                 noise = _noise(
-                    stream, tensor_id, whole >> 2, basis, amounts, is_selected, some_selected,
-                    TAPS, HIGH_DIM, ALL_BUT_DC, GENERATOR, FLOOR,
+                    stream, tensor_id, whole >> 2, basis, amounts, shape, is_selected, is_in_basis, some_in_basis,
+                    TAPS, HIGH_DIM, ALL_BUT_DC, GENERATOR, FLOOR, SHAPED,
                 )  # fmt: skip
             else:
                 if some_selected:
                     noise = _noise(
-                        stream, tensor_id, whole >> 2, basis, amounts, is_selected, some_selected,
-                        TAPS, HIGH_DIM, ALL_BUT_DC, GENERATOR, FLOOR,
+                        stream, tensor_id, whole >> 2, basis, amounts, shape, is_selected, is_in_basis, some_in_basis,
+                        TAPS, HIGH_DIM, ALL_BUT_DC, GENERATOR, FLOOR, SHAPED,
                     )  # fmt: skip
             x = load_quad(place, addresses.access, ACCESSES, TAPS, LANES)
             x = _scaled(x, basis, amounts, is_selected, TAPS, HIGH_DIM, ALL_BUT_DC, SCALE, KEEP)

@@ -33,6 +33,7 @@ ROW_SELECTED = _column("selected")
 ROW_SCORE_COUNT = _column("score_count")
 ROW_SCORE_STRIDE = _column("score_stride")
 ROW_RUN_ELEMENTS = _column("run_elements")
+ROW_AMPLITUDES = _column("amplitudes")
 
 PATH_IDLE = tl.constexpr(table.IDLE)
 PATH_SMALL_KERNELS = tl.constexpr(table.SMALL_KERNELS)
