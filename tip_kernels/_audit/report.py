@@ -1,6 +1,7 @@
 """What an audit found: pictures, ceilings, and the table of where it leaks."""
 
 import dataclasses
+import math
 
 import torch
 
@@ -67,6 +68,17 @@ class Audit:
     leak: list[Row]
     exact_std: float
     method: str
+
+    def shape_gain(self) -> float:
+        """How many times less the noise would cost in its best shape by bands, at the same ceiling.
+
+        To first order around the noise that was audited, see docs/audit.md; :meth:`tip_kernels.Spectrum.fit` finds the
+        shape. Of bands that neither hide nor cost anything, and where nothing arrives, it says nothing.
+        """
+        pairs = [(row.count * row.harm, row.reveals * row.std**2) for row in self.leak if math.isfinite(row.std)]
+        costs, hides = (sum(values) for values in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+        best = sum(math.sqrt(cost * hide) for cost, hide in pairs) ** 2
+        return costs * hides / best if best > 0 else 1.0
 
     def __str__(self) -> str:
         low, high, mean = self.psnr.min().item(), self.psnr.max().item(), self.psnr.mean().item()

@@ -14,7 +14,7 @@ from bench.privacy.client import defenses
 from bench.privacy.client.noise_levels import DELTA, Maker
 from bench.privacy.client.release import CLIP
 from bench.privacy.nets import small_conv_net
-from bench.privacy.study import fedsgd, ledger
+from bench.privacy.study import fedsgd, ledger, shapes
 from bench.privacy.study.fedsgd import Images, Plan
 from bench.privacy.study.step_size import best_lr
 
@@ -23,6 +23,7 @@ MAKERS: dict[str, Maker] = {
     NONE: lambda std: defenses.none,
     "DP": defenses.gaussian,
     "TIP 0.3 with floor": defenses.targeted_with_floor,
+    **shapes.MAKERS,
 }
 """By name; called with the noise that every coordinate has at least."""
 
@@ -65,8 +66,10 @@ TUNING_SEED = 0
 
 
 def conditions(noises: Sequence[float]) -> list[Condition]:
-    """No noise, and every defense with every noise."""
-    return [Condition(NONE, 0.0)] + [Condition(name, noise) for noise in noises for name in MAKERS if name != NONE]
+    """No noise, and every defense with every noise; spectra where they have been fitted."""
+    every = [Condition(name, noise) for noise in noises for name in MAKERS if name != NONE]
+    fitted = [one for one in every if one.defense not in shapes.MAKERS or shapes.is_fitted(one.noise)]
+    return [Condition(NONE, 0.0), *fitted]
 
 
 def measure(condition: Condition, plan: Plan, lr: float, seed: int, images: Images) -> Run:
