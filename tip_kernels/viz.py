@@ -56,7 +56,7 @@ def plot_spectrum(spectrum: Spectrum, path: str | None = None) -> "Figure":
 
 
 def _radii(bins: torch.Size) -> torch.Tensor:
-    """About the normalized radius of each bin in ``rfftn`` layout, whose last axis is too short to tell even from odd."""
+    """About the normalized radius of each bin in ``rfftn`` layout, which does not tell even lengths from odd ones."""
     axes = [torch.minimum(torch.arange(n), n - torch.arange(n)).double() for n in bins[:-1]]
     axes.append(torch.arange(bins[-1]).double())
     squares = [axis.div(axis.max().clamp(min=1)).square() for axis in axes]
