@@ -153,6 +153,7 @@ def markdown(found: Sequence[Summary], messages: int) -> str:
         "|---|---|---|---|---|---|",
     ]
     for (name, noise), mean, half_width, lr, _ in found:
-        spent = [f"{epsilon(noise, count):,.4g}" if noise else "none" for count in (1, messages)]
+        least = shapes.least(name, noise)
+        spent = [f"{epsilon(least, count):,.4g}" if noise else "none" for count in (1, messages)]
         lines.append(f"| {name} | {noise:g} | {mean:.1f} ± {half_width:.1f} % | {lr:g} | {spent[0]} | {spent[1]} |")
     return "\n".join(lines)

@@ -37,6 +37,11 @@ def file(ratio: float, noise: float) -> pathlib.Path:
     return paths.PRIVACY_RESULTS / "spectra" / f"ratio-{ratio:g}-noise-{noise:g}.json"
 
 
+def least(defense: str, noise: float) -> float:
+    """The least noise of a defense of ``noise_costs``, which its guarantee is that of."""
+    return tip.Spectrum.load(file(RATIOS[defense], noise)).least() if defense in RATIOS else noise
+
+
 class Gains(NamedTuple):
     """How many times less noise in its best shape would cost: at the same ceiling, and at the same trace of F."""
 
