@@ -39,7 +39,7 @@ def file(ratio: float, noise: float) -> pathlib.Path:
 
 def least(defense: str, noise: float) -> float:
     """The least noise of a defense of ``noise_costs``, which its guarantee is that of."""
-    return tip.Spectrum.load(file(RATIOS[defense], noise)).least() if defense in RATIOS else noise
+    return fitted(RATIOS[defense], noise).least() if defense in RATIOS else noise
 
 
 class Gains(NamedTuple):
@@ -87,12 +87,17 @@ def _asked(data: pathlib.Path) -> dict[str, Any]:
     return {"prior": ImagePrior.fit(pixels(images_of(data).train[:LEARNED])), "method": "iterative", "probes": 8}
 
 
-def _defense(ratio: float, noise: float, as_private: bool = False) -> Defense:
+def fitted(ratio: float, noise: float) -> tip.Spectrum:
+    """The one that is kept; raises FileNotFoundError, with the command that makes it, if there is none."""
     path = file(ratio, noise)
     if not path.exists():
         raise FileNotFoundError(f"expected {path}: make it by\n    python -m bench.privacy shape --data FOLDER")
-    fitted = tip.Spectrum.load(path)
-    return defenses.shaped(fitted.scaled(noise / fitted.least()) if as_private else fitted, ratio)
+    return tip.Spectrum.load(path)
+
+
+def _defense(ratio: float, noise: float, as_private: bool = False) -> Defense:
+    shape = fitted(ratio, noise)
+    return defenses.shaped(shape.scaled(noise / shape.least()) if as_private else shape, ratio)
 
 
 MAKERS: dict[str, Maker] = {
