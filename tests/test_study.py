@@ -299,20 +299,20 @@ def test_study_says_how_to_train_what_it_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("TIP_KERNELS_CACHE", str(tmp_path))
     with pytest.raises(
         SystemExit,
-        match=r"prior of at least 2000 steps for flow, .*, got 0: train it by\n    python -m .* train-prior ",
+        match=r"prior of at least 1000 steps for flow, .*, got 0: train it by\n    python -m .* train-prior ",
     ):
         entry.main(["study"])
-    for steps, enough in ((999, False), (2000, True)):
+    for steps, enough in ((399, False), (1000, True)):
         for needed in with_priors.needed(None):
             torch.save({"settings": dataclasses.asdict(needed.settings), "steps": steps}, needed.settings.file())
         assert (with_priors.missing(None) == {}) is enough  # a few steps would make weak attackers, in silence
-    assert with_priors.trained(None) == ["prior after 2,000 steps", "generator after 2,000 steps"]
+    assert with_priors.trained(None) == ["prior after 1,000 steps", "generator after 1,000 steps"]
     assert with_priors.missing(pathlib.Path("cifar10"))
 
 
 def test_compare_uses_no_net_of_few_steps(tmp_path, monkeypatch):
     monkeypatch.setenv("TIP_KERNELS_CACHE", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"expected a prior of at least 2000 steps for flow, plug-and-play, got 0: "):
+    with pytest.raises(SystemExit, match=r"expected a prior of at least 1000 steps for flow, plug-and-play, got 0: "):
         entry.main(["compare", "--attacker", "flow, plug-and-play"])
 
 
