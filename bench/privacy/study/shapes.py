@@ -27,11 +27,6 @@ AUDITED, LEARNED = 8, 8000
 """Public images that spectra are fitted on, and that their audits' prior is fitted to."""
 
 
-def is_fitted(noise: float) -> bool:
-    """Whether there are spectra beside plain noise of that std."""
-    return all(file(ratio, noise).exists() for ratio in RATIOS.values())
-
-
 def file(ratio: float, noise: float) -> pathlib.Path:
     """Where the spectrum beside plain noise of that std is kept."""
     return paths.PRIVACY_RESULTS / "spectra" / f"ratio-{ratio:g}-noise-{noise:g}.json"
