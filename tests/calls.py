@@ -54,7 +54,7 @@ class Spec(NamedTuple):
     std: float
     floor_std: float
     shard: tuple[int, int, int] | None
-    shape_seed: int | None = None  # of its amplitudes
+    shape_seed: int | None = None  # of its amplitudes; -1: powers of two, the same ones for every NumPy
 
     def values(self) -> torch.Tensor:
         if self.seed is None:
@@ -130,7 +130,10 @@ class Call(NamedTuple):
         """Between 2^-6 and 2^6, of what has a high band."""
         if spec.shape_seed is None or spec.scores is None or 0 in spec.shape or not self.mask_of(spec.shape[2:]).any():
             return None
-        exponents = np.random.default_rng(spec.shape_seed).uniform(-6, 6, (2, math.prod(spec.shape[2:])))
+        taps = math.prod(spec.shape[2:])
+        if spec.shape_seed == -1:
+            return tuple(2.0 ** (np.arange(2 * taps) * 5 % 7 - 3).reshape(2, taps))
+        exponents = np.random.default_rng(spec.shape_seed).uniform(-6, 6, (2, taps))
         return tuple(np.exp2(exponents).astype(np.float32).astype(np.float64))
 
     def mask_of(self, kernel_size: tuple[int, ...]) -> np.ndarray:
