@@ -1,6 +1,7 @@
 """The audit against independent computations: Gaussian algebra, Monte Carlo of the op's own noise, Jacobians."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from tip_kernels import TIP, NoiseRNG, PrivacyBudget, spectrum
 from tip_kernels._audit.channels import Channels
 from tip_kernels._audit.iterative import conjugate_gradients
-from tip_kernels.audit import ImagePrior, audit
+from tip_kernels.audit import ImagePrior, Row, audit
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
@@ -174,6 +175,19 @@ def test_what_a_band_reveals_is_what_noise_there_would_hide(per_message, method)
         assert abs(sum(row.reveals for row in rows) - expected) < margin + 1e-3 * expected
         assert margin < expected  # so that the comparison says something
     assert expected > 0
+
+
+def test_gain_of_a_shape_is_that_of_cauchy_and_schwarz():
+    """By two bands of 1 and 3 coefficients: harms 4 and 1, hidden by a unit of noise 1 and 9."""
+    rows = [
+        Row("a", "all", None, 0.5, 1.0, 1.0, 0.0, 1.0 / 0.25, 0.0, 4.0),
+        Row("b", "all", None, 0.5, 3.0, 1.0, 0.0, 3 * 9.0 / 0.25, 0.0, 1.0),
+        Row("c", "all", None, math.inf, 3.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+    ]
+    found = audit(linear_net(), linear_loss, *batch(1), 0.2)
+    gain = dataclasses.replace(found, leak=rows).shape_gain()
+    assert gain == pytest.approx((4 + 3) * (1 + 27) / (2 + 3 * 3) ** 2)
+    assert dataclasses.replace(found, leak=rows[2:]).shape_gain() == 1.0
 
 
 def test_harm_is_the_mean_squared_gradient():
@@ -382,7 +396,8 @@ def test_progress_and_printed_table():
     assert shares[-1] == 1
     lines = str(found).splitlines()
     assert lines[0].startswith(f"ceiling {found.psnr.mean():.1f} dB")
-    assert len(lines) == 2 + len(found.leak)
+    assert len(lines) == 3 + len(found.leak)
+    assert lines[-1].endswith(f"would cost {found.shape_gain():.2f} times less")
 
 
 WRONG = [

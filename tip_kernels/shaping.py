@@ -43,6 +43,7 @@ class Spectrum:
         if not isinstance(stds, Mapping) or not stds:
             raise TypeError(f"expected stds to be a mapping by parameter name, got {stds!r}")
         self._stds = {name: _checked(name, std) for name, std in stds.items()}
+        self._columns: dict[tuple[str, tuple[int, ...], tuple[bool, ...]], torch.Tensor] = {}
 
     @property
     def stds(self) -> dict[str, torch.Tensor]:
@@ -63,6 +64,12 @@ class Spectrum:
         Raises:
             KeyError, ValueError: there is no such parameter, it is no kernel of this size, or conjugate bins differ.
         """
+        asked = (name, kernel_size, tuple(mask.flatten().tolist()))
+        if asked not in self._columns:  # a client may build a TIP for every message
+            self._columns[asked] = self._find_columns(name, kernel_size, mask)
+        return self._columns[asked].clone()
+
+    def _find_columns(self, name: str, kernel_size: tuple[int, ...], mask: torch.Tensor) -> torch.Tensor:
         std, shape = self._stds[name], (2, *kernel_size[:-1], kernel_size[-1] // 2 + 1)
         if std.shape != shape:
             raise ValueError(f"expected a spectrum of {shape} for {kernel_size} taps, got {tuple(std.shape)} ({name})")

@@ -11,6 +11,7 @@ from bench.privacy.commands import (
     pictures,
     prior,
     rounding,
+    shape,
     study,
     train_generator,
     train_prior,
@@ -32,6 +33,7 @@ MODULES = (
     train_generator,
     prior,
     utility,
+    shape,
 )
 COMMANDS = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in MODULES}
 """By command, which is the module's name. Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the

@@ -1,6 +1,7 @@
 """What an audit found: pictures, ceilings, and the table of where it leaks."""
 
 import dataclasses
+import math
 
 import torch
 
@@ -68,6 +69,17 @@ class Audit:
     exact_std: float
     method: str
 
+    def shape_gain(self) -> float:
+        """How many times less the noise would cost in its best shape by bands, at the same ceiling.
+
+        To first order around the noise that was audited, see docs/audit.md; :meth:`tip_kernels.Spectrum.fit` finds the
+        shape. Of bands that neither hide nor cost anything, and where nothing arrives, it says nothing.
+        """
+        pairs = [(row.count * row.harm, row.reveals * row.std**2) for row in self.leak if math.isfinite(row.std)]
+        costs, hides = (sum(values) for values in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+        best = sum(math.sqrt(cost * hide) for cost, hide in pairs) ** 2
+        return costs * hides / best if best > 0 else 1.0
+
     def __str__(self) -> str:
         low, high, mean = self.psnr.min().item(), self.psnr.max().item(), self.psnr.mean().item()
         lines = [
@@ -87,6 +99,7 @@ class Audit:
             )
         if len(self.leak) > len(shown):
             lines.append(f"and {len(self.leak) - len(shown)} rows that reveal less")
+        lines.append(f"in its best shape by these bands the noise would cost {self.shape_gain():.2f} times less")
         return "\n".join(lines)
 
 

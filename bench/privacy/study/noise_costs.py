@@ -14,7 +14,7 @@ from bench.privacy.client import defenses
 from bench.privacy.client.noise_levels import DELTA, Maker
 from bench.privacy.client.release import CLIP
 from bench.privacy.nets import small_conv_net
-from bench.privacy.study import fedsgd, ledger
+from bench.privacy.study import fedsgd, ledger, shapes
 from bench.privacy.study.fedsgd import Images, Plan
 from bench.privacy.study.step_size import best_lr
 
@@ -23,6 +23,7 @@ MAKERS: dict[str, Maker] = {
     NONE: lambda std: defenses.none,
     "DP": defenses.gaussian,
     "TIP 0.3 with floor": defenses.targeted_with_floor,
+    **shapes.MAKERS,
 }
 """By name; called with the noise that every coordinate has at least."""
 
@@ -64,9 +65,10 @@ TUNING_SEED = 0
 """Of the trainings that choose a step size and are not scored."""
 
 
-def conditions(noises: Sequence[float]) -> list[Condition]:
-    """No noise, and every defense with every noise."""
-    return [Condition(NONE, 0.0)] + [Condition(name, noise) for noise in noises for name in MAKERS if name != NONE]
+def conditions(noises: Sequence[float], with_shapes: bool = False) -> list[Condition]:
+    """No noise, and every defense with every noise; fitted spectra among them if they are wanted."""
+    names = [name for name in MAKERS if name != NONE and (with_shapes or name not in shapes.MAKERS)]
+    return [Condition(NONE, 0.0), *[Condition(name, noise) for noise in noises for name in names]]
 
 
 def measure(condition: Condition, plan: Plan, lr: float, seed: int, images: Images) -> Run:
@@ -150,6 +152,7 @@ def markdown(found: Sequence[Summary], messages: int) -> str:
         "|---|---|---|---|---|---|",
     ]
     for (name, noise), mean, half_width, lr, _ in found:
-        spent = [f"{epsilon(noise, count):,.4g}" if noise else "none" for count in (1, messages)]
+        least = shapes.least(name, noise)
+        spent = [f"{epsilon(least, count):,.4g}" if noise else "none" for count in (1, messages)]
         lines.append(f"| {name} | {noise:g} | {mean:.1f} ± {half_width:.1f} % | {lr:g} | {spent[0]} | {spent[1]} |")
     return "\n".join(lines)
