@@ -54,6 +54,7 @@ class Spec(NamedTuple):
     std: float
     floor_std: float
     shard: tuple[int, int, int] | None
+    shape_seed: int | None = None  # of its amplitudes; -1: powers of two, the same ones for every NumPy
 
     def values(self) -> torch.Tensor:
         if self.seed is None:
@@ -111,6 +112,8 @@ class Call(NamedTuple):
                 given["grad_scale"] = torch.tensor(self.grad_scale)
         if self.with_shards:
             given["shards"] = [None if spec is None else spec.shard for spec in self.specs]
+        amplitudes = [None if spec is None else self.amplitudes(spec) for spec in self.specs]
+        given["amplitudes"] = [None if pair is None else tip.Amplitudes(*map(tuple, pair)) for pair in amplitudes]
         if self.masks is not None:
             given["masks"] = {size: torch.tensor(_half(size, mask)) for size, mask in self.masks}
         return given
@@ -122,6 +125,16 @@ class Call(NamedTuple):
     def expected(self) -> list[model.Expected | None]:
         noise = model.Noise(self.key, self.generator, self.step)
         return model.perturb(noise, [None if s is None else self._model_tensor(s) for s in self.specs])
+
+    def amplitudes(self, spec: Spec) -> tuple[np.ndarray, np.ndarray] | None:
+        """Between 2^-6 and 2^6, of what has a high band."""
+        if spec.shape_seed is None or spec.scores is None or 0 in spec.shape or not self.mask_of(spec.shape[2:]).any():
+            return None
+        taps = math.prod(spec.shape[2:])
+        if spec.shape_seed == -1:
+            return tuple(2.0 ** (np.arange(2 * taps) * 5 % 7 - 3).reshape(2, taps))
+        exponents = np.random.default_rng(spec.shape_seed).uniform(-6, 6, (2, taps))
+        return tuple(np.exp2(exponents).astype(np.float32).astype(np.float64))
 
     def mask_of(self, kernel_size: tuple[int, ...]) -> np.ndarray:
         """Of all bins."""
@@ -147,6 +160,7 @@ class Call(NamedTuple):
             self.keep,
             self.mask_of(spec.shape[2:]) if spec.scores is not None and 0 not in spec.shape else None,
             spec.shard if self.with_shards else None,
+            self.amplitudes(spec),
         )
 
     def _first(self) -> Spec:
@@ -264,6 +278,7 @@ def specs(draw: st.DrawFn, largest: int, exponents: tuple[int, ...], with_shards
         draw(amounts),
         draw(amounts),
         shard,
+        draw(st.one_of(st.none(), st.integers(0, 2**32 - 1))),
     )
 
 

@@ -194,6 +194,7 @@ class Tensor(NamedTuple):
     keep: float = 1.0
     mask: np.ndarray | None = None  # of all bins
     shard: tuple[int, int, int] | None = None
+    amplitudes: tuple[np.ndarray, np.ndarray] | None = None  # [K] of selected channels, of others; exact in float32
 
 
 class Expected(NamedTuple):
@@ -253,7 +254,8 @@ def _perturbed(noise: Noise, place: int, tensor: Tensor) -> Expected:
     normals, radii = noise.normals(place, positions)
 
     is_chosen = np.array([first_channel + c in chosen for c in range(channels)])
-    parts = [_other(tensor, x, normals, radii), _selected(tensor, x, normals, radii, q, high)]
+    other = _other(tensor, x, normals, radii) if tensor.amplitudes is None else _colored(tensor, x, normals, radii, q)
+    parts = [other, _selected(tensor, x, normals, radii, q, high)]
     exact, tolerance = (np.where(is_chosen[:, None, None], b, a).reshape(shape) for a, b in zip(*parts, strict=True))
     return Expected(exact, tolerance, tensor.dtype, _grid(tensor, high))
 
@@ -265,9 +267,10 @@ def _perturbed(noise: Noise, place: int, tensor: Tensor) -> Expected:
 #   Without a floor s x is all, and is exact. What is infinite or NaN is so after it.
 # * Selected channels: let A = |s x| + |noise|, the norms of a kernel's taps and coefficients. Each of the K
 #   coefficients of Q' s x is a sum of K products in which entries of Q, s x and products are rounded: off by at most
-#   (K + 4) U A, by Cauchy and Schwarz with columns of norm 1; keep - 1, its product and the sum with the noise are
-#   among the 4. A tap is a sum of K such coefficients, with rows of norm 1: sqrt(K) (K + 4) U A inherited, and
-#   (K + 4) U A of its own.
+#   (K + 6) U A, by Cauchy and Schwarz with columns of norm 1; keep - 1, its product, the sum with the noise and the
+#   products with amplitudes are among the 6. A tap is a sum of K such coefficients, with rows of norm 1:
+#   sqrt(K) (K + 6) U A inherited, and (K + 6) U A of its own. The noise of other channels has the second part alone,
+#   where there are amplitudes.
 #   A kernel with an infinite or NaN tap may become anything.
 
 
@@ -285,6 +288,22 @@ def _other(tensor: Tensor, x: np.ndarray, normals: np.ndarray, radii: np.ndarray
     return scaled + noise, np.where(np.isfinite(scaled), _whole(tolerance, tensor.dtype), 0.0)
 
 
+def _colored(
+    tensor: Tensor, x: np.ndarray, normals: np.ndarray, radii: np.ndarray, q: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same of a tensor with amplitudes, whose channels that are not selected have noise in the basis, too."""
+    if not tensor.floor_std:
+        return _other(tensor, x, normals, radii)
+    taps = x.shape[-1]
+    scaled = (1.0 if tensor.grad_scale is None else tensor.grad_scale) * x
+    amounts = tensor.floor_std * tensor.amplitudes[1]
+    unit = U64 if tensor.dtype == "float64" else U32
+    exact = scaled + (amounts * normals) @ q.T
+    size = _norm(amounts * radii)
+    tolerance = unit * (np.abs(scaled) + np.abs(exact)) + ((taps + 6) * unit + 8 * U32) * size
+    return exact, np.where(np.isfinite(scaled), _whole(tolerance, tensor.dtype), 0.0)
+
+
 def _selected(
     tensor: Tensor, x: np.ndarray, normals: np.ndarray, radii: np.ndarray, q: np.ndarray, high: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -292,11 +311,13 @@ def _selected(
     taps = x.shape[-1]
     scaled = (1.0 if tensor.grad_scale is None else tensor.grad_scale) * x
     amounts = np.array([tensor.std] * high + [tensor.floor_std or 0.0] * (taps - high))
+    if tensor.amplitudes is not None:
+        amounts = amounts * tensor.amplitudes[0]
     is_high = np.arange(taps) < high
     coefficients = (tensor.keep - 1.0) * (scaled @ q) * is_high + amounts * normals
     unit = U64 if tensor.dtype == "float64" else U32
     size = _norm(scaled) + _norm(amounts * radii)
-    tolerance = (math.sqrt(taps) + 1) * (taps + 4) * unit * size + 8 * U32 * _norm(amounts * radii)
+    tolerance = (math.sqrt(taps) + 1) * (taps + 6) * unit * size + 8 * U32 * _norm(amounts * radii)
     exact = scaled + coefficients @ q.T
     finite = np.isfinite(scaled).all(axis=-1, keepdims=True)
     tolerance = np.where(finite, _whole(tolerance, tensor.dtype), np.inf)
@@ -315,6 +336,12 @@ def _grid(tensor: Tensor, high: int) -> float | None:
     if not tensor.floor_std:
         return None
     amounts = [tensor.floor_std] + [tensor.std] * (high > 0)
+    if tensor.amplitudes is not None:
+        selected, others = tensor.amplitudes
+        least_of = [min([*selected[high:], *others]), min(selected[:high])]
+        amounts = [float(np.float32(amount) * np.float32(of)) for amount, of in zip(amounts, least_of, strict=True)]
+        if amounts[0] == 0.0:
+            return None
     least = min(amount for amount in amounts if amount > 0)
     has_step = 2.0**-116 <= least < 2.0**115  # with 2^23 times it a normal float32 number
     return 2.0 ** (math.floor(math.log2(least)) - 10) if has_step else None

@@ -50,8 +50,8 @@ def as_text(values: np.ndarray) -> str:
 
 
 def calls() -> dict[str, dict[str, Call]]:
-    """Small calls by section and name; those with a floor are a section of their own."""
-    every: dict[str, dict[str, Call]] = {"noise": {}, "floor": {}}
+    """Small calls by section and name: without a floor, with one, and with a floor and amplitudes."""
+    every: dict[str, dict[str, Call]] = {"noise": {}, "floor": {}, "amplitudes": {}}
     settings = {
         "chacha12": {"keep": 1.0, "grad_scale": None},
         "chacha8": {"keep": 0.5, "grad_scale": -1.75},
@@ -61,6 +61,9 @@ def calls() -> dict[str, dict[str, Call]]:
     for generator, others in settings.items():
         for section, has_floor in (("noise", False), ("floor", True)):
             every[section][generator] = _call(generator)._replace(has_floor=has_floor, **others)
+        with_floor = every["floor"][generator]
+        shaped = tuple(spec and spec._replace(shape_seed=-1) for spec in with_floor.specs)
+        every["amplitudes"][generator] = with_floor._replace(specs=shaped)
     return every
 
 

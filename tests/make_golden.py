@@ -50,7 +50,7 @@ def _as_text(made: dict) -> str:
     lines = [f' "contract_version": {made["contract_version"]},', ' "words": [']
     lines += [",\n".join(f"  {json.dumps(run)}" for run in made["words"]), " ],"]
     sections = []
-    for section in ("noise", "floor"):
+    for section in golden.calls():
         named = [
             f"  {json.dumps(name)}: [\n" + ",\n".join(f"   {json.dumps(tensor)}" for tensor in tensors) + "\n  ]"
             for name, tensors in made[section].items()

@@ -158,14 +158,14 @@ def test_the_package_imports_no_integration():
 
 
 EXTRAS = {"PIL", "matplotlib", "tqdm"}
-"""Packages of the extra ``cli``, which commands import when they need them."""
+"""Packages of the extra ``cli``, which commands and pictures import when they need them."""
 
 
 def test_imports_go_up_to_torch_and_numpy_only():
     allowed = {"torch", "numpy", "triton", "dp_accounting", "tip_kernels", *sys.stdlib_module_names}
     for path in PACKAGE:
         if "integrations" not in path.parts:
-            extras = EXTRAS if "_commands" in path.parts else set()
+            extras = EXTRAS if "_commands" in path.parts or path.name == "viz.py" else set()
             foreign = {name.split(".")[0] for name in imported_by(path)} - allowed - extras - {""}
             assert not foreign, f"{path} imports {foreign}"
 

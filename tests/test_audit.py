@@ -396,7 +396,8 @@ def test_progress_and_printed_table():
     assert shares[-1] == 1
     lines = str(found).splitlines()
     assert lines[0].startswith(f"ceiling {found.psnr.mean():.1f} dB")
-    assert len(lines) == 2 + len(found.leak)
+    assert len(lines) == 3 + len(found.leak)
+    assert lines[-1].endswith(f"would cost {found.shape_gain():.2f} times less")
 
 
 WRONG = [

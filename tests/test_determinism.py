@@ -27,7 +27,7 @@ def kept() -> dict:
 def test_the_file_is_of_this_version_and_complete(kept):
     assert kept["contract_version"] == CONTRACT_VERSION, golden.ADVICE
     assert [{k: v for k, v in run.items() if k != "words"} for run in kept["words"]] == golden.addresses()
-    assert {section: list(kept[section]) for section in ("noise", "floor")} == {
+    assert {section: list(kept[section]) for section in golden.calls()} == {
         section: list(named) for section, named in golden.calls().items()
     }
 

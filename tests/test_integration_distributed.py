@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tip_kernels import TIP, NoiseRNG, perturb_
+from tip_kernels import TIP, Amplitudes, NoiseRNG, perturb_
 from tip_kernels.integrations import distributed
 
 SIZE = 4
@@ -62,8 +62,11 @@ def compare_with_whole(shape, placements, settings):
         assert torch.equal(grad, part.full_tensor())
 
 
+OF_9, OF_5 = [tuple(1.5 - j / taps for j in range(taps)) for taps in (9, 5)]
+SHAPED = [Amplitudes(OF_9, OF_9[::-1]), None, None, None, Amplitudes(OF_5, OF_5[::-1]), None]
 SETTINGS = {
     "high bands": {},
+    "shaped": {"floor_std": 0.1, "keep": 0.5, "amplitudes": SHAPED},
     "all": {"floor_std": 0.1, "max_grad_norm": 1.5, "keep": 0.5, "grad_scale": 2.0},
     "clipped": {"max_grad_norm": 1.5},
 }
@@ -98,6 +101,19 @@ def refuse_other_keys():
     rng = NoiseRNG(KEY, step=dist.get_rank() // 3)
     assert "expected one step on all ranks that hold one message, got 0 to 1" in raised(call, part, rng)
     assert part.full_tensor().eq(1).all()
+
+
+def refuse_other_amplitudes():
+    part = distribute_tensor(torch.ones(5, 3, 3, 3), init_device_mesh("cpu", (SIZE,)), [Shard(0)])
+    rng = NoiseRNG(KEY)
+    own = Amplitudes(OF_9, OF_9 if dist.get_rank() else OF_9[::-1])
+    assert "expected one call on all ranks" in raised(lambda: call(part, rng, amplitudes=[own]))
+    assert part.full_tensor().eq(1).all()
+    assert rng.step == 0
+
+
+def test_other_amplitudes_raise_on_every_rank(ranks):
+    ranks.run(refuse_other_amplitudes)
 
 
 def call(part, rng, **settings):

@@ -16,11 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+import tip_kernels as tip
+from bench import paths
 from bench.privacy import __main__ as entry
 from bench.privacy.client import defenses
 from bench.privacy.images import Labeled
 from bench.privacy.nets import small_conv_net
-from bench.privacy.study import fedsgd, noise_costs, step_size, strongest, tradeoff
+from bench.privacy.study import fedsgd, noise_costs, shapes, step_size, strongest, tradeoff
 from bench.privacy.study.cases import EQUAL, FLOORS
 from bench.privacy.study.fedsgd import Plan
 from bench.privacy.study.jobs import Row
@@ -223,3 +225,45 @@ def test_the_figure_names_every_noise_and_epsilon():
     assert {"DP", "TIP"} <= set(written)
     with pytest.raises(ValueError, match="expected at most 2 defenses with noise, got DP, TIP, APG"):
         tradeoff.draw(points("DP", "TIP", "APG"))
+
+
+# --- fitted spectra
+
+
+def test_a_spectrum_is_as_private_as_its_least_noise(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PRIVACY_RESULTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"python -m bench.privacy shape"):
+        shapes.MAKERS["spectrum"](0.1)
+    stds = {"0.weight": torch.full((2, 5, 3), 0.2), "0.bias": 0.05, "2.weight": 0.2, "2.bias": 0.2}
+    kept = tip.Spectrum({**stds, "5.weight": 0.2, "5.bias": 0.2})
+    for ratio in shapes.RATIOS.values():
+        path = shapes.file(ratio, 0.1)
+        path.parent.mkdir(exist_ok=True)
+        kept.save(path)
+    names = [one.defense for one in noise_costs.conditions([0.1], with_shapes=True) if "spectrum" in one.defense]
+    assert names == list(shapes.MAKERS)
+    assert not any("spectrum" in one.defense for one in noise_costs.conditions([0.1]))
+    assert [shapes.least(name, 0.1) for name in names] == [0.05, 0.05, 0.1]
+    lines = noise_costs.markdown([Summary(Condition(name, 0.1), 50.0, 1.0, 0.1, 5) for name in names], 6).splitlines()
+    epsilons = [line.split(" | ")[4] for line in lines[2:]]
+    assert epsilons == [f"{noise_costs.epsilon(noise, 1):,.4g}" for noise in (0.05, 0.05, 0.1)]
+
+
+@pytest.mark.parametrize(("name", "factor"), [("TIP 0.3, spectrum", 1.0), ("TIP 0.3, spectrum, equal guarantee", 2.0)])
+def test_a_client_has_the_noise_of_its_spectrum(tmp_path, monkeypatch, name, factor):
+    """In what it sends, and in what attackers are told of it."""
+    monkeypatch.setattr(paths, "PRIVACY_RESULTS", tmp_path)
+    torch.manual_seed(0)
+    model = small_conv_net(channels=1, size=8, width=64)
+    stds = {key: 5.0 + 5 * (key == "5.weight") for key, _ in model.named_parameters()}
+    stds["2.weight"] = torch.tensor([20.0, 40.0]).view(2, 1, 1).expand(2, 5, 3)
+    shapes.file(0.3, 10.0).parent.mkdir()
+    tip.Spectrum(stds).save(shapes.file(0.3, 10.0))
+    release = shapes.MAKERS[name](10.0)(model, torch.rand(1, 1, 8, 8), torch.tensor([3]), 1)
+    by_name = dict(zip(stds, zip(release.gradient, release.noise_std, strict=True), strict=True))
+    assert by_name["5.weight"][0].std().item() == pytest.approx(10.0 * factor, rel=0.1)
+    gradient, told = by_name["2.weight"]
+    levels = told.expand(gradient.flatten(2).shape)
+    assert sorted(set(levels.flatten().tolist())) == pytest.approx([20.0 * factor, 40.0 * factor])
+    for level in (20.0 * factor, 40.0 * factor):
+        assert gradient.flatten(2)[levels == level].std().item() == pytest.approx(level, rel=0.05)

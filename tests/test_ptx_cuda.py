@@ -15,8 +15,8 @@ from ptx.build import ARCHS
 from ptx.cuda import PLENTY_SHARED, CudaOnCpu, Launch
 from ptx.launch import Schedule
 from ptx.parse import PtxError
-from ptx.rows import KEY, PERTURB, ROWS, SALIENCY
-from released import TINY_FLOOR, unrounded
+from ptx.rows import KEY, PERTURB, ROWS, SALIENCY, SHAPE, perturb
+from released import TINY_FLOOR, least_amounts, step_of, unrounded
 
 import tip_kernels as tip
 from bench.speed.instructions import find_nvcc
@@ -55,6 +55,17 @@ def test_equals_the_reference(case, backend):
     test_perturb.assert_close(view, want, case.dtype, test_perturb.float_tolerance(case, grad), case.step)
     view.fill_(5.0)
     assert (memory == 5.0).all(), "wrote outside of the gradient"
+
+
+@pytest.mark.parametrize("name", [name for name in PERTURB if name.startswith("shaped")])
+def test_amplitudes(name, device, backend):
+    row = PERTURB[name]
+    got, _ = perturb(device, row)
+    with unrounded():
+        want, _ = perturb(device, row._replace(dtype=torch.float64), "reference")
+    step = step_of(*least_amounts(row.options.get("floor_std", 0.0), 1.0, SHAPE, 8))
+    # Sums of nine products of numbers below 10 in float32.
+    test_perturb.assert_close(got, want.float(), torch.float32, 2 * 9 * 10 * 2.0**-24, step)
 
 
 @pytest.mark.long

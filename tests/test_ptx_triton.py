@@ -11,7 +11,7 @@ import torch
 from ptx.backend import backend_on_ptx
 from ptx.launch import Schedule
 from ptx.rows import KEY
-from released import step_of, unrounded
+from released import least_amounts, step_of, unrounded
 from test_saliency_op import assert_saliency
 
 import tip_kernels as tip
@@ -53,6 +53,7 @@ def test_saliency(shape, dtype, layout, device, backend):
 
 
 CONV, LAST, UNALIGNED = (12, 8, 3, 3), {"last": True}, {"offset": 1}
+SHAPE = tip.Amplitudes(tuple(0.2 + j / 12 for j in range(9)), tuple(0.9 - j / 12 for j in range(9)))
 LARGE = (2, 264, 3, 3)  # several tiles of a program
 EVERYTHING = {"floor_std": 0.3, "grad_scale": -1.7, "keep": 0.5}
 ROWS = {  # shapes, dtype, generator, options, layout: the paths and arithmetics of test_triton_compile.launches
@@ -62,6 +63,8 @@ ROWS = {  # shapes, dtype, generator, options, layout: the paths and arithmetics
     "3x3 channels_last": ([CONV], torch.float32, "chacha12", {"keep": 0.5}, LAST),
     "3x3 unaligned": ([LARGE], torch.float16, "philox", {"grad_scale": -1.7}, UNALIGNED),
     "any": ([(5, 3, 7, 7), (3, 5, 3, 3)], torch.float32, "chacha12", {}, {}),
+    "3x3 shaped": ([CONV], torch.float32, "chacha12", {"floor_std": 0.3, "amplitudes": [SHAPE]}, {}),
+    "any shaped": ([(5, 3, 9)], torch.float64, "chacha12", {"floor_std": 0.3, "amplitudes": [SHAPE]}, {}),
     "any 16-bit": ([(4, 2, 9, 9)], torch.bfloat16, "philox", EVERYTHING, {}),
     "network": ([(5, 3, 7, 7), CONV, (40,), (7, 30)], torch.float32, "philox", EVERYTHING, {}),
     "network in double": ([(3, 3, 5, 5), (40,), (7, 30)], torch.float64, "chacha12", EVERYTHING, {}),
@@ -113,5 +116,6 @@ def test_equals_the_reference(name, seed, device, backend):
         want, _ = perturbed(name, "reference")
     for result, expected in zip(got, want, strict=True):
         tolerance = tolerance_of(result, options)
-        step = step_of(options.get("floor_std", 0.0), 0.7 if result.dim() > 2 else 0.0)
+        amounts = options.get("floor_std", 0.0), 0.7 if result.dim() > 2 else 0.0
+        step = step_of(*(least_amounts(*amounts, SHAPE, 8) if "amplitudes" in options else amounts))
         test_perturb.assert_close(result, expected, dtype, tolerance, step)

@@ -167,3 +167,19 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
 def test_a_file_says_what_it_holds(tmp_path):
     some().save(tmp_path / "spectrum.json")
     assert json.loads((tmp_path / "spectrum.json").read_text())["stds"]["conv.bias"] == 0.2
+
+
+def test_a_picture_has_every_amount(tmp_path):
+    pytest.importorskip("matplotlib")
+    from tip_kernels.viz import plot_spectrum
+
+    kept = some()
+    figure = plot_spectrum(kept, str(tmp_path / "spectrum.png"))
+    assert (tmp_path / "spectrum.png").read_bytes().startswith(b"\x89PNG")
+    axis = figure.axes[0]
+    drawn = [point for points in axis.collections for point in points.get_offsets()[:, 1].tolist()]
+    assert sorted(drawn) == pytest.approx(sorted(kept.stds["conv.weight"].flatten().tolist()))
+    assert sorted(line.get_ydata()[0] for line in axis.lines) == pytest.approx([0.2, 0.3])
+    assert [label.get_text() for label in axis.get_xticklabels()] == list(kept.stds)
+    # By frequency: DC is the lowest, and the corner of 3x3 bins the highest.
+    assert axis.collections[0].get_array().reshape(3, 2)[[0, 1], [0, 1]].tolist() == pytest.approx([0.0, 1.0])

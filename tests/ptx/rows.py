@@ -27,7 +27,7 @@ class Row(NamedTuple):
     offset: int = 0
 
 
-def perturb(device: CudaOnCpu, row: Row) -> list[torch.Tensor]:
+def perturb(device: CudaOnCpu, row: Row, backend: str = "cuda") -> list[torch.Tensor]:
     draw = torch.Generator().manual_seed(0)
     grads = []
     for shape in row.shapes:
@@ -40,7 +40,7 @@ def perturb(device: CudaOnCpu, row: Row) -> list[torch.Tensor]:
     scores = [torch.rand(g.shape[0], generator=draw) if g.dim() == 4 else None for g in grads]
     device.passes = row.passes
     rng = tip.NoiseRNG(KEY)
-    tip.perturb_(grads, scores, **{"ratio": 0.5, "std": 1.0, "rng": rng, "backend": "cuda", **row.options})
+    tip.perturb_(grads, scores, **{"ratio": 0.5, "std": 1.0, "rng": rng, "backend": backend, **row.options})
     return [*grads, torch.tensor(rng.step)]
 
 

@@ -99,6 +99,7 @@ class Audit:
             )
         if len(self.leak) > len(shown):
             lines.append(f"and {len(self.leak) - len(shown)} rows that reveal less")
+        lines.append(f"in its best shape by these bands the noise would cost {self.shape_gain():.2f} times less")
         return "\n".join(lines)
 
 

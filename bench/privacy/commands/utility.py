@@ -18,8 +18,8 @@ from bench.privacy.commands.options import numbers
 from bench.privacy.study import fedsgd, noise_costs
 from bench.privacy.study.fedsgd import Plan
 
-TABLE = "what noise costs"
-"""The mark of the table in a page."""
+TABLE, SHAPES = "what noise costs", "shapes of the noise"
+"""The marks of the tables in a page."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--noise", type=numbers, default="0.005,0.01,0.02,0.05,0.1,0.2", help="by clipping norm; default %(default)s"
     )
     parser.add_argument("--seeds", type=int, default=3, help="trainings that are scored; default %(default)s")
+    parser.add_argument(
+        "--shapes", action="store_true", help="with the fitted spectra, which `shape` makes for these noises"
+    )
     parser.add_argument("--rounds", type=int, default=Plan().rounds, help="of a training; default %(default)s")
     parser.add_argument("--sampled", type=int, default=Plan().sampled, help="clients in a round; default %(default)s")
     parser.add_argument("--batch", type=int, default=Plan().batch, help="images of a client; default %(default)s")
@@ -40,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=paths.PRIVACY_RESULTS,
         help="folder of utility.csv; default: %(default)s",
     )
-    parser.add_argument("--page", type=pathlib.Path, help=f"Markdown file with marks '{TABLE}' for the table")
+    parser.add_argument("--page", type=pathlib.Path, help=f"Markdown file with marks '{TABLE}' or '{SHAPES}'")
 
 
 def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)  # the figures then do not depend on the number of cores
     plan = Plan(options.rounds, options.sampled, options.batch, options.clients)
     runs = noise_costs.Runs(options.results / "utility.csv")
-    asked = noise_costs.conditions(options.noise)
+    asked = noise_costs.conditions(options.noise, options.shapes)
     measured = noise_costs.summaries(runs, asked, plan, options.seeds, lambda: fedsgd.images_of(options.data))
     found = []
     for summary in tqdm(measured, total=len(asked), desc="utility", unit="line"):
@@ -55,5 +58,5 @@ def run(options: argparse.Namespace) -> None:
         tqdm.write(f"{summary.condition.defense} {summary.condition.noise:g}: {summary.mean:.1f} %")
     text = noise_costs.markdown(found, plan.messages())
     if options.page:
-        publish(options.page, TABLE, text)
+        publish(options.page, SHAPES if options.shapes else TABLE, text)
     print(f"\n{text}")

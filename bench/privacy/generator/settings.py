@@ -21,7 +21,7 @@ class Settings(settings.Settings):
     VERSION = 2
     OPTIONS = ("latent", "width", "batch", "lr", "seed")
     MINUTES = 20.0
-    LEAST = 1000
+    LEAST = 400
 
     latent: int = 128
     width: int = 16

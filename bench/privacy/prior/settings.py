@@ -22,7 +22,7 @@ class Settings(settings.Settings):
     VERSION = 1
     OPTIONS = ("width", "batch", "lr", "seed")
     MINUTES = 60.0
-    LEAST = 2000
+    LEAST = 1000
 
     channels: int = 3
     size: int = 32

@@ -9,7 +9,7 @@ from bench.privacy.attacker.knowledge import Attacker
 from bench.privacy.client import defenses
 from bench.privacy.client.noise_levels import as_published, at_energy
 from bench.privacy.client.release import Defense
-from bench.privacy.study import attacks, scenes, with_priors
+from bench.privacy.study import attacks, scenes, shapes, with_priors
 from bench.privacy.study.attacks import Attack
 from bench.privacy.study.scenes import MakeScene
 
@@ -100,6 +100,8 @@ def _at_equal_energy() -> dict[str, Case]:
         table[f"TIP {ratio}"] = Case(equally(partial(defenses.targeted, ratio)), _knows_tip(ratio), ("spectral",))
     table["TIP 1.0, keep 0"] = Case(equally(partial(defenses.targeted, 1.0, keep=0.0)), BANDS, ("spectral",))
     table["TIP 0.3 with floor"] = Case(equally(_with_floor), BANDS, ("whitened",))
+    known = {"whitened": knowledge.whitened}
+    table["TIP 0.3, fitted spectrum"] = Case(equally(_with_spectrum), known, (), priors=(*STRONG, GENERATOR))
     return table
 
 
@@ -169,6 +171,11 @@ def _in_world(name: str, title: str) -> Defense:
 
 def _knows_tip(ratio: float) -> dict[str, Attacker]:
     return {**BANDS, "inferred mask": partial(knowledge.inferred_mask, ratio=ratio)}
+
+
+def _with_spectrum(factor: float) -> Defense:
+    """Of the shape that was fitted beside plain noise of RMS."""
+    return defenses.shaped(shapes.fitted(0.3, RMS).scaled(factor), 0.3)
 
 
 def _with_floor(std: float) -> Defense:

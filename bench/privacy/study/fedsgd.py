@@ -1,15 +1,13 @@
 """Federated training of the attacked net by FedSGD (McMahan et al. 2017) on what each client's defense lets out."""
 
-import contextlib
 import functools
-import gc
 import pathlib
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from bench.privacy.client.garbage import old_objects_set_aside
 from bench.privacy.client.gradients import Gradient
 from bench.privacy.client.release import Defense
 from bench.privacy.federated.clients import divide
@@ -74,7 +72,7 @@ def trained(defense: Defense, train: Labeled, lr: float, seed: int, plan: Plan) 
     draw = torch.Generator().manual_seed(seed)
     parts = divide(train.labels, plan.clients, "iid", seed)
     server = torch.optim.SGD(model.parameters(), lr=lr, momentum=MOMENTUM)
-    with _old_objects_set_aside():
+    with old_objects_set_aside():
         for number in range(plan.rounds):
             sent = []
             for message in range(number * plan.sampled, (number + 1) * plan.sampled):
@@ -107,17 +105,3 @@ def pixels(data: Labeled) -> torch.Tensor:
 
 def _in_parts(data: Labeled, size: int = 500) -> list[Labeled]:
     return [data[start : start + size] for start in range(0, len(data.labels), size)]
-
-
-@contextlib.contextmanager
-def _old_objects_set_aside() -> Iterator[None]:
-    """Takes what exists from the garbage collector's lists.
-
-    A new TIP looks through these for a ``GradScaler``, which would take most of the time here, as each client of each
-    round has a TIP of its own.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import spearmanr
 
+from bench.privacy.study.cases import WORLDS
 from bench.privacy.study.jobs import Ceilings, Row
 from bench.privacy.study.strongest import strongest
 
@@ -86,14 +87,32 @@ def markdown(rows: list[Row], ceilings: list[Ceilings]) -> str:
 
 def _summary(found: list[Gap], rows: list[Row], ceilings: list[Ceilings]) -> str:
     audited = {one[:2] for one in found}
-    one_attack = statistics.median(row.seconds / len(row.psnr) for row in rows if row[:2] in audited)
-    one_ceiling = statistics.median(one.seconds / len(one.ceiling) for one in ceilings if one[:2] in audited)
+    attacks = sum(row.seconds for row in rows if row[:2] in audited) / len(audited)
+    audits = sum(one.seconds for one in ceilings if one[:2] in audited) / len(audited)
     above = sum(one.above > MARGIN for one in found)
+    first = [one for one in found if one.table != WORLDS]
+    inner = f", {rank_correlation(first):.2f} without other worlds" if 1 < len(first) < len(found) else ""
+    pairs = _by_image(rows, ceilings)
+    higher = [image for image, excess in pairs if excess > MARGIN]
+    most = max(set(higher), key=higher.count, default=0)
     return (
         f"Rank correlation (Spearman) of ceilings and strongest attacks over these {len(found)} settings: "
-        f"{rank_correlation(found):.2f}. Under {above} of them some attacker's median is more than {MARGIN:g} dB above "
-        f"the ceilings. A ceiling takes {one_ceiling:.1f} s of CPU time, an attack on an image {one_attack:.1f} s."
+        f"{rank_correlation(found):.2f}{inner}. Under {above} of them some attacker's median is more than "
+        f"{MARGIN:g} dB above the ceilings. Image by image {len(higher)} of {len(pairs)} attacks are, "
+        f"{higher.count(most)} of these on image {most}. A setting's ceilings take {audits:.0f} s of CPU time, its "
+        f"attacks {attacks:.0f} s."
     )
+
+
+def _by_image(rows: list[Row], ceilings: list[Ceilings]) -> list[tuple[int, float]]:
+    """Of every attacker under every defense that has ceilings: the image, and by how much it got more."""
+    return [
+        (image, got - most)
+        for one in ceilings
+        for row in rows
+        if row[:2] == one[:2]
+        for image, (got, most) in enumerate(zip(by_image(row, len(one.ceiling)), one.ceiling, strict=False))
+    ]
 
 
 def _above(row: Row, found: Ceilings) -> float:

@@ -65,11 +65,10 @@ TUNING_SEED = 0
 """Of the trainings that choose a step size and are not scored."""
 
 
-def conditions(noises: Sequence[float]) -> list[Condition]:
-    """No noise, and every defense with every noise; spectra where they have been fitted."""
-    every = [Condition(name, noise) for noise in noises for name in MAKERS if name != NONE]
-    fitted = [one for one in every if one.defense not in shapes.MAKERS or shapes.is_fitted(one.noise)]
-    return [Condition(NONE, 0.0), *fitted]
+def conditions(noises: Sequence[float], with_shapes: bool = False) -> list[Condition]:
+    """No noise, and every defense with every noise; fitted spectra among them if they are wanted."""
+    names = [name for name in MAKERS if name != NONE and (with_shapes or name not in shapes.MAKERS)]
+    return [Condition(NONE, 0.0), *[Condition(name, noise) for noise in noises for name in names]]
 
 
 def measure(condition: Condition, plan: Plan, lr: float, seed: int, images: Images) -> Run:
@@ -153,6 +152,7 @@ def markdown(found: Sequence[Summary], messages: int) -> str:
         "|---|---|---|---|---|---|",
     ]
     for (name, noise), mean, half_width, lr, _ in found:
-        spent = [f"{epsilon(noise, count):,.4g}" if noise else "none" for count in (1, messages)]
+        least = shapes.least(name, noise)
+        spent = [f"{epsilon(least, count):,.4g}" if noise else "none" for count in (1, messages)]
         lines.append(f"| {name} | {noise:g} | {mean:.1f} ± {half_width:.1f} % | {lr:g} | {spent[0]} | {spent[1]} |")
     return "\n".join(lines)

@@ -1,18 +1,23 @@
 """Fitted spectra: as hard to see through as plain noise by the audit's ceiling, or by the guarantee."""
 
+import functools
+import math
 import pathlib
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 import tip_kernels as tip
 from bench import paths
 from bench.privacy.client import defenses
 from bench.privacy.client.noise_levels import Maker
 from bench.privacy.client.release import CLIP, Defense
-from bench.privacy.nets import small_conv_net
+from bench.privacy.study import scenes
 from bench.privacy.study.fedsgd import images_of, pixels
-from tip_kernels.audit import ImagePrior, audit
+from tip_kernels.audit import Audit, ImagePrior, audit
 
 RATIOS = {"spectrum": 0.0, "TIP 0.3, spectrum": 0.3}
 AS_PRIVATE = ", equal guarantee"
@@ -22,37 +27,72 @@ AUDITED, LEARNED = 8, 8000
 """Public images that spectra are fitted on, and that their audits' prior is fitted to."""
 
 
-def is_fitted(noise: float) -> bool:
-    """Whether there are spectra beside plain noise of that std."""
-    return all(file(ratio, noise).exists() for ratio in RATIOS.values())
-
-
 def file(ratio: float, noise: float) -> pathlib.Path:
     """Where the spectrum beside plain noise of that std is kept."""
     return paths.PRIVACY_RESULTS / "spectra" / f"ratio-{ratio:g}-noise-{noise:g}.json"
 
 
+def least(defense: str, noise: float) -> float:
+    """The least noise of a defense of ``noise_costs``, which its guarantee is that of."""
+    return fitted(RATIOS[defense], noise).least() if defense in RATIOS else noise
+
+
+class Gains(NamedTuple):
+    """How many times less noise in its best shape would cost: at the same ceiling, and at the same trace of F."""
+
+    ceiling: float
+    trace: float
+
+
+def gains(model: nn.Module, noise: float, data: pathlib.Path) -> Gains:
+    """Over plain noise, to first order, by the bands of an audit; see docs/audit.md."""
+    found = _audited(model, noise, data)
+    costs, leaks = ([getattr(row, name) for row in found.leak] for name in ("harm", "leak"))
+    by_count = [(row.count * cost, leak) for row, cost, leak in zip(found.leak, costs, leaks, strict=True)]
+    best = sum(math.sqrt(cost * leak) for cost, leak in by_count) ** 2
+    trace = sum(cost for cost, _ in by_count) * sum(leaks) / best
+    return Gains(found.shape_gain(), trace)
+
+
+def nets(data: pathlib.Path) -> dict[str, nn.Module]:
+    """The attacked net at its first weights and after training."""
+    return {"first weights": scenes.one_image(data).model, "trained": scenes.trained_conv_net(data)}
+
+
 def fit(ratio: float, noise: float, data: pathlib.Path) -> tip.Spectrum:
     """For the attacked net at its first weights, with the ceiling of plain noise on images set aside for validation."""
-    everything = images_of(data)
-    public, prior = everything.validation[:AUDITED], ImagePrior.fit(pixels(everything.train[:LEARNED]))
-    torch.manual_seed(0)
-    model = small_conv_net(*everything.train.images.shape[1:3])
-    cross_entropy = torch.nn.functional.cross_entropy
-    asked = {"prior": prior, "method": "iterative", "probes": 8}
-    plain = audit(model, cross_entropy, pixels(public), public.labels, noise, max_grad_norm=CLIP, **asked)
-    return tip.Spectrum.fit(
-        model, cross_entropy, pixels(public), public.labels,
-        psnr=plain.psnr.mean().item(), ratio=ratio, max_grad_norm=CLIP, **asked,
-    )  # fmt: skip
+    public, model = _public(data), nets(data)["first weights"]
+    plain = _audited(model, noise, data).psnr.mean().item()
+    settings = {"ratio": ratio, "max_grad_norm": CLIP}
+    return tip.Spectrum.fit(model, cross_entropy, *public, psnr=plain, **settings, **_asked(data))
 
 
-def _defense(ratio: float, noise: float, as_private: bool = False) -> Defense:
+def _audited(model: nn.Module, noise: float, data: pathlib.Path) -> Audit:
+    return audit(model, cross_entropy, *_public(data), noise, max_grad_norm=CLIP, **_asked(data))
+
+
+def _public(data: pathlib.Path) -> tuple[torch.Tensor, torch.Tensor]:
+    public = images_of(data).validation[:AUDITED]
+    return pixels(public), public.labels
+
+
+@functools.cache
+def _asked(data: pathlib.Path) -> dict[str, Any]:
+    """Arguments of all audits."""
+    return {"prior": ImagePrior.fit(pixels(images_of(data).train[:LEARNED])), "method": "iterative", "probes": 8}
+
+
+def fitted(ratio: float, noise: float) -> tip.Spectrum:
+    """The one that is kept; raises FileNotFoundError, with the command that makes it, if there is none."""
     path = file(ratio, noise)
     if not path.exists():
         raise FileNotFoundError(f"expected {path}: make it by\n    python -m bench.privacy shape --data FOLDER")
-    fitted = tip.Spectrum.load(path)
-    return defenses.shaped(fitted.scaled(noise / fitted.least()) if as_private else fitted, ratio)
+    return tip.Spectrum.load(path)
+
+
+def _defense(ratio: float, noise: float, as_private: bool = False) -> Defense:
+    shape = fitted(ratio, noise)
+    return defenses.shaped(shape.scaled(noise / shape.least()) if as_private else shape, ratio)
 
 
 MAKERS: dict[str, Maker] = {
