@@ -72,6 +72,21 @@ def halted():
     raise SystemExit(3)
 
 
+class Leaves(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3)
+
+    def forward(self, images):
+        raise SystemExit(0)
+
+
+def leaves(*_arguments):
+    if _arguments:
+        raise SystemExit(0)
+    return Leaves()
+
+
 def text():
     return "no model"
 
@@ -283,6 +298,7 @@ def test_a_file_of_labels_that_is_not_one(capsys, lines, said):
         ("nets:wide", "a function without arguments, got nets:wide: missing a required argument: 'width'"),
         ("nets:broken", "nets:broken has raised KeyError: 'a line\\nand another' (nets.py, line"),
         ("nets:halted", "nets:halted has raised SystemExit: 3"),
+        ("nets:leaves", "(--size and --channels turn them into others), but it has raised SystemExit: 0"),
         ("nets:text", "expected nets:text to return a torch.nn.Module, got str"),
         ("nets:still", "in training mode, in which clients compute gradients, got one in evaluation mode: --eval"),
         ("nets:gray", "a model for images of 3x6x6 (--size and --channels turn them into others), but it has raised"),
@@ -356,6 +372,24 @@ def test_images_that_are_refused(capsys, working_folder):
     assert "a multiple of --per-message, 2, got 3" in refusal(capsys, "--count 3 --per-message 2")
 
 
+def test_links_in_a_circle_are_refused(capsys, working_folder):
+    """Their images would be counted again and again, or forever."""
+    (working_folder / "photos" / "ant" / "again").symlink_to("..")
+    assert "every folder below photos once (--images), got photos/ant/again again, by" in refusal(capsys, "--labels 0")
+    (working_folder / "public" / "further").symlink_to(working_folder / "photos" / "bee")
+    assert "expected every folder below" not in run(capsys, "--no-picture --count 1 --labels 0", images="public")[2]
+
+
+def test_names_that_are_no_text_are_shown(capfd, working_folder):
+    """Linux takes any bytes for a name; a stdout of UTF-8, or a figure, does not."""
+    odd = working_folder / "odd" / b"\xff.png".decode("utf-8", "surrogateescape")
+    write(odd)
+    code, out, _ = run(capfd, "--labels 0 --out odd.png", images="odd")
+    assert code == 0
+    assert "\\udcff.png" in out
+    assert (working_folder / "odd.png").is_file()
+
+
 def test_opaque_and_indexed_images_are_read(working_folder):
     from tip_kernels._commands import folders
 
@@ -389,6 +423,12 @@ def test_priors_that_are_refused(capsys, working_folder):
         ("--ratio 2", "expected ratio"),
         ("--max-grad-norm 0", "expected max_grad_norm"),
         ("--probes 1 --method iterative", "expected probes to be an integer of at least 2, got 1"),
+        ("--loss nets:leaves", "nets:leaves has raised SystemExit: 0"),
+        (
+            "--labels 9223372036854775808",
+            "expected labels of at most 9223372036854775807 (--labels), got 92233720368547",
+        ),
+        ("--seed 18446744073709551616", "argument --seed: expected an integer in [-2**63, 2**64), got 184467440737"),
         ("--per-message 0", "argument --per-message: expected a positive integer, got 0"),
         ("--size 6x", "argument --size: invalid"),
         ("--size x6", "argument --size: invalid"),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tip_kernels import spectrum
 from tip_kernels.shaping import Spectrum
@@ -86,6 +87,8 @@ def test_least_and_scaled():
         ({"a": "loud"}, TypeError, "expected numbers as the std of 'a', got str"),
         ({"a": 0.0}, ValueError, r"finite and above 0, got 0 \(a\)"),
         ({"a": -1}, ValueError, r"got -1 \(a\)"),
+        ({"a": 10**400}, TypeError, "expected numbers as the std of 'a', got int"),
+        ({"a": 1j}, TypeError, "expected numbers as the std of 'a', got complex"),
         ({"a": float("nan")}, ValueError, r"got nan \(a\)"),
         ({"a": [[1.0, float("inf")], [1.0, 1.0]]}, ValueError, r"got inf \(a\)"),
         ({"a": [1.0, 2.0]}, ValueError, r"by bin \[2, \*bins\], got shape \(2,\) \(a\)"),
@@ -95,6 +98,37 @@ def test_least_and_scaled():
 def test_what_is_no_spectrum_is_refused(stds, error, text):
     with pytest.raises(error, match=text):
         Spectrum(stds)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [("cfloat", "got torch.complex64"), ("to_sparse", "got torch.float32, torch.sparse_coo")]
+)
+def test_tensors_of_other_kinds_are_refused(change, text):
+    std = getattr(torch.ones(2, 3, 2), change)()
+    with pytest.raises(TypeError, match=f"expected real numbers as the std of 'a', {text}"):
+        Spectrum({"a": std})
+
+
+def test_a_file_that_says_two_things_is_refused(tmp_path):
+    """JSON would take the last, which may be less noise than the one that somebody has read."""
+    path = tmp_path / "spectrum.json"
+    for text, said in (
+        ('{"format": 1, "stds": {"a": 0.5, "b": 1.0, "a": 0.001}}', "every name once, got 'a' twice"),
+        ('{"format": 1, "stds": {"a": 0.5}, "std": {"a": 1}}', "expected format and stds, got format, std, stds"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"got something else: .*{said}"):
+            Spectrum.load(path)
+
+
+def test_amounts_are_real_and_on_the_cpu_whatever_is_in_force(tmp_path):
+    given = {"conv": torch.ones(2, 3, 2), "bias": 0.5}
+    Spectrum(given).save(tmp_path / "spectrum.json")
+    for mode in (torch.device("meta"), FakeTensorMode()):
+        with mode:
+            made, loaded = Spectrum(given), Spectrum.load(tmp_path / "spectrum.json")
+        assert made == loaded == Spectrum(given)
+        assert made.least() == 0.5
 
 
 def test_columns_are_of_the_kernels_that_it_was_made_for():
@@ -108,7 +142,17 @@ def test_columns_are_of_the_kernels_that_it_was_made_for():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": 2, "stds": {"a": 1.0}}', '{"format": 1, "stds": {"a": -1}}', '{"format": 1}']
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "[" * 100_000,
+        f'{{"format": 1, "stds": {{"a": 1{"0" * 400}}}}}',
+        '{"format": 2, "stds": {"a": 1.0}}',
+        '{"format": 1, "stds": {"a": -1}}',
+        '{"format": 1}',
+    ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path, text):
     path = tmp_path / "spectrum.json"

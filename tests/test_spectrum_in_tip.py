@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import tip_kernels as tip
 from tip_kernels import spectrum as bases
@@ -125,6 +126,10 @@ NO_BAND = {"masks": {(3, 3): torch.zeros(3, 2, dtype=torch.bool)}}
         (None, {"std": 0.1}, ValueError, "std and floor_std to be left out beside a spectrum"),
         (None, {"floor_std": 0.1}, ValueError, "std and floor_std to be left out beside a spectrum"),
         (None, {"floor_std": {"0.bias": 0.1}}, ValueError, "std and floor_std to be left out beside a spectrum"),
+        (None, {"floor_std": torch.ones(4)}, ValueError, "std and floor_std to be left out beside a spectrum"),
+        (None, {"masks": [1]}, TypeError, "expected masks to map kernel sizes to bool tensors, got list"),
+        (None, {"masks": {(3, 3): "high"}}, TypeError, r"masks\[\(3, 3\)\] to be a bool tensor on the CPU, got str"),
+        (None, {"cutoff": "half"}, TypeError, "expected cutoff to be a number, got str"),
         (None, {"max_grad_norm": None}, ValueError, "expected max_grad_norm beside a spectrum, .* got None"),
         (
             lambda stds: {"0.weight": stds["0.weight"]},
@@ -159,6 +164,16 @@ def test_what_would_be_other_noise_is_refused(change, settings, error, text):
 def test_a_mapping_is_no_spectrum():
     with pytest.raises(TypeError, match=r"expected spectrum to be a tip_kernels.Spectrum, got dict"):
         tip.TIP(net(), spectrum={"0.weight": 1.0}, max_grad_norm=1.0)
+
+
+def test_it_can_be_built_in_a_dry_run():
+    model = net()
+    noise = tip.Spectrum(some_stds(model))
+    with FakeTensorMode():
+        defense = tip.TIP(model, spectrum=noise, max_grad_norm=NORM, scores="public")
+    assert defense.noise_multiplier() == pytest.approx(0.15)
+    defense.close()
+    assert noise_of(build(model))["0.weight"].ne(0).all()
 
 
 def test_one_number_for_a_kernel_is_the_same_everywhere():

@@ -12,6 +12,7 @@ from torch import nn
 
 from . import spectrum
 from ._op.plan import Masks
+from ._runtime.tracing import real_tensors
 
 if TYPE_CHECKING:
     from ._audit.channels import Loss
@@ -42,7 +43,8 @@ class Spectrum:
     def __init__(self, stds: Mapping[str, torch.Tensor | float]) -> None:
         if not isinstance(stds, Mapping) or not stds:
             raise TypeError(f"expected stds to be a mapping by parameter name, got {stds!r}")
-        self._stds = {name: _checked(name, std) for name, std in stds.items()}
+        with real_tensors():
+            self._stds = {name: _checked(name, std) for name, std in stds.items()}
         self._columns: dict[tuple[str, tuple[int, ...], tuple[bool, ...]], torch.Tensor] = {}
 
     @property
@@ -158,11 +160,13 @@ class Spectrum:
             ValueError: it holds no spectrum, or one that was changed into something else.
         """
         try:
-            held = json.loads(pathlib.Path(path).read_text())
+            held = json.loads(pathlib.Path(path).read_text(), object_pairs_hook=_once_each)
             if held["format"] != FORMAT:
                 raise ValueError(f"format {held['format']}, expected {FORMAT}")
-            return cls({name: torch.tensor(std, dtype=torch.float64) for name, std in held["stds"].items()})
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if held.keys() != {"format", "stds"}:
+                raise ValueError(f"expected format and stds, got {', '.join(sorted(held))}")
+            return cls(dict(held["stds"].items()))
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"expected a spectrum in {path}, got something else: {error}") from error
 
     def __eq__(self, other: object) -> bool:
@@ -179,9 +183,11 @@ class Spectrum:
 def _checked(name: str, std: torch.Tensor | float) -> torch.Tensor:
     if not isinstance(name, str):
         raise TypeError(f"expected stds to be named by strings, got {name!r}")
+    if isinstance(std, torch.Tensor) and (std.is_complex() or std.layout is not torch.strided):
+        raise TypeError(f"expected real numbers as the std of {name!r}, got {std.dtype}, {std.layout}")
     try:
-        kept = torch.as_tensor(std, dtype=torch.float64).detach().to("cpu", copy=True)
-    except (TypeError, ValueError, RuntimeError) as error:
+        kept = torch.as_tensor(std, dtype=torch.float64, device="cpu").detach().clone()
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise TypeError(f"expected numbers as the std of {name!r}, got {type(std).__name__}") from error
     if not (kept.isfinite() & (kept > 0)).all():
         worst = kept[~(kept.isfinite() & (kept > 0))][0].item()
@@ -192,6 +198,15 @@ def _checked(name: str, std: torch.Tensor | float) -> torch.Tensor:
             f"{tuple(kept.shape)} ({name})"
         )
     return kept
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which takes the last of several values: it could be less noise than the one that is read."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"expected every name once, got {max(names, key=names.count)!r} twice")
+    return found
 
 
 def _text(stds: Mapping[str, torch.Tensor]) -> str:

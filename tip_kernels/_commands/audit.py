@@ -25,10 +25,12 @@ from . import audit_picture, audit_report, extras
 from .factories import model_of, named
 from .folders import Form, Listing, listed, read, shown, spread_over
 from .labels import HELP, Labels, labels_of
-from .refusal import Refused, one_line, raised_by_user
+from .refusal import Refused, one_line, printable, raised_by_user
 
 COUNT = 16
 """Images of a larger folder that are audited unless the user says how many."""
+
+MOST_LABEL = torch.iinfo(torch.int64).max
 
 PRIOR_BYTES = 2**30
 """Public images that a prior is fitted to take no more memory than this, as float64."""
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     client.add_argument("--channels", type=int, choices=(1, 3), help="turn images into gray or colors")
     client.add_argument("--per-message", type=_positive, default=1, metavar="N",
                         help="images in one message; default %(default)s")  # fmt: skip
-    client.add_argument("--seed", type=int, default=0, help="of the factory, too; default %(default)s")
+    client.add_argument("--seed", type=_seed, default=0, help="of the factory, too; default %(default)s")
     settings = parser.add_argument_group("its TIP, see tip_kernels.TIP")
     settings.add_argument("--ratio", type=float, required=True, help="of the channels that are selected")
     settings.add_argument("--std", type=float, required=True, help="of the noise in their high band")
@@ -76,7 +78,8 @@ def run(options: argparse.Namespace) -> None:
     # What the user's code prints must not get into the JSON.
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
         result = _result(options)
-    print(audit_report.as_json(result) if options.json else audit_report.as_text(result))
+    text = audit_report.as_json(result) if options.json else audit_report.as_text(result)
+    print(printable(text, sys.stdout.encoding))
 
 
 def _check_output(options: argparse.Namespace) -> None:
@@ -120,7 +123,7 @@ def _result(options: argparse.Namespace) -> audit_report.Result:
     }
     picture = None if options.no_picture else options.out
     if picture is not None:
-        names = [str(path) for path in batch.paths]
+        names = [printable(str(path)) for path in batch.paths]
         audit_picture.save(audit_picture.drawn(found, batch.images, names, options.probes), picture)
     return audit_report.Result(
         found, options, facts, _notes(options, listing, model), batch.paths, batch.labels, picture
@@ -149,7 +152,10 @@ def _batch(options: argparse.Namespace, listing: Listing, labels: Labels, model:
     paths = spread_over(listing.paths, count)
     images = read(listing.folder, paths, Form(options.size, options.channels))
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    values = torch.tensor([labels.values[path] for path in paths])
+    chosen = [labels.values[path] for path in paths]
+    if max(chosen) > MOST_LABEL:
+        raise Refused(f"expected labels of at most {MOST_LABEL} (--labels), got {max(chosen)}")
+    values = torch.tensor(chosen)
     return Batch(paths, images.to(device), values.to(device))
 
 
@@ -159,7 +165,7 @@ def _check_fit(options: argparse.Namespace, model: nn.Module, loss: Loss, batch:
     with undisturbed(model), torch.no_grad():
         try:
             outputs = model(images)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Refused(
                 f"expected a model for images of {shown(images.shape[1:])} (--size and --channels turn them into "
                 f"others), but it has raised {raised_by_user(error)}"
@@ -168,7 +174,7 @@ def _check_fit(options: argparse.Namespace, model: nn.Module, loss: Loss, batch:
             _check_classes(outputs, batch, classes)
         try:
             value = loss(outputs, labels)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Refused(f"{options.loss} has raised {raised_by_user(error)}") from error
     if not isinstance(value, torch.Tensor) or value.dim():
         got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
@@ -232,7 +238,7 @@ def _audited(options: argparse.Namespace, model: nn.Module, loss: Loss, batch: B
             )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise Refused(one_line(error)) from error
-    except Exception as error:  # of a model or loss that torch.func or this batch does not suit
+    except (Exception, SystemExit) as error:  # of a model or loss that torch.func or this batch does not suit
         raise Refused(f"the audit has raised {raised_by_user(error)}") from error
 
 
@@ -268,6 +274,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not -(2**63) <= value < 2**64:  # what torch takes
+        raise argparse.ArgumentTypeError(f"expected an integer in [-2**63, 2**64), got {text}")
     return value
 
 

@@ -46,7 +46,7 @@ def listed(option: str, folder: pathlib.Path) -> Listing:
     """PNG and JPEG files of a folder and those below it.
 
     Raises:
-        Refused: there is no such folder, or no such file in it, or one below it cannot be read.
+        Refused: there is no such folder, or no such file in it, or one below it cannot be read or comes twice.
     """
 
     def refuse(error: OSError) -> None:
@@ -55,7 +55,12 @@ def listed(option: str, folder: pathlib.Path) -> Listing:
     if not folder.is_dir():
         raise Refused(f"expected {option} to be a folder, got {folder}")
     paths, others = [], 0
+    seen: set[str] = set()
     for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # links can go around in circles
+            raise Refused(f"expected every folder below {folder} once ({option}), got {parent} again, by a link")
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):

@@ -158,7 +158,7 @@ def settings(
     return (
         _one_or_many(ratio),
         specialize(cutoff),
-        () if masks is None else _hashable_masks(masks),
+        () if masks is None else hashable_masks(masks),
         None if shards is None else tuple([_as_shard(shard, i, names) for i, shard in enumerate(shards)]),
         amplitudes,
         names,
@@ -171,7 +171,8 @@ def _one_or_many(ratio: float | Sequence[float]) -> float | tuple[float, ...]:
     return specialize(ratio)
 
 
-def _hashable_masks(masks: Masks) -> tuple[Mask, ...]:
+def hashable_masks(masks: Masks) -> tuple[Mask, ...]:
+    """The user's masks as values; raises TypeError and ValueError for what maps no kernel sizes to bool tensors."""
     if not isinstance(masks, Mapping):
         raise TypeError(f"expected masks to map kernel sizes to bool tensors, got {type(masks).__name__}")
     return tuple(_hashable_mask(kernel_size, mask) for kernel_size, mask in masks.items())
@@ -326,9 +327,14 @@ def _check_settings(count: int, settings: Settings) -> None:
             check_range(f"ratio{label(i, settings.names)}", ratio, 0.0, 1.0)
     else:
         check_range("ratio", settings.ratio, 0.0, 1.0)
-    check_number("cutoff", settings.cutoff)
-    if not 0.0 <= settings.cutoff < 1.0:
-        raise ValueError(f"expected cutoff in [0, 1), got {settings.cutoff}")
+    check_cutoff(settings.cutoff)
+
+
+def check_cutoff(cutoff: float) -> None:
+    """Raises TypeError unless it is a number, and ValueError unless that is in [0, 1)."""
+    check_number("cutoff", cutoff)
+    if not 0.0 <= cutoff < 1.0:
+        raise ValueError(f"expected cutoff in [0, 1), got {cutoff}")
 
 
 def check_grad(grad: Meta, device: torch.device, where: str) -> None:

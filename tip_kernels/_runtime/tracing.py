@@ -3,7 +3,8 @@
 import functools
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -69,6 +70,16 @@ def cached(maxsize: int | None) -> Callable[[Function], Function]:
         return look_up  # type: ignore[return-value]
 
     return decorate
+
+
+@contextmanager
+def real_tensors() -> Iterator[None]:
+    """Tensors that are made here are real, whatever mode is in force."""
+    if not torch._C._len_torch_dispatch_stack():
+        yield
+        return
+    with torch.utils._python_dispatch._disable_current_modes():
+        yield
 
 
 def is_dry_run() -> bool:

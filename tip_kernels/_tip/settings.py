@@ -23,14 +23,16 @@ def checked_settings(**settings: Any) -> dict[str, Any]:
     check_range("ratio", settings["ratio"], 0.0, 1.0)
     check_shares(settings["shares"], settings["honest"])
     std, max_grad_norm, rng = settings["std"], settings["max_grad_norm"], settings["rng"]
-    if settings["spectrum"] is not None and (std is not None or settings["floor_std"] != 0.0):
+    floor_std = settings["floor_std"]
+    has_floor = not isinstance(floor_std, (int, float)) or floor_std != 0
+    if settings["spectrum"] is not None and (std is not None or has_floor):
         raise ValueError("expected std and floor_std to be left out beside a spectrum, which has all noise, got both")
     max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
     check_max_grad_norm(max_grad_norm)
     return {
         **settings,
         "std": copied_amount(DEFAULT_STD if std is None and settings["spectrum"] is None else std),
-        "floor_std": copied_amount(settings["floor_std"]),
+        "floor_std": copied_amount(floor_std),
         "masks": copied_masks(settings["masks"]),
         "max_grad_norm": max_grad_norm,
         "rng": NoiseRNG() if rng is None else rng,

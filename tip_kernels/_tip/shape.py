@@ -7,7 +7,8 @@ import torch
 
 from .. import spectrum
 from .._op.amplitudes import Amplitudes
-from .._op.plan import Masks
+from .._op.plan import Masks, check_cutoff, hashable_masks
+from .._runtime.tracing import real_tensors
 from ..shaping import Spectrum
 from .layout import Layout
 
@@ -22,7 +23,8 @@ class Shape:
         columns: of a kernel that has amplitudes its noise, float64 [2, K]: of others and of selected channels.
 
     Raises:
-        TypeError, ValueError: no spectrum, one without some parameter or of other kernel sizes, or no clipping norm.
+        TypeError, ValueError: no spectrum, one without some parameter or of other kernel sizes, no clipping norm, or
+            what is no high band.
     """
 
     def __init__(self, layout: Layout, settings: Mapping[str, Any]) -> None:
@@ -31,11 +33,17 @@ class Shape:
             raise TypeError(f"expected spectrum to be a tip_kernels.Spectrum, got {type(given).__name__}")
         if max_grad_norm is None:
             raise ValueError("expected max_grad_norm beside a spectrum, whose noise is in units of it, got None")
-        stds = given.stds
+        check_cutoff(settings["cutoff"])
+        hashable_masks(settings["masks"] or {})
         self.amounts: dict[str, float] = {}
         self.least: dict[str, tuple[float, float]] = {}
         self.columns: dict[str, torch.Tensor] = {}
         self._amplitudes: list[Amplitudes | None] = []
+        with real_tensors():
+            self._add_all(layout, given, settings, max_grad_norm)
+
+    def _add_all(self, layout: Layout, given: Spectrum, settings: Mapping[str, Any], max_grad_norm: float) -> None:
+        stds = given.stds
         kernel_sizes = {layout.names[index]: size for index, size in layout.kernel_sizes.items()}
         self._check_names(stds, layout)
         for name in layout.names:
@@ -85,4 +93,4 @@ class Shape:
 
 def _mask(kernel_size: tuple[int, ...], cutoff: float, masks: Masks | None) -> torch.Tensor:
     given = (masks or {}).get(kernel_size)
-    return spectrum.radial_mask(kernel_size, cutoff) if given is None else given.cpu()
+    return spectrum.radial_mask(kernel_size, cutoff) if given is None else given
