@@ -165,12 +165,12 @@ def _level(ceiling: Callable[[float], float], target: float, start: float) -> fl
 
 def _root(excess: Callable[[float], float], one: tuple[float, float], other: tuple[float, float]) -> float:
     """Between two points of different signs, by false position (the Illinois rule, Dowell and Jarratt 1971)."""
-    middle = one[0]
+    value = one[1]
     for _ in range(MOST_STEPS):
         middle = (one[0] * other[1] - other[0] * one[1]) / (other[1] - one[1])
         value = excess(middle)
         if abs(value) < TOLERANCE:
-            break
+            return middle
         one = other if value * other[1] < 0 else (one[0], one[1] / 2)
         other = middle, value
-    return middle
+    raise ValueError(f"expected to meet psnr within {TOLERANCE:g} dB, came {abs(value):.2g} dB away: raise probes")
