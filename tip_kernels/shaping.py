@@ -116,8 +116,7 @@ class Spectrum:
 
         At the plain noise that reaches the target, the variance for each band of each parameter becomes the root of
         what noise there hides by what it costs, :attr:`tip_kernels.audit.Row.reveals` and ``harm``; then all of it is
-        scaled to the target. docs/audit.md derives it, and says what was gained over the same noise everywhere: next to
-        nothing for the nets that were measured.
+        scaled to the target. docs/audit.md derives it, and says what it gains over the same noise everywhere: little.
 
         Args:
             model: as in :func:`tip_kernels.audit.audit`; it stays as it is.
