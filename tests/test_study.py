@@ -302,7 +302,7 @@ def test_study_says_how_to_train_what_it_needs(tmp_path, monkeypatch):
         match=r"prior of at least 1000 steps for flow, .*, got 0: train it by\n    python -m .* train-prior ",
     ):
         entry.main(["study"])
-    for steps, enough in ((399, False), (1000, True)):
+    for steps, enough in ((299, False), (1000, True)):
         for needed in with_priors.needed(None):
             torch.save({"settings": dataclasses.asdict(needed.settings), "steps": steps}, needed.settings.file())
         assert (with_priors.missing(None) == {}) is enough  # a few steps would make weak attackers, in silence

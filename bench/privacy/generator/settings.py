@@ -21,7 +21,7 @@ class Settings(settings.Settings):
     VERSION = 2
     OPTIONS = ("latent", "width", "batch", "lr", "seed")
     MINUTES = 20.0
-    LEAST = 400
+    LEAST = 300
 
     latent: int = 128
     width: int = 16
