@@ -93,10 +93,11 @@ double time_addition() {
 double time_kernel(int generator, int64_t kernels) {
   std::vector<double> exact(81);
   std::vector<float> rounded(81), gradient(9 * kernels);
-  const Basis basis = {9, 8, exact.data(), rounded.data(), true};
+  const Order3x3 order = {true, {0, 1, 2, 3, 4, 5, 6, 7, 8}};
+  const Basis basis = {9, 8, exact.data(), rounded.data(), order, true};
   std::vector<int64_t> offsets(9);
   for (int i = 0; i < 9; ++i) offsets[i] = i;
-  const RunTensor tensor = {DType::f32, 0, &basis, 9, 8, offsets.data(), true, 1e-3f, 0.0f, 0.0f};
+  const RunTensor tensor = {DType::f32, 0, &basis, 9, 8, offsets.data(), true, 1e-3f, 0.0f, {}, {}, 0.0f};
   Run run = {&tensor, Noise::band, {2, 1}, reinterpret_cast<char*>(gradient.data()), 9, 0, kernels, 0};
   run.end = run.lanes();
   const RunTable table = {{}, generator, 1.0f, 1.0, &run, 1};
