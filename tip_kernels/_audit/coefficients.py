@@ -89,7 +89,6 @@ def under_tip(defense: TIP, selected: Mapping[str, torch.Tensor]) -> dict[str, C
     settings, mechanism, layout = defense._settings, defense._mechanism, defense._layout
     honest = math.sqrt(settings["honest"] or 1)
     stds, floors = mechanism.std.named(), mechanism.floor_std.named()
-    masks = settings["masks"] or {}
     found = {}
     for index, name in enumerate(layout.parameter_names):
         slot = layout.all.slots[index]
@@ -100,10 +99,7 @@ def under_tip(defense: TIP, selected: Mapping[str, torch.Tensor]) -> dict[str, C
         if kernel_size is None:
             found[name] = _plain(name, floor * honest)
             continue
-        mask = masks.get(kernel_size)
-        if mask is None:
-            mask = spectrum.radial_mask(kernel_size, settings["cutoff"])
-        basis, d = spectrum.real_basis(kernel_size, mask.cpu())
+        basis, d = spectrum.real_basis(kernel_size, mechanism.bands.mask(kernel_size).cpu())
         std = _stds(mechanism.shape, name, stds[name], floor, d, len(basis)) * honest
         std[1, :d] = _by_what_is_left(std[1, :d], settings["keep"])
         channels = selected[name].cpu()

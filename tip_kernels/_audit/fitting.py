@@ -91,14 +91,13 @@ class _Amounts:
 
     def __init__(self, model: nn.Module, settings: Mapping[str, Any]) -> None:
         with TIP(model, **settings) as defense:
-            layout = defense._layout
-            masks, cutoff = settings["masks"] or {}, settings["cutoff"]
+            layout, bands = defense._layout, defense._mechanism.bands
             self._names = [name for name in layout.names if name in layout.floating_names]
-            self._kernels: dict[str, tuple[int, ...]] = {}
-            for index, kernel_size in layout.kernel_sizes.items():
-                mask = masks.get(kernel_size)
-                if (spectrum.radial_mask(kernel_size, cutoff) if mask is None else mask).any():
-                    self._kernels[layout.names[index]] = kernel_size
+            self._kernels = {
+                layout.names[index]: kernel_size
+                for index, kernel_size in layout.kernel_sizes.items()
+                if not bands.is_empty(kernel_size)
+            }
 
     def flat(self) -> Spectrum:
         """The same noise everywhere, of 1."""

@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 from .. import spectrum
 from .._op.plan import Masks
 
@@ -14,10 +16,14 @@ class HighBands:
         self._masks = masks or {}
         self._keep = keep
 
+    def mask(self, kernel_size: tuple[int, ...]) -> torch.Tensor:
+        """The bins of the high band, bool in ``rfftn`` layout."""
+        mask = self._masks.get(kernel_size)
+        return spectrum.radial_mask(kernel_size, self._cutoff) if mask is None else mask
+
     def is_empty(self, kernel_size: tuple[int, ...]) -> bool:
         """Whether kernels of this size have no high band, as those of 1x1."""
-        mask = self._masks.get(kernel_size)
-        return not (spectrum.radial_mask(kernel_size, self._cutoff) if mask is None else mask).any()
+        return not self.mask(kernel_size).any()
 
     def left(self, kernel_size: tuple[int, ...]) -> float:
         """At most what a selected kernel keeps of its high band: ``keep``, and what rounding leaves of the rest.

@@ -7,9 +7,10 @@ import torch
 
 from .. import spectrum
 from .._op.amplitudes import Amplitudes
-from .._op.plan import Masks, check_cutoff, hashable_masks
+from .._op.plan import check_cutoff, hashable_masks
 from .._runtime.tracing import real_tensors
 from ..shaping import Spectrum
+from .bands import HighBands
 from .layout import Layout
 
 
@@ -69,7 +70,7 @@ class Shape:
     def _add_kernel(
         self, name: str, given: Spectrum, kernel_size: tuple[int, ...], settings: Mapping[str, Any], norm: float
     ) -> None:
-        mask = _mask(kernel_size, settings["cutoff"], settings["masks"])
+        mask = HighBands(settings["cutoff"], settings["masks"], settings["keep"]).mask(kernel_size)
         if not mask.any():
             raise ValueError(
                 f"expected a high band in kernels that have a spectrum, got none ({name}): lower cutoff, or give it "
@@ -89,8 +90,3 @@ class Shape:
         self._amplitudes.append(None)
         self.amounts[name] = norm * std.item()
         self.least[name] = (self.amounts[name], self.amounts[name])
-
-
-def _mask(kernel_size: tuple[int, ...], cutoff: float, masks: Masks | None) -> torch.Tensor:
-    given = (masks or {}).get(kernel_size)
-    return spectrum.radial_mask(kernel_size, cutoff) if given is None else given
