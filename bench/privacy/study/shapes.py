@@ -1,7 +1,7 @@
 """Fitted spectra: as hard to see through as plain noise by the audit's ceiling, or by the guarantee."""
 
+import dataclasses
 import functools
-import math
 import pathlib
 from functools import partial
 from typing import Any, NamedTuple
@@ -47,11 +47,8 @@ class Gains(NamedTuple):
 def gains(model: nn.Module, noise: float, data: pathlib.Path) -> Gains:
     """Over plain noise, to first order, by the bands of an audit; see docs/audit.md."""
     found = _audited(model, noise, data)
-    costs, leaks = ([getattr(row, name) for row in found.leak] for name in ("harm", "leak"))
-    by_count = [(row.count * cost, leak) for row, cost, leak in zip(found.leak, costs, leaks, strict=True)]
-    best = sum(math.sqrt(cost * leak) for cost, leak in by_count) ** 2
-    trace = sum(cost for cost, _ in by_count) * sum(leaks) / best
-    return Gains(found.shape_gain(), trace)
+    by_trace = [dataclasses.replace(row, reveals=row.leak) for row in found.leak]
+    return Gains(found.shape_gain(), dataclasses.replace(found, leak=by_trace).shape_gain())
 
 
 def nets(data: pathlib.Path) -> dict[str, nn.Module]:
