@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 from conftest import LAYOUTS
 from released import TINY_FLOOR, assert_on_grid, assert_same_release, least_amounts, step_of
-from test_formula import FLOOR, KERNEL_SIZES, SCALE, STD, check, formula, some_mask
+from test_formula import FLOOR, KERNEL_SIZES, SCALE, STD, check, formula, some_masks
 
 import tip_kernels as tip
 
@@ -29,10 +29,7 @@ def some_amplitudes(taps: int, seed: int = 0) -> tip.Amplitudes:
 @pytest.mark.parametrize("keep", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("floor", [0.0, FLOOR])
 def test_any_mask_of_any_kernel_size(backend, kernel_size, keep, floor):
-    if backend.interpreted and keep == 0:
-        pytest.skip("for Triton's interpreter keep = 0 is as keep = 0.5")
-    for seed in range(1 if backend.interpreted else 4):
-        mask = some_mask(kernel_size, seed)
+    for seed, mask in enumerate(some_masks(backend, kernel_size, keep)):
         if mask.any():
             grad = backend.gradient(7, 3, *kernel_size, dtype=torch.float64)
             shape = some_amplitudes(math.prod(kernel_size), seed)

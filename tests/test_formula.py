@@ -95,15 +95,20 @@ def check(backend, grad, scores, mask, *, ratio, floor=0.0, scale=1.0, keep=1.0,
     return got
 
 
+def some_masks(backend, kernel_size, keep) -> list[torch.Tensor]:
+    """For a test with this ``keep``; skips it where another does the same."""
+    if backend.interpreted and keep == 0:
+        pytest.skip("for Triton's interpreter keep = 0 is as keep = 0.5")
+    return [some_mask(kernel_size, seed) for seed in range(1 if backend.interpreted else 4)]
+
+
 @pytest.mark.parametrize("kernel_size", KERNEL_SIZES, ids=str)
 @pytest.mark.parametrize("keep", [1.0, 0.5, 0.0])
 @pytest.mark.parametrize("floor", [0.0, FLOOR])
 def test_any_mask_of_any_kernel_size(backend, kernel_size, keep, floor):
-    if backend.interpreted and keep == 0:
-        pytest.skip("for Triton's interpreter keep = 0 is as keep = 0.5")
-    for seed in range(1 if backend.interpreted else 4):
+    for mask in some_masks(backend, kernel_size, keep):
         grad = backend.gradient(7, 3, *kernel_size, dtype=torch.float64)
-        check(backend, grad, backend.scores(7), some_mask(kernel_size, seed), ratio=0.4, keep=keep, floor=floor)
+        check(backend, grad, backend.scores(7), mask, ratio=0.4, keep=keep, floor=floor)
 
 
 @pytest.mark.parametrize("full", [True, False])
