@@ -98,7 +98,7 @@ bench: $(VENV)/ready
 study: $(VENV)/ready
 	$(BIN)/python -m bench.privacy train-prior --minutes 3
 	$(BIN)/python -m bench.privacy train-generator --minutes 4
-	$(BIN)/python -m bench.privacy study --iterations 48 --seeds 1
+	$(BIN)/python -m bench.privacy study --iterations 40 --seeds 1
 	$(BIN)/python -m bench.privacy tune --page docs/privacy.md
 	$(BIN)/python -m bench.privacy federate --model small --clients 20 --sampled 5 --lr 0.1 --rounds 15 --page docs/privacy.md
 

@@ -15,8 +15,8 @@ from bench.privacy.study.ledger import Figures
 
 CEILING = "ceiling"
 """In place of an attacker: what any could get at most where the message is linear in the images."""
-AUDITED = 12
-"""Images at most, whose ceilings are computed."""
+AUDITED = {"cifar10": 12, "photos": 2}
+"""Images at most, whose ceilings are computed, and one message at least; few of the photos: their study is short."""
 
 
 class Job(NamedTuple):
@@ -142,7 +142,7 @@ def measure(job: Job, given: tuple[Effort, Place]) -> Line:
         percent = utility.accuracy(case.defense)
         return Cost(job.table, job.defense, percent, time.process_time() - start)
     if job.attacker == CEILING:
-        found = limited(case, place.data)
+        found = limited(case, place.data, AUDITED[effort.images])
         return Ceilings(job.table, job.defense, effort.images, *found, time.process_time() - start)
     attack = case.attacks(place.data)[job.attacker]
     scene = case.scene(place.data)._replace(device=place.device)
@@ -153,13 +153,13 @@ def measure(job: Job, given: tuple[Effort, Place]) -> Line:
     return Row(job.table, job.defense, job.attacker, *effort, *found, time.process_time() - start)
 
 
-def limited(case: Case, data: pathlib.Path | None) -> tuple[Figures, Figures]:
-    """Ceilings and guesses of the first images that are scored."""
+def limited(case: Case, data: pathlib.Path | None, audited: int) -> tuple[Figures, Figures]:
+    """Ceilings and guesses of the first images that are scored, as many as ``audited`` at most or of one message."""
     scene = case.scene(data)
     prior = gaussian(data, scene, ())
     found = [
         limits(scene.model, evaluate.released(scene, case.defense, batch, 1), prior, batch.images)
-        for batch in scene.scored[: AUDITED // scene.batch_size]
+        for batch in scene.scored[: max(1, audited // scene.batch_size)]
     ]
     ceiling, guess = (torch.cat(parts).tolist() for parts in zip(*found, strict=True))
     return Figures(ceiling), Figures(guess)
