@@ -41,9 +41,9 @@ SUFFIXES = {backend.name: backend.suffix for backend in dispatch.BACKENDS}
 PERTURB = PerturbArguments._fields
 LISTS = (
     "grads", "scores", "selected", "tensor_ids", "basis_ids", "bases", "high_dims", "shards", "amplitudes",
-    "amplitude_ids",
+    "amplitude_ids", "forms", "form_ids",
 )  # fmt: skip
-TENSOR_LISTS = ("grads", "scores", "bases", "amplitudes")
+TENSOR_LISTS = ("grads", "scores", "bases", "amplitudes", "forms")
 SHAPES = (
     (4, 3, 3, 3), (3, 8, 3, 3), (5, 2, 5), (2, 2, 2, 2, 2), (4, 3, 1, 1), (6,), (5, 7), (), (0, 3, 3, 3), (2, 0, 3, 3),
     (1, 1, 3, 3), (1, 9, 7, 7),
@@ -170,15 +170,26 @@ def valid_saliency(draw: random.Random, buffers: Buffers) -> dict:
 
 
 def valid_clip(draw: random.Random, buffers: Buffers) -> dict:
-    grads = []
+    grads: list[torch.Tensor] = []
+    forms: list[torch.Tensor] = []
+    form_ids: list[int] = []
     for _ in range(draw.choice((0, 1, 2, 3))):
         layout = draw.choice(("contiguous", "channels_last", "sliced", "transposed"))
-        grads.append(buffers.place(torch.randn(draw.choice(SHAPES)).to(draw.choice(DTYPES)), layout))
+        shape = draw.choice(SHAPES)
+        grads.append(buffers.place(torch.randn(shape).to(draw.choice(DTYPES)), layout))
+        form_ids.append(-1)
+        if draw.random() < 0.5:
+            taps = math.prod(shape[2:]) if len(shape) > 2 and draw.random() < 0.7 else 1
+            if taps > 0:
+                form_ids[-1] = len(forms)
+                forms.append(buffers.place(torch.rand(taps, taps, dtype=torch.float64)))
     return {
         "grads": grads,
         "grad_scale": buffers.place(torch.tensor(0.7)) if draw.random() < 0.4 else None,
         "state": buffers.place(torch.randint(2**62, (6,))),
         "max_norm": draw.choice((1.0, 1e-3, 1e30)),
+        "forms": forms,
+        "form_ids": form_ids if forms or draw.random() < 0.5 else None,
     }
 
 
@@ -306,7 +317,8 @@ def spoil_by_aliasing(call: dict, draw: random.Random, buffers: Buffers, spoiled
 
 def spoil_number(call: dict, draw: random.Random, buffers: Buffers, spoiled: set) -> str:
     names = (
-        "selected", "tensor_ids", "basis_ids", "high_dims", "shards", "amplitude_ids", "tensor_id", "first_position",
+        "selected", "tensor_ids", "basis_ids", "high_dims", "shards", "amplitude_ids", "form_ids", "tensor_id",
+        "first_position",
     )  # fmt: skip
     names = [name for name in names if name not in spoiled and call.get(name) not in (None, [])]  # type: ignore
     if not names:
@@ -370,6 +382,8 @@ def surely_ill_formed(pattern: str, call: dict) -> bool:
     if call.get("generator", GENERATORS[0]) not in GENERATORS:
         return True
     if not call.get("max_norm", 1.0) > 0:
+        return True
+    if "form_ids" in call and any(not -1 <= place < len(call["forms"]) for place in call["form_ids"] or ()):
         return True
     if not pattern.startswith("perturb"):
         return False

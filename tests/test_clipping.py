@@ -84,3 +84,90 @@ def test_nothing_to_clip(backend):
     empty = torch.zeros(0, 3, device=backend.device)
     (got,) = clip([empty], backend, max_grad_norm=1.0)
     assert got.shape == empty.shape
+
+
+WEIGHTS = [[0.1 * (j + 1) for j in range(9)], 0.5, None, 2.0]
+
+
+def weighted(grads: list[torch.Tensor]) -> float:
+    """Their norm by WEIGHTS."""
+    basis, _ = tip.spectrum.real_basis((3, 3), tip.spectrum.radial_mask((3, 3), 0.5))
+    kernels = grads[0].double().cpu().flatten(2) @ basis * torch.tensor(WEIGHTS[0], dtype=torch.float64)
+    return norm([kernels, 0.5 * grads[1].cpu(), grads[2].cpu(), 2.0 * grads[3].cpu()])
+
+
+@pytest.mark.parametrize("scale", [None, -4.0])
+def test_coefficients_count_by_their_weights(scale, backend):
+    """Those of kernels in the order of their basis, whether or not their channels are selected."""
+    grads = gradients(backend)
+    scores = [backend.scores(6), None, None, None]
+    options = {"rng": tip.NoiseRNG.from_seed(0), "std": 0.0, "backend": backend.name, "grad_scale": scale}
+    for ratio in (0.0, 0.5, 1.0):
+        got = tip.perturb(grads, scores, ratio=ratio, max_grad_norm=0.5, norm_weights=WEIGHTS, **options)
+        assert weighted(got) == pytest.approx(0.5, rel=1e-5)
+        for tensor, grad in zip(got, grads, strict=True):
+            torch.testing.assert_close(tensor / got[3][0, 0], grad / grads[3][0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_another_mask_has_another_order_of_weights(backend):
+    mask = torch.zeros(3, 2, dtype=torch.bool)
+    mask[0, 0] = True  # DC first
+    weights = [0.01] + 8 * [1.0]
+    mean = backend.zeros(2, 3, 3, 3) + 1.0  # nothing but DC, of a norm of sqrt(54)
+    options = {"ratio": 0.0, "std": 0.0, "rng": tip.NoiseRNG.from_seed(0), "backend": backend.name}
+    options |= {"max_grad_norm": 0.5, "norm_weights": [weights]}
+    for masks, left in (({(3, 3): mask}, 1.0), (None, 0.5 / 54**0.5)):
+        (got,) = tip.perturb([mean], [backend.scores(2)], masks=masks, **options)
+        torch.testing.assert_close(got, mean * left, rtol=1e-6, atol=0)
+
+
+def test_weights_in_compiled_graphs(backend):
+    if backend.name not in ("cpu", "reference"):
+        pytest.skip("compiled graphs are tried where they run fast")
+    options = {"ratio": 0.5, "std": 0.1, "floor_std": 0.05, "max_grad_norm": 0.5, "backend": backend.name}
+    results = []
+    for wrap in (lambda f: f, lambda f: torch.compile(f, backend="eager", fullgraph=True)):
+        grads, rng = gradients(backend), tip.NoiseRNG.from_seed(0)
+        scores = [backend.scores(6), None, None, None]
+        wrap(lambda: tip.perturb_(grads, scores, rng=rng, norm_weights=WEIGHTS, **options))()  # noqa: B023
+        results.append(grads)
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
+
+
+BAD_WEIGHTS = {
+    "too few": (WEIGHTS[:3], ValueError, "norm_weights of length 4, one per gradient, got 3"),
+    "no list": (0.5, TypeError, "norm_weights to be a sequence, got float"),
+    "a word": ([None, "half", None, None], TypeError, r"norm_weights\[1\] \(b\) to be a number, got str"),
+    "zero": ([None, 0.0, None, None], ValueError, r"norm_weights\[1\] \(b\) to be above 0 and finite, got 0.0"),
+    "infinite": ([None, float("inf"), None, None], ValueError, "to be above 0 and finite, got inf"),
+    "not a number": ([None, float("nan"), None, None], ValueError, "to be above 0 and finite, got nan"),
+    "of a coefficient": ([[1.0] * 8 + [-1.0]] + [None] * 3, ValueError, r"norm_weights\[0\] \(a\)\[8\] to be above 0"),
+    "a word for one": ([[1.0] * 8 + ["x"]] + [None] * 3, TypeError, r"norm_weights\[0\] \(a\)\[8\] to be a number"),
+    "other taps": ([[1.0] * 4, None, None, None], ValueError, r"\(a\) to be one number, or 9, one per .*, got 4"),
+    "no kernels": (
+        [None, [1.0] * 9, None, None],
+        ValueError,
+        r"one number as norm_weights\[1\] \(b\), because .* got 9",
+    ),
+    "no high band": ([None, None, [1.0], None], ValueError, r"one number as norm_weights\[2\] \(c\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+def test_refuses_weights(case, backend):
+    weights, error, text = BAD_WEIGHTS[case]
+    grads = gradients(backend)
+    before = [grad.clone() for grad in grads]
+    scores = [backend.scores(6), None, None, None]
+    options = {"ratio": 0.5, "std": 0.1, "rng": tip.NoiseRNG.from_seed(0), "backend": backend.name, "names": "abcd"}
+    with pytest.raises(error, match=text):
+        tip.perturb_(grads, scores, max_grad_norm=1.0, norm_weights=weights, **options)
+    assert all(map(torch.equal, grads, before))
+    assert options["rng"].step == 0
+
+
+def test_refuses_weights_without_a_norm(backend):
+    options = {"ratio": 0.5, "std": 0.1, "rng": tip.NoiseRNG.from_seed(0), "backend": backend.name}
+    with pytest.raises(ValueError, match="expected max_grad_norm beside norm_weights"):
+        tip.perturb_(gradients(backend), [None] * 4, norm_weights=[0.5] * 4, **options)

@@ -69,6 +69,7 @@ SETTINGS = {
     "shaped": {"floor_std": 0.1, "keep": 0.5, "amplitudes": SHAPED},
     "all": {"floor_std": 0.1, "max_grad_norm": 1.5, "keep": 0.5, "grad_scale": 2.0},
     "clipped": {"max_grad_norm": 1.5},
+    "clipped by weights": {"max_grad_norm": 1.5, "norm_weights": [OF_9, 0.5, None, 2.0, OF_5, None]},
 }
 
 
@@ -101,6 +102,16 @@ def refuse_other_keys():
     rng = NoiseRNG(KEY, step=dist.get_rank() // 3)
     assert "expected one step on all ranks that hold one message, got 0 to 1" in raised(call, part, rng)
     assert part.full_tensor().eq(1).all()
+
+
+def refuse_other_norm_weights():
+    part = distribute_tensor(torch.ones(5, 3, 3, 3), init_device_mesh("cpu", (SIZE,)), [Shard(0)])
+    rng, weight = NoiseRNG(KEY), 1.0 + dist.get_rank() // 2
+    assert "expected one call on all ranks" in raised(lambda: call(part, rng, max_grad_norm=1.0, norm_weights=[weight]))
+
+
+def test_other_norm_weights_raise_on_every_rank(ranks):
+    ranks.run(refuse_other_norm_weights)
 
 
 def refuse_other_amplitudes():

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from ._budget.spending import Spending, load_state, state_of
 from ._distributed.sharing import Sharing, on_all_ranks, unwrapped
@@ -23,7 +22,7 @@ from ._tip.ties import check_ties, copy_to_ties
 from ._tip.weights import check_weights, difference, put, sum_of
 from .budget import PrivacyBudget
 from .rng import NoiseRNG
-from .saliency import GradCAM
+from .saliency import GradCAM, remove_all
 from .shaping import Spectrum
 
 
@@ -64,6 +63,8 @@ class TIP(RebuiltWithModel):
             there, so that the server keeps its own running statistics.
         max_grad_norm: clips the L2 norm of all tensors of a call together, as
             ``torch.nn.utils.clip_grad_norm_`` does, in the same pass; None does not clip.
+        clip_by: ``"norm"``, the L2 norm, or ``"noise"``, in which louder noise lets more through: every coefficient
+            counts by the least noise of all over its own (of unselected channels, if less). The guarantee is the same.
         shares: with secure aggregation, the messages in each sum that the server sees; each gets ``std`` and
             ``floor_std`` divided by ``sqrt(shares)``, so that a whole sum has ``std`` and ``floor_std``.
         honest: how many of the ``shares`` surely add their noise to every sum, this client too: those that neither
@@ -92,6 +93,7 @@ class TIP(RebuiltWithModel):
         scores: str = "private",
         buffers: str = "send",
         max_grad_norm: float | None = None,
+        clip_by: str = "norm",
         shares: int = 1,
         honest: int | None = None,
         budget: PrivacyBudget | None = None,
@@ -102,8 +104,8 @@ class TIP(RebuiltWithModel):
         self.model = model
         self._settings: dict[str, Any] = checked_settings(
             ratio=ratio, std=std, floor_std=floor_std, spectrum=spectrum, scores=scores, buffers=buffers,
-            max_grad_norm=max_grad_norm, shares=shares, honest=honest, budget=budget, cutoff=cutoff, masks=masks,
-            keep=keep, rng=rng, backend=backend,
+            max_grad_norm=max_grad_norm, clip_by=clip_by, shares=shares, honest=honest, budget=budget, cutoff=cutoff,
+            masks=masks, keep=keep, rng=rng, backend=backend,
         )  # fmt: skip
         is_public = scores == "public"
         self._sends_buffers = buffers == "send"
@@ -116,7 +118,7 @@ class TIP(RebuiltWithModel):
         self._selection = Selection(layout, self._sharing, self._mechanism.bands, ratio, only_measured=is_public)
         self._last = Choice([], [], ratio)
         handles = [self._cam.watch(module, slots) for module, slots in layout.layers]
-        self._remove_hooks = weakref.finalize(self, _remove, handles)
+        self._remove_hooks = weakref.finalize(self, remove_all, handles)
         self._remove_hooks.atexit = False
         self._is_open = True  # and not the finalizer's word for it, which torch.compile cannot trace
         if warns_of_std:
@@ -392,8 +394,3 @@ class TIP(RebuiltWithModel):
         if not self._is_open:
             advice = "build a new one, or remove() the handle that attach() returned to train without protection"
             raise RuntimeError(f"expected an open TIP, got a closed one: {advice}")
-
-
-def _remove(handles: list[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()

@@ -29,6 +29,7 @@ def perturb_(
     max_grad_norm: float | None = None,
     shards: Sequence[Shard | None] | None = None,
     amplitudes: Sequence[Amplitudes | None] | None = None,
+    norm_weights: Sequence[float | Sequence[float] | None] | None = None,
     names: Sequence[str] | None = None,
     backend: str | None = None,
 ) -> None:
@@ -68,6 +69,9 @@ def perturb_(
             those of all channels.
         amplitudes: for each gradient the shape of its noise, see :class:`Amplitudes`: what multiplies ``std`` and
             ``floor_std`` for each coefficient of a kernel; or None, for 1. Only of tensors with a high band.
+        norm_weights: for each gradient what multiplies it in the norm that ``max_grad_norm`` bounds: one number, or of
+            a tensor with a high band one for each coefficient of a kernel, in the order of :class:`Amplitudes`; or
+            None, for 1. All above 0.
         names: names of the tensors, for error messages.
         backend: ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"reference"``; None takes the fastest that can run.
 
@@ -80,7 +84,7 @@ def perturb_(
     options = Options(
         ratio=ratio, std=std, rng=rng, cutoff=cutoff, masks=masks, keep=keep, floor_std=floor_std,
         grad_scale=grad_scale, max_grad_norm=max_grad_norm, shards=shards, amplitudes=amplitudes,
-        names=names, backend=backend,
+        norm_weights=norm_weights, names=names, backend=backend,
     )  # fmt: skip
     prepare(grads, scores, options).run()
 
@@ -100,6 +104,7 @@ def perturb(
     max_grad_norm: float | None = None,
     shards: Sequence[Shard | None] | None = None,
     amplitudes: Sequence[Amplitudes | None] | None = None,
+    norm_weights: Sequence[float | Sequence[float] | None] | None = None,
     names: Sequence[str] | None = None,
     backend: str | None = None,
 ) -> list[torch.Tensor | None]:
@@ -109,7 +114,7 @@ def perturb(
     options = Options(
         ratio=ratio, std=std, rng=rng, cutoff=cutoff, masks=masks, keep=keep, floor_std=floor_std,
         grad_scale=grad_scale, max_grad_norm=max_grad_norm, shards=shards, amplitudes=amplitudes,
-        names=names, backend=backend,
+        norm_weights=norm_weights, names=names, backend=backend,
     )  # fmt: skip
     prepare(copies, scores, options).run()
     return copies

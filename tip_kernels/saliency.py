@@ -299,3 +299,9 @@ def class_logits(logits: object, labels: torch.Tensor) -> torch.Tensor:
         got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, torch.Tensor) else type(labels).__name__
         raise ValueError(f"expected labels to be class numbers of shape ({len(logits)},), got {got}")
     return logits.gather(1, labels.long().unsqueeze(1))
+
+
+def remove_all(handles: Iterable[RemovableHandle]) -> None:
+    """Ends what :meth:`GradCAM.watch` began."""
+    for handle in handles:
+        handle.remove()

@@ -105,6 +105,7 @@ class Spectrum:
         cutoff: float = 0.5,
         masks: Masks | None = None,
         max_grad_norm: float = 1.0,
+        clip_by: str = "norm",
         prior: "ImagePrior | None" = None,
         per_message: int = 1,
         method: str | None = None,
@@ -129,6 +130,7 @@ class Spectrum:
             cutoff: likewise.
             masks: likewise.
             max_grad_norm: likewise.
+            clip_by: likewise.
             prior: of images, for the audits.
             per_message: images in one message.
             method: of the audits.
@@ -145,7 +147,8 @@ class Spectrum:
         """
         from ._audit.fitting import Target, fitted  # which is made of TIP, and TIP takes a spectrum
 
-        settings = {"ratio": ratio, "cutoff": cutoff, "masks": masks, "max_grad_norm": max_grad_norm}
+        of_norm = {"max_grad_norm": max_grad_norm, "clip_by": clip_by}
+        settings = {"ratio": ratio, "cutoff": cutoff, "masks": masks, **of_norm}
         asked = {"prior": prior, "per_message": per_message, "method": method, "probes": probes, "seed": seed}
         target = Target.checked(psnr, noise_multiplier)
         return fitted(model, loss, images, labels, target, settings, asked, progress)

@@ -62,7 +62,7 @@ def bandwidth(device: torch.device, repeats: int) -> dict[str, dict[str, float]]
 def clipping(grad: torch.Tensor, device: torch.device) -> Callable[[], object]:
     """The factor that clips to a norm, by the op."""
     state, clip_scale = tip.NoiseRNG().state(device), dispatch.clip_op(None, device)
-    return lambda: clip_scale([grad], None, state, 1.0)
+    return lambda: clip_scale([grad], None, state, 1.0, [], None)
 
 
 def saliency(activation_grad: torch.Tensor) -> Callable[[], object]:

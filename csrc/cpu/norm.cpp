@@ -1,4 +1,4 @@
-// Sums of squares in float64: in float32 those of tens of millions of elements come out per cents too small.
+// Sums of squares, or of quadratic forms of kernels, in float64: in float32 those of tens of millions of elements come out per cents too small.
 #include "cpu/norm.h"
 
 #include "cpu/half.h"
@@ -54,14 +54,53 @@ double sum_as(const NormPiece& piece) {
   return sum;
 }
 
+// Of |form g|^2 over kernels g, a block of them at a time: tap by tap, so that lanes are kernels.
+template <class T>
+double sum_of_forms(const NormPiece& piece, double* block) {
+  constexpr int kVectors = NormPiece::kKernels / kLanesOf<D>, kKernels = NormPiece::kKernels;
+  const NormTensor& tensor = *piece.tensor;
+  const int64_t taps = static_cast<int64_t>(tensor.taps.size());
+  D sums[kVectors] = {};
+  for (int64_t first = piece.begin; first < piece.end; first += kKernels) {
+    const int64_t count = std::min<int64_t>(kKernels, piece.end - first);
+    if (count < kKernels) std::fill_n(block, taps * kKernels, 0.0);
+    for (int64_t kernel = 0; kernel < count; ++kernel) {
+      const T* x = reinterpret_cast<const T*>(tensor.data);
+      int64_t row = first + kernel;
+      for (const Axis& axis : tensor.axes) x += row % axis.size * axis.stride, row /= axis.size;
+      for (int64_t tap = 0; tap < taps; ++tap) block[tap * kKernels + kernel] = value(x[tensor.taps[tap]]);
+    }
+    for (int64_t coefficient = 0; coefficient < taps; ++coefficient) {
+      const double* row = tensor.form + coefficient * taps;
+      D found[kVectors] = {};
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int v = 0; v < kVectors; ++v)
+          found[v] += row[tap] * load(block + tap * kKernels + v * kLanesOf<D>);
+      for (int v = 0; v < kVectors; ++v) sums[v] += found[v] * found[v];
+    }
+  }
+  double sum = 0;
+  for (int v = 0; v < kVectors; ++v)
+    for (int lane = 0; lane < kLanesOf<D>; ++lane) sum += sums[v][lane];
+  return sum;
+}
+
+template <class T>
+double sum_of(const NormPiece& piece, double* block) {
+  const NormTensor& tensor = *piece.tensor;
+  if (tensor.taps.size() > 1) return sum_of_forms<T>(piece, block);
+  const double sum = sum_as<T>(piece);
+  return tensor.form ? sum * tensor.form[0] * tensor.form[0] : sum;
+}
+
 }  // namespace
 
-double sum_of_squares(const NormPiece& piece) {
+double sum_of_squares(const NormPiece& piece, double* block) {
   switch (piece.tensor->dtype) {
-    case DType::f32: return sum_as<float>(piece);
-    case DType::f64: return sum_as<double>(piece);
-    case DType::bf16: return sum_as<BFloat16>(piece);
-    case DType::f16: return sum_as<Half>(piece);
+    case DType::f32: return sum_of<float>(piece, block);
+    case DType::f64: return sum_of<double>(piece, block);
+    case DType::bf16: return sum_of<BFloat16>(piece, block);
+    case DType::f16: return sum_of<Half>(piece, block);
   }
   return 0;
 }

@@ -11,6 +11,7 @@
 #include "cpu/plan.h"
 #include "cpu/thread_memory.h"
 #include "cpu/variant.h"
+#include "op/check_clip.h"
 #include "op/inputs.h"
 
 namespace tip {
@@ -87,18 +88,32 @@ Tensor channel_saliency(Tensor tensor) {
   return scores;
 }
 
-Tensor clip_scale(std::vector<Tensor> grads, std::optional<Tensor> grad_scale, Tensor state, double max_norm) {
-  const ClipViews views = check_clip(grads, grad_scale, state, max_norm);
+// Memory of a thread for the kernels that it works on together.
+int64_t block_floats(const ClipViews& views) {
+  int64_t taps = 0;
+  for (const View& form : views.forms) taps = std::max(taps, form.sizes[0]);
+  return taps * NormPiece::kKernels * static_cast<int64_t>(sizeof(double) / sizeof(float));
+}
+
+Tensor clip_scale(std::vector<Tensor> grads, std::optional<Tensor> grad_scale, Tensor state, double max_norm,
+                  std::vector<Tensor> forms, std::optional<std::vector<int64_t>> form_ids) {
+  const ClipViews views = check_clip(grads, grad_scale, state, max_norm, forms, form_ids);
   std::vector<NormTensor> tensors;
   tensors.reserve(views.grads.size());  // pieces point to its elements
   std::vector<NormPiece> pieces;
-  for (const View& grad : views.grads) {
+  for (size_t i = 0; i < views.grads.size(); ++i) {
+    const View& grad = views.grads[i];
     if (grad.count == 0) continue;
-    append_pieces(tensors.emplace_back(NormTensor{grad.data, dtype_of(grad), axes_by_stride(grad)}), pieces);
+    append_pieces(tensors.emplace_back(norm_tensor(grad.data, dtype_of(grad), grad, views.form(i), views.taps(i))),
+                  pieces);
   }
   std::vector<double> sums(pieces.size());
-  torch::stable::parallel_for(0, static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) sums[i] = variant().sum_of_squares(pieces[i]);
+  const int64_t count = static_cast<int64_t>(pieces.size());
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), count);
+  const ThreadMemory memory(threads, block_floats(views));
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t thread, int64_t) {
+    double* block = reinterpret_cast<double*>(memory.of_thread(thread));
+    for (int64_t i = thread; i < count; i += threads) sums[i] = variant().sum_of_squares(pieces[i], block);
   });
   double squares = 0;
   for (const double sum : sums) squares += sum;

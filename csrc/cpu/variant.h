@@ -15,7 +15,7 @@ struct Variant {
   void (*perturb_portions)(const RunTable&, Portions&, const ScratchSizes&, float*);
   void (*draw_words)(const Stream&, int, uint32_t, int64_t, int64_t, int32_t*);
   void (*channel_saliency)(const ActivationGradByOffsets&, float*, int64_t, int64_t);
-  double (*sum_of_squares)(const NormPiece&);
+  double (*sum_of_squares)(const NormPiece&, double*);
 };
 
 // The fastest variant that runs here, or the one that TIP_KERNELS_CPU names; raises if that cannot run.

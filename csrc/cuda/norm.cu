@@ -69,11 +69,31 @@ __device__ double squares_of_vectors(const Tile& tile, int thread) {
   return sum;
 }
 
+// Of |form g|^2 over kernels g, one of its numbers at a time: neighbors in a warp read the same few kernels.
+template <class T>
+__device__ double squares_of_forms(const Entry& entry, const Axis* axes, const Tile& tile, int thread) {
+  const T* data = reinterpret_cast<const T*>(entry.data);
+  const int taps = entry.taps, count = (tile.end - tile.begin) * taps;
+  double sum = 0;
+  TIP_ROLLED
+  for (int i = thread; i < count; i += kThreads) {
+    const T* kernel = data + unit_offset(entry, axes, tile, tile.begin + i / taps);
+    const double* row = entry.basis + static_cast<int64_t>(i % taps) * taps;
+    double number = 0;
+    TIP_ROLLED
+    for (int tap = 0; tap < taps; ++tap) number += row[tap] * value(kernel[tap_offset(entry, axes, tap)]);
+    sum += square(number);
+  }
+  return sum;
+}
+
 template <class T>
 __device__ double squares_as(const Entry& entry, const Axis* axes, const Tile& tile, int thread) {
+  if (entry.taps > 1) return squares_of_forms<T>(entry, axes, tile, thread);
+  const double weight = entry.basis ? square(*entry.basis) : 1.0;
   if constexpr (sizeof(T) <= 4)
-    if (entry.path == Path::elements) return squares_of_vectors<T>(tile, thread);
-  return squares_of_slots<T>(entry, axes, tile, tile.begin, tile.end, thread);
+    if (entry.path == Path::elements) return weight * squares_of_vectors<T>(tile, thread);
+  return weight * squares_of_slots<T>(entry, axes, tile, tile.begin, tile.end, thread);
 }
 
 __device__ double squares_of(const Entry& entry, const Axis* axes, const Tile& tile, int thread) {

@@ -10,6 +10,7 @@
 
 #include "cuda/device.h"
 #include "cuda/launch.h"
+#include "op/check_clip.h"
 #include "op/inputs.h"
 
 namespace tip {
@@ -88,13 +89,18 @@ Tensor channel_saliency(Tensor tensor) {
   return scores;
 }
 
-// As a call that scales every element: what it would touch is what there is to sum.
+// As a call that scales every element: what it would touch is what there is to sum. Forms stand where bases do, so that
+// tensors with one are planned kernel by kernel or, where it is a number, element by element.
 Inputs inputs_of(const ClipViews& views, const float* scale) {
   static const float one = 1;  // never read: that it is there makes the plan
   Inputs inputs = {};
-  for (const View& grad : views.grads) {
+  for (const View& form : views.forms)
+    inputs.bases.push_back({data_of<const double>(form), form.sizes[0], form.sizes[0]});
+  for (size_t i = 0; i < views.grads.size(); ++i) {
+    const View& grad = views.grads[i];
     TensorInput tensor = {};
-    tensor.data = grad.data, tensor.dtype = dtype_of(grad), tensor.shape = grad, tensor.basis = -1;
+    tensor.data = grad.data, tensor.dtype = dtype_of(grad), tensor.shape = grad;
+    tensor.basis = views.taps(i) > 1 ? views.form_ids[i] : -1;
     tensor.shard = {0, 0, grad.size(1)};
     inputs.tensors.push_back(tensor);
   }
@@ -104,11 +110,20 @@ Inputs inputs_of(const ClipViews& views, const float* scale) {
   return inputs;
 }
 
-Tensor clip_scale(std::vector<Tensor> grads, std::optional<Tensor> grad_scale, Tensor state, double max_norm) {
-  const ClipViews views = check_clip(grads, grad_scale, state, max_norm);
+// Tells each planned tensor its form; empty ones are not planned.
+void give_forms(const ClipViews& views, std::vector<PlannedTensor>& tensors) {
+  size_t planned = 0;
+  for (size_t i = 0; i < views.grads.size(); ++i)
+    if (views.grads[i].count > 0) tensors[planned++].entry.basis = views.form(i);
+}
+
+Tensor clip_scale(std::vector<Tensor> grads, std::optional<Tensor> grad_scale, Tensor state, double max_norm,
+                  std::vector<Tensor> forms, std::optional<std::vector<int64_t>> form_ids) {
+  const ClipViews views = check_clip(grads, grad_scale, state, max_norm, forms, form_ids);
   const float* scale = grad_scale ? data_of<const float>(views.grad_scale) : nullptr;
   Inputs inputs = inputs_of(views, scale);
-  const std::vector<PlannedTensor> tensors = plan_tensors(inputs);
+  std::vector<PlannedTensor> tensors = plan_tensors(inputs);
+  give_forms(views, tensors);
   inputs.grad_scale = scale;
   int64_t sums = 0;
   for (const PlannedTensor& tensor : tensors) sums += tensor.tiles;

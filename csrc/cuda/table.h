@@ -31,7 +31,8 @@ struct Entry {
   const uint32_t* chosen;  // tells which, a bit for each channel; else null
   int64_t channels, selected;
   int64_t first_channel;
-  const double* basis;  // [taps, taps] row-major, masked columns first; null without a high band
+  const double* basis;  // [taps, taps] row-major, masked columns first; null without a high band. For a norm the form
+                        // that kernels or elements count by; null if they count as they are
   const float* amplitudes;  // [2, taps], of selected channels and of others; null without
   int64_t first;        // index of the first unit in the whole tensor
   int64_t row_units, unit_stride;

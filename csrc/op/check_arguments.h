@@ -90,15 +90,21 @@ inline bool overlaps_itself(const View& view) {
   return false;
 }
 
+// A float64 matrix [K, K].
+inline View square_of(const Tensor& tensor, Name name, const View& state) {
+  const View view = table_of(tensor, name, dtype_numbers().f64, 2, state);
+  if (view.sizes[0] != view.sizes[1] || view.count == 0 || view.sizes[0] > INT32_MAX)
+    refuse("expected ", name, " of shape [K, K], got [", view.sizes[0], ", ", view.sizes[1], "]");
+  return view;
+}
+
 inline void check_bases(const Arguments& given, Views& views) {
   if (given.high_dims.size() != given.bases.size())
     refuse("expected high_dims of length ", given.bases.size(), ", one per basis, got ", given.high_dims.size());
   views.bases.reserve(given.bases.size());
   for (size_t b = 0; b < given.bases.size(); ++b) {
     const Name name = {"bases", static_cast<int64_t>(b)};
-    const View& view = views.bases.emplace_back(table_of(given.bases[b], name, dtype_numbers().f64, 2, views.state));
-    if (view.sizes[0] != view.sizes[1] || view.count == 0 || view.sizes[0] > INT32_MAX)
-      refuse("expected ", name, " of shape [K, K], got [", view.sizes[0], ", ", view.sizes[1], "]");
+    const View& view = views.bases.emplace_back(square_of(given.bases[b], name, views.state));
     if (given.high_dims[b] < 1 || given.high_dims[b] > view.sizes[0])
       refuse("expected high_dims[", b, "] in [1, ", view.sizes[0], "], got ", given.high_dims[b]);
   }
@@ -256,30 +262,6 @@ inline View check_activation_grad(const Tensor& grad) {
     refuse("expected activation_grad of dtype float32, float64, bfloat16 or float16, got torch's dtype ", view.dtype);
   if (view.dims < 2) refuse("expected activation_grad of at least 2 dimensions, got ", view.dims);
   return view;
-}
-
-// The tensors among the arguments of clip_scale.
-struct ClipViews {
-  std::vector<View> grads;
-  View grad_scale, state;
-};
-
-// Raises std::runtime_error unless clip_scale can run.
-inline ClipViews check_clip(const std::vector<Tensor>& grads, const std::optional<Tensor>& grad_scale,
-                            const Tensor& state, double max_norm) {
-  ClipViews views = {};
-  views.state = state_of(state, true);
-  if (!(max_norm > 0)) refuse("expected max_norm above 0, got ", max_norm);
-  if (grad_scale) views.grad_scale = table_of(*grad_scale, {"grad_scale"}, dtype_numbers().f32, 0, views.state);
-  views.grads.reserve(grads.size());
-  for (size_t i = 0; i < grads.size(); ++i) {
-    const Name name = {"grads", static_cast<int64_t>(i)};
-    const View& grad = views.grads.emplace_back(view_of(grads[i], name));
-    if (!is_floating(grad))
-      refuse("expected ", name, " of dtype float32, float64, bfloat16 or float16, got torch's dtype ", grad.dtype);
-    check_device(grad, views.state, name);
-  }
-  return views;
 }
 
 }  // namespace tip

@@ -59,7 +59,7 @@ def _library() -> ctypes.CDLL:
     path = build().library
     ops = torch.library.Library("tip_ptx", "DEF")
     schemas = {"perturb_": _ops.PERTURB_SCHEMA, "channel_saliency": _ops._SALIENCY, "words_": _ops._WORDS}
-    for name, schema in {**schemas, "clip_scale": _ops._CLIP, "cuda_problem": "(int device) -> str"}.items():
+    for name, schema in {**schemas, "clip_scale": _ops.CLIP_SCHEMA, "cuda_problem": "(int device) -> str"}.items():
         ops.define(name + schema)
     torch.ops.load_library(path)
     library = ctypes.CDLL(str(path))
@@ -207,10 +207,10 @@ def _tensors_of(name: str, args: tuple[Any, ...]) -> list[tuple[int, list[torch.
     if name == "words_":
         return [(WRITE, [args[0]]), (READ, [args[1]])]
     if name == "clip_scale":
-        grads, scale, state = args[:3]
-        return [(WRITE, [state]), (READ, [*grads, *([] if scale is None else [scale])])]
-    given = _ops.PerturbArguments(*args)
-    written = [*given.grads, given.state]
+        written = [_ops.ClipArguments(*args).state]
+    else:
+        given = _ops.PerturbArguments(*args)
+        written = [*given.grads, given.state]
     flat = [item for arg in args for item in (arg if isinstance(arg, list) else [arg])]
     read = [item for item in flat if isinstance(item, torch.Tensor) and not any(item is one for one in written)]
     return [(WRITE, written), (READ, read)]

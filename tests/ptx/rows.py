@@ -52,6 +52,7 @@ def saliency(device: CudaOnCpu, row: Row) -> list[torch.Tensor]:
     return [tip.channel_saliency(grad, backend="cuda")]
 
 
+WEIGHTS = [[0.1 * (j + 1) for j in range(9)], 0.25, None, [0.5] * 25]
 PERTURB = {
     "dense": Row(((6, 95, 3, 3),)),
     "dense, several passes": Row(((1, 600, 3, 3),), {"ratio": 1.0}, passes=2),
@@ -68,6 +69,9 @@ PERTURB = {
     "long list, floor": Row(((2, 600, 3, 3), (2148,)) + ((40,),) * 30, {"floor_std": 0.5}, passes=2),
     "clipped": Row(((6, 20, 3, 3), (2000,), (7, 5)), {"max_grad_norm": 0.5}),
     "long list, clipped": Row(((6, 20, 3, 3), (2000,)) + ((7, 5),) * 200, {"max_grad_norm": 0.5}),
+    "clipped by weights": Row(
+        ((6, 20, 3, 3), (2000,), (7, 5), (3, 2, 5, 5)), {"max_grad_norm": 0.5, "norm_weights": WEIGHTS}
+    ),
     "ranked before": Row(((3000, 8, 3, 3), (6, 20, 3, 3))),
     "long list, ranked before": Row(((3000, 8, 3, 3),) + ((2, 1, 3, 3),) * 30),
     "long list, dense": Row(((3, 70, 3, 3),) + ((2, 1, 3, 3),) * 30),

@@ -13,7 +13,6 @@ from torch import nn
 
 from .. import spectrum
 from .._tip.layout import Layout, has_kernels
-from .._tip.shape import Shape
 from ..defense import TIP
 
 
@@ -31,6 +30,7 @@ class Coefficients:
         std: of the noise, float64 [2, K]: of other channels, and of selected ones. Of what arrives weakened it is
             that of the noise by what is left, infinite if nothing is.
         selected: bool [C].
+        norm_weights: what multiplies them in the norm that is clipped, float64 [K] or []; None for 1.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Coefficients:
     radii: torch.Tensor
     std: torch.Tensor
     selected: torch.Tensor
+    norm_weights: torch.Tensor | None = None
 
     def of(self, grad: torch.Tensor) -> torch.Tensor:
         """The coefficients of a gradient of the parameter's shape, [C, M, K]."""
@@ -88,24 +89,23 @@ def under_tip(defense: TIP, selected: Mapping[str, torch.Tensor]) -> dict[str, C
     """
     settings, mechanism, layout = defense._settings, defense._mechanism, defense._layout
     honest = math.sqrt(settings["honest"] or 1)
-    stds, floors = mechanism.std.named(), mechanism.floor_std.named()
+    floors = mechanism.floor_std.named()
     found = {}
     for index, name in enumerate(layout.parameter_names):
         slot = layout.all.slots[index]
         if not slot.holder[slot.key].requires_grad:
             continue
         kernel_size = layout.kernel_sizes.get(index)
-        floor = floors[name]
+        weights = mechanism.norm_weights(name)
         if kernel_size is None:
-            found[name] = _plain(name, floor * honest)
+            found[name] = dataclasses.replace(_plain(name, floors[name] * honest), norm_weights=weights)
             continue
         basis, d = spectrum.real_basis(kernel_size, mechanism.bands.mask(kernel_size).cpu())
-        std = _stds(mechanism.shape, name, stds[name], floor, d, len(basis)) * honest
+        std = mechanism.stds(name, kernel_size) * honest
         std[1, :d] = _by_what_is_left(std[1, :d], settings["keep"])
         channels = selected[name].cpu()
-        found[name] = Coefficients(
-            name, index in layout.transposed, basis, spectrum.column_radii(basis, kernel_size), std, channels
-        )
+        radii = spectrum.column_radii(basis, kernel_size)
+        found[name] = Coefficients(name, index in layout.transposed, basis, radii, std, channels, weights)
     return found
 
 
@@ -133,15 +133,6 @@ def _plain(name: str, std: float) -> Coefficients:
     stds = torch.full((2, 1), std, dtype=torch.float64, device="cpu")
     none = torch.zeros(1, dtype=torch.bool, device="cpu")
     return Coefficients(name, False, None, torch.zeros(1, dtype=torch.float64, device="cpu"), stds, none)
-
-
-def _stds(shape: Shape | None, name: str, std: float, floor: float, d: int, taps: int) -> torch.Tensor:
-    """Of a kernel's coefficients, before ``keep``, float64 [2, K]."""
-    if shape is not None and name in shape.columns:
-        return shape.columns[name] * (std / shape.amounts[name])  # the one is by shares
-    stds = torch.full((2, taps), floor, dtype=torch.float64, device="cpu")
-    stds[1, :d] = std
-    return stds
 
 
 def _by_what_is_left(std: torch.Tensor, keep: float) -> torch.Tensor:

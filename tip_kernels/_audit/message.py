@@ -52,7 +52,8 @@ class Message:
         grads = self._checked_gradients()
         flat = self._flat(grads)
         self.squares = flat.square()
-        self._weights, self.exact_std = self._find_weights(flat * self._clip_factor(grads))
+        self._norm_weights = self._find_norm_weights()
+        self._weights, self.exact_std = self._find_weights(flat * self._clip_factor(flat))
 
     def push(self, directions: torch.Tensor, chunk: int) -> torch.Tensor:
         """A v: from directions [m, N, ...] in the images to [m, size]; ``chunk`` of them are computed at once."""
@@ -77,8 +78,8 @@ class Message:
         return sums.index_add_(-1, self.band, values.double())
 
     def _whitened(self, images: torch.Tensor) -> torch.Tensor:
-        grads = self._gradients(images)
-        return self._flat(grads) * self._clip_factor(grads) * self._weights
+        flat = self._flat(self._gradients(images))
+        return flat * self._clip_factor(flat) * self._weights
 
     def _gradients(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         self._restart_random_layers()
@@ -111,11 +112,11 @@ class Message:
     def _flat(self, grads: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.cat([part.of(grads[name]).flatten() for name, part in self._coefficients.items()])
 
-    def _clip_factor(self, grads: Mapping[str, torch.Tensor]) -> torch.Tensor | float:
+    def _clip_factor(self, flat: torch.Tensor) -> torch.Tensor | float:
         """As the ops clip: its derivative takes the gradient's own direction out of the Jacobian."""
         if self._max_grad_norm is None:
             return 1.0
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads.values()]))
+        norm = torch.linalg.vector_norm(flat if self._norm_weights is None else flat * self._norm_weights)
         factor: torch.Tensor = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         return factor
 
@@ -131,10 +132,24 @@ class Message:
             indices.append(index.flatten())
         return bands, torch.cat(indices).to(self.images.device)
 
+    def _find_norm_weights(self) -> torch.Tensor | None:
+        """Of each coefficient, [size]; None if all are 1."""
+        if all(part.norm_weights is None for part in self._coefficients.values()):
+            return None
+        one = torch.ones((), dtype=torch.float64, device="cpu")
+        weights = [
+            (one if part.norm_weights is None else part.norm_weights).expand(self._shape_of(name)).flatten()
+            for name, part in self._coefficients.items()
+        ]
+        return torch.cat(weights).to(self.images)
+
+    def _shape_of(self, name: str) -> torch.Size:
+        """Of the coefficients of a parameter, [C, M, K]."""
+        return self._coefficients[name].of(self._parameters[name]).shape
+
     def _find_weights(self, clipped: torch.Tensor) -> tuple[torch.Tensor, float]:
         """One by the std of each coefficient, [size], and the std that stands for none."""
-        shapes = {name: part.of(self._parameters[name]).shape for name, part in self._coefficients.items()}
-        stds = [part.std_by_channel().expand(shapes[name]).flatten() for name, part in self._coefficients.items()]
+        stds = [part.std_by_channel().expand(self._shape_of(n)).flatten() for n, part in self._coefficients.items()]
         std = torch.cat(stds).to(clipped.device)
         known = clipped[(std == 0) & (clipped != 0)].double()
         if not (std == 0).any():

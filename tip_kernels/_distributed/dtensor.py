@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from .._op.naming import label
+from .._op.norm import factor, norm_of
 from .._op.plan import Tensors
-from .._op.schemas import PerturbArguments
+from .._op.schemas import Clip, PerturbArguments
 from .._op.shard import Shard
 from .._runtime.tracing import is_dry_run
 from ..rng import NoiseRNG
@@ -171,14 +172,14 @@ class Agreement:
     Args:
         parts: of the gradients.
         scores: of all gradients, this rank's own; None where they have been exchanged already.
-        max_grad_norm: clips the norm of the whole.
+        clip: to a norm of the whole, of which the op would see a part.
         call: what the ranks must be about to do alike, as ``number_of`` has it.
         rng: the key that all ranks must have; None where they have met already.
     """
 
     parts: Parts
     scores: Tensors | None
-    max_grad_norm: float | None
+    clip: Clip | None
     call: int
     rng: NoiseRNG | None
 
@@ -191,22 +192,16 @@ class Agreement:
             present = {i: score for i, score in enumerate(self.scores) if score is not None}
             means = dict(zip(present, ranks.mean(list(present.values()), device), strict=True))
             arguments = arguments._replace(scores=[means.get(i, arguments.std) for i in arguments.tensor_ids])
-        if self.max_grad_norm is not None:
-            scale = _clip_scale(self.parts, arguments.grad_scale, device, self.max_grad_norm)
-            arguments = arguments._replace(grad_scale=scale)
+        if self.clip is not None:
+            arguments = arguments._replace(grad_scale=_clip_scale(self.parts, arguments, self.clip))
         return arguments
 
 
-def _clip_scale(
-    parts: Parts, grad_scale: torch.Tensor | None, device: torch.device, max_grad_norm: float
-) -> torch.Tensor:
+def _clip_scale(parts: Parts, given: PerturbArguments, clip: Clip) -> torch.Tensor:
     """What the op ``clip_scale`` gives for the whole, as float32 []; every rank gets the same."""
-    counted = [t for t, counts in zip(parts.tensors, parts.counts, strict=True) if t is not None and counts]
-    counted = [tensor for tensor in counted if tensor.numel()]
-    squares = torch.zeros((), dtype=torch.float64, device=device)
-    for norm in torch._foreach_norm(counted, 2, torch.float64) if counted else []:
-        squares += norm.square()
-    norm = parts.ranks.sum_(squares).sqrt()
-    scale = torch.ones((), dtype=torch.float32, device=device) if grad_scale is None else grad_scale
-    factor = (max_grad_norm / (norm * scale.abs() + 1e-6) * (1 - 2.0**-24)).clamp(max=1.0)
-    return torch.Tensor.float(factor * scale)
+    ids = clip.form_ids or [-1] * len(given.grads)
+    all_of_them = zip(given.grads, ids, given.tensor_ids, strict=True)
+    counted = [(grad, form) for grad, form, i in all_of_them if parts.counts[i]]
+    forms = [None if form < 0 else clip.forms[form] for _, form in counted]
+    norm = norm_of([grad for grad, _ in counted], forms, torch.float64, given.state.device)
+    return factor(parts.ranks.sum_(norm.square()).sqrt(), given.grad_scale, clip.max_norm)

@@ -17,12 +17,13 @@ from .._runtime import lasting
 from .._runtime.tracing import cached, is_capturing, is_dry_run, refuse_recorders
 from ..rng import NoiseRNG
 from . import dispatch, graph_op, memory
+from . import norm_weights as _norm_weights
 from . import plan as _plan
 from .amplitudes import Amplitudes, shapes_of
 from .naming import label
 from .numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
 from .plan import Masks, Tensors
-from .schemas import PerturbArguments, clip_and_perturb
+from .schemas import Clip, PerturbArguments, clip_and_perturb
 from .shard import Shard
 
 
@@ -40,6 +41,7 @@ class Options(NamedTuple):
     max_grad_norm: float | None = None
     shards: Sequence[Shard | None] | None = None
     amplitudes: Sequence[Amplitudes | None] | None = None
+    norm_weights: _norm_weights.Given | None = None
     names: Sequence[str] | None = None
     backend: str | None = None
 
@@ -59,7 +61,7 @@ class PreparedCall(NamedTuple):
 
     op: Callable[..., None]
     arguments: PerturbArguments
-    clip: Callable[..., torch.Tensor] | None
+    clip: Clip | None
     agree: Callable[[PerturbArguments], PerturbArguments] | None = None
     """exchanges with other ranks what a call on parts of gradients needs"""
 
@@ -89,6 +91,7 @@ class PreparedCall(NamedTuple):
         device = given.state.device
         if device.type != "cpu":  # where nothing runs later than it is called
             read = [given.std, given.floor_std, given.grad_scale, given.state, *given.bases, *given.amplitudes]
+            read += [] if self.clip is None else self.clip.forms
             scores = given.scores if is_capturing(device) else []
             lasting.keep([tensor for tensor in (*read, *scores) if tensor is not None], device)
 
@@ -104,16 +107,29 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
     Of DTensors, ``has_met`` says that all ranks have met already and have one key, and the same scores in this call.
     """
     refuse_recorders()
-    rng = options.rng
-    if not isinstance(rng, NoiseRNG):
-        raise TypeError(f"expected rng to be a NoiseRNG, got {type(rng).__name__}")
+    if not isinstance(options.rng, NoiseRNG):
+        raise TypeError(f"expected rng to be a NoiseRNG, got {type(options.rng).__name__}")
     check_max_grad_norm(options.max_grad_norm)
+    if options.norm_weights is not None and options.max_grad_norm is None:
+        raise ValueError("expected max_grad_norm beside norm_weights, which weigh coefficients in that norm, got None")
     _plan.check_lists(grads, scores)
     if not torch.compiler.is_compiling() and dtensor.any_in(grads):
         return _prepare_parts(grads, scores, options, has_met)
+    if options.max_grad_norm is not None and any(shard is not None for shard in options.shards or ()):
+        raise ValueError(
+            "expected max_grad_norm to be None with shards, since the norm of a part is not the whole's and more than "
+            "it would be sent: give the factor that clips the whole as grad_scale"
+        )
+    return _prepare_tensors(grads, scores, options)
+
+
+def _prepare_tensors(grads: Tensors, scores: Tensors, options: Options) -> PreparedCall:
+    """The call on plain tensors."""
+    rng = options.rng
     indices: Sequence[int] = range(len(grads))
     names = None if options.names is None else tuple(options.names)
     amplitudes = shapes_of(options.amplitudes, len(grads), names)
+    weights = _norm_weights.weights_of(options.norm_weights, len(grads), names)
     if not _touches_all(options):
         indices = _plan.indices_of_high_bands(grads, scores, options.masks, amplitudes)
     ratio, later_ratio = options.ratio, 1.0  # later: a graph takes it of what the plan has selected
@@ -125,13 +141,8 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
         indices,
         _plan.describe(grads, indices, "grads", names),
         _plan.describe(scores, indices, "scores", names),
-        _plan.settings(ratio, options.cutoff, options.masks, options.shards, amplitudes, names),
+        _plan.settings(ratio, options.cutoff, options.masks, options.shards, amplitudes, weights, names),
     )
-    if options.max_grad_norm is not None and any(shard is not None for shard in options.shards or ()):
-        raise ValueError(
-            "expected max_grad_norm to be None with shards, since the norm of a part is not the whole's and more than "
-            "it would be sent: give the factor that clips the whole as grad_scale"
-        )
     nonempty: list[torch.Tensor] = [grads[i] for i in plan.tensor_ids]  # type: ignore[misc]
     if not (torch.compiler.is_compiling() or is_dry_run()):
         memory.check_disjoint(nonempty, plan.extents, lambda i: label(plan.tensor_ids[i], names))
@@ -160,9 +171,10 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
         amplitude_ids=plan.amplitude_ids,
     )
     if not torch.compiler.is_compiling():
-        return PreparedCall(op, arguments, _clip(options, device))
+        return PreparedCall(op, arguments, _clip(options, plan, device))
     numbers = graph_op.numbers_of(arguments.keep, options.max_grad_norm, later_ratio)
-    return PreparedCall(functools.partial(op, numbers=numbers), arguments._replace(keep=1.0), None)
+    in_graph = functools.partial(op, numbers=numbers, forms=plan.forms, form_ids=plan.form_ids)
+    return PreparedCall(in_graph, arguments._replace(keep=1.0), None)
 
 
 def _prepare_parts(grads: Tensors, scores: Tensors, options: Options, has_met: bool) -> PreparedCall:
@@ -181,17 +193,16 @@ def _parts_call(grads: Tensors, scores: Tensors, options: Options, has_met: bool
         raise ValueError("expected no shards with DTensors, whose placements say where their parts lie")
     dtensor.check_scores(grads, scores, options.names)
     parts = dtensor.split(grads, options.names)
-    scale = 1.0 if options.grad_scale is None and options.max_grad_norm is not None else options.grad_scale
-    own = options._replace(shards=parts.shards, max_grad_norm=None, grad_scale=scale)
-    call = prepare(parts.tensors, scores, own)
+    call = _prepare_tensors(parts.tensors, scores, options._replace(shards=parts.shards))
     return call._replace(
+        clip=None,
         agree=dtensor.Agreement(
             parts,
             scores=None if has_met else scores,
-            max_grad_norm=options.max_grad_norm,
+            clip=call.clip,
             call=_number_of(grads, scores, options),
             rng=None if has_met else options.rng,
-        )
+        ),
     )
 
 
@@ -199,14 +210,16 @@ def _number_of(grads: Tensors, scores: Tensors, options: Options) -> int:
     """What is to be the same on all ranks that make a call, in one number."""
     shapes = [None if tensor is None else tuple(tensor.shape) for tensor in (*grads, *scores)]
     told = [value for value in options if value is None or isinstance(value, (int, float, str))]
-    return number_of(shapes, told, shapes_of(options.amplitudes, len(grads), options.names))
+    amplitudes = shapes_of(options.amplitudes, len(grads), options.names)
+    weights = _norm_weights.weights_of(options.norm_weights, len(grads), options.names)
+    return number_of(shapes, told, amplitudes, weights)
 
 
-def _clip(options: Options, device: torch.device) -> Callable[..., torch.Tensor] | None:
+def _clip(options: Options, plan: _plan.Plan, device: torch.device) -> Clip | None:
     if options.max_grad_norm is None:
         return None
     op = dispatch.clip_op(options.backend, device)
-    return functools.partial(op, max_norm=float(options.max_grad_norm))
+    return Clip(op, float(options.max_grad_norm), plan.forms, plan.form_ids)
 
 
 def _device_of_nothing(grads: Tensors, rng: NoiseRNG) -> torch.device:

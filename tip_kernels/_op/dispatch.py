@@ -110,10 +110,10 @@ def _fastest(device_type: str) -> Backend:
 
 
 _CHECKS: dict[str, Callable[..., None]] = {
-    "perturb_": _checks.check_perturb,
+    "perturb_": lambda *args: _checks.check_perturb(schemas.PerturbArguments(*args)),
     "channel_saliency": _checks.check_activation_grad,
     "words_": _checks.check_words,
-    "clip_scale": _checks.check_clip,
+    "clip_scale": lambda *args: _checks.check_clip(schemas.ClipArguments(*args)),
 }
 
 
@@ -122,8 +122,7 @@ def _device_of_state(args: Args) -> torch.device:
 
 
 def _device_of_clip(args: Args) -> torch.device:
-    device: torch.device = args[2].device
-    return device
+    return schemas.ClipArguments(*args).state.device
 
 
 def _device_of_first(args: Args) -> torch.device:

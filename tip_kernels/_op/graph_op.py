@@ -4,7 +4,6 @@ Dynamo compiles anew for every other number that an op takes, and gives up after
 from step to step goes in a tensor instead, on the CPU, where it is read when the graph runs.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from . import schemas
 from .plan import select_count
 
 _SUFFIXES = ("", *(f"_{backend}" for backend in schemas.PYTHON_BACKENDS))
-_SCHEMA = schemas.PERTURB_SCHEMA.replace(") ->", ", Tensor numbers) ->")
+_SCHEMA = schemas.PERTURB_SCHEMA.replace(") ->", ", Tensor numbers, Tensor[] forms, int[]? form_ids) ->")
 
 
 def numbers_of(keep: float, max_grad_norm: float | None, ratio: float) -> torch.Tensor:
@@ -27,19 +26,20 @@ def _kernel(suffix: str) -> Callable[..., None]:
     """Clips and perturbs; of ``selected``, in which a call has all channels, it takes the ratio."""
 
     def kernel(*args: Any) -> None:
-        *given, numbers = args
+        *given, numbers, forms, form_ids = args
         arguments = schemas.PerturbArguments(*given)
         keep, max_grad_norm, ratio = numbers.tolist()
         arguments = arguments._replace(keep=keep, selected=[select_count(ratio, n) for n in arguments.selected])
         ops = torch.ops.tip_kernels
-        clip = functools.partial(getattr(ops, f"clip_scale{suffix}"), max_norm=max_grad_norm) if max_grad_norm else None
-        schemas.clip_and_perturb(getattr(ops, f"perturb{suffix}_"), arguments, clip)
+        clip = schemas.Clip(getattr(ops, f"clip_scale{suffix}"), max_grad_norm, forms, form_ids)
+        schemas.clip_and_perturb(getattr(ops, f"perturb{suffix}_"), arguments, clip if max_grad_norm else None)
 
     return kernel
 
 
 def _fake(*args: Any) -> None:
-    schemas.check_one_device(*args[:-1])
+    *given, _numbers, forms, _form_ids = args
+    schemas.check_one_device(*given, forms)
 
 
 for _suffix in _SUFFIXES:

@@ -3,7 +3,6 @@
 import functools
 import math
 import numbers
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +13,9 @@ from .._runtime.tracing import cached, constant_when_traced, specialize
 from .amplitudes import Shapes, Tables
 from .memory import extent, overlaps_itself
 from .naming import check_length, label
+from .norm_weights import Forms, Weights
 from .numbers import check_number, check_range
-from .shard import Shard
+from .shard import Shard, as_shard, check_shard
 
 Tensors = Sequence[torch.Tensor | None]
 Masks = Mapping[Sequence[int], torch.Tensor]
@@ -27,7 +27,6 @@ Described = tuple[Fields | None, ...]
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MAX_TENSORS = 2**23
-MAX_ELEMENTS = 2**41  # of a whole tensor: at most two words each, at least four words a block, 2^40 blocks
 
 _GRADIENT = (torch.Tensor, type(None))
 
@@ -58,6 +57,7 @@ class Settings(NamedTuple):
     masks: tuple[Mask, ...]
     shards: tuple[Shard | None, ...] | None
     amplitudes: Shapes | None
+    norm_weights: tuple[Weights | None, ...] | None
     names: tuple[str, ...] | None
 
 
@@ -79,6 +79,8 @@ class Plan(NamedTuple):
     shards: list[int] | None
     amplitudes: list[torch.Tensor]
     amplitude_ids: list[int] | None
+    forms: list[torch.Tensor]
+    form_ids: list[int] | None
     extents: list[int]
 
 
@@ -152,6 +154,7 @@ def settings(
     masks: Masks | None,
     shards: Sequence[Sequence[int] | None] | None,
     amplitudes: Shapes | None,
+    norm_weights: tuple[Weights | None, ...] | None,
     names: tuple[str, ...] | None,
 ) -> Fields:
     """The fields of Settings from the user's arguments, hashable."""
@@ -159,8 +162,9 @@ def settings(
         _one_or_many(ratio),
         specialize(cutoff),
         () if masks is None else hashable_masks(masks),
-        None if shards is None else tuple([_as_shard(shard, i, names) for i, shard in enumerate(shards)]),
+        None if shards is None else tuple([as_shard(shard, i, names) for i, shard in enumerate(shards)]),
         amplitudes,
+        norm_weights,
         names,
     )
 
@@ -187,16 +191,6 @@ def _hashable_mask(kernel_size: Sequence[int], mask: torch.Tensor) -> Mask:
         got = f"{mask.dtype} on {mask.device}" if isinstance(mask, torch.Tensor) else type(mask).__name__
         raise TypeError(f"expected masks[{kernel_size}] to be a bool tensor on the CPU, got {got}")
     return Mask(tuple(kernel_size), mask.shape, mask.numpy().tobytes())
-
-
-def _as_shard(value: Sequence[int] | None, index: int, names: tuple[str, ...] | None) -> Shard | None:
-    if value is None:
-        return None
-    try:
-        return Shard(*map(operator.index, value))
-    except TypeError:
-        where = label(index, names)
-        raise TypeError(f"expected shards{where} to be a Shard of three integers or None, got {value}") from None
 
 
 @constant_when_traced
@@ -234,7 +228,8 @@ def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], sett
     choices: list[tuple[int, int]] = []
     noncontiguous: list[int] = []
     amplitude_ids: list[int] = []
-    bases, tables = _Bases(settings), Tables()
+    form_ids: list[int] = []
+    bases, tables, forms = _Bases(settings), Tables(), Forms()
     for position, i in enumerate(nonempty):
         score = scores.get(i)
         where = label(i, settings.names)
@@ -243,6 +238,9 @@ def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], sett
         if settings.amplitudes:
             taps = math.prod(grads[i].shape[2:]) if choices[-1][0] >= 0 else 0
             amplitude_ids.append(tables.id_of(settings.amplitudes[i], taps, where))
+        if settings.norm_weights:
+            basis = bases.tensors[choices[-1][0]] if choices[-1][0] >= 0 else None
+            form_ids.append(forms.id_of(settings.norm_weights[i], basis, where))
         if score is not None and score.strides != (1,):
             noncontiguous.append(position)
     device = grads[nonempty[0]].device if nonempty else None
@@ -257,6 +255,8 @@ def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], sett
         shards=_flat_shards(grads, nonempty, settings),
         amplitudes=[table.to(device) for table in tables.tensors],
         amplitude_ids=amplitude_ids if settings.amplitudes else None,
+        forms=[form.to(device) for form in forms.tensors],
+        form_ids=form_ids if settings.norm_weights else None,
         extents=[extent(grads[i].shape, grads[i].strides, grads[i].dtype) for i in nonempty],
     )
 
@@ -380,14 +380,6 @@ def _flat_shards(grads: dict[int, Meta], indices: list[int], settings: Settings)
         shard = settings.shards[i] if settings.shards else None
         whole = Shard(0, 0, shape[1])
         shard = whole if shard is None else shard
-        _check_shard(shard, shape, label(i, settings.names))
+        check_shard(shard, shape, label(i, settings.names))
         flat.extend(shard)
     return flat if settings.shards else None
-
-
-def _check_shard(shard: Shard, shape: tuple[int, ...], where: str) -> None:
-    if min(shard) < 0 or shard.first_kernel + shape[1] > shard.kernels_per_channel:
-        raise ValueError(f"expected shards{where} with room for {shape[1]} kernels a channel, got {tuple(shard)}")
-    elements = (shard.first_channel + shape[0]) * shard.kernels_per_channel * math.prod(shape[2:])
-    if elements > MAX_ELEMENTS:
-        raise ValueError(f"expected grads{where} of at most 2**41 elements in the whole, got {elements}")

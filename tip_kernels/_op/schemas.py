@@ -7,15 +7,15 @@ with no compiled library present. Backends only register kernels:
   device's dispatch key; without one, ``dispatch.py`` sends the call to the fastest backend that can run.
 * ``words_`` fills an int32 tensor with consecutive words of one noise stream, bit for bit, and leaves the state as
   it is; it exists for tests and for auditing the noise.
-* ``clip_scale`` is the ``grad_scale`` that clips gradients to a norm. Of the state it uses the counter alone, which
-  is 0 again when it ends.
+* ``clip_scale`` is the ``grad_scale`` that clips gradients to a norm, in which a tensor may count by a form
+  (``norm_weights.py``). Of the state it uses the counter alone, which is 0 again when it ends.
 * ``perturb_in_graph_`` is ``perturb_`` as compiled graphs call it (``graph_op.py``).
 * ``perturb_<name>_`` and the others with a name are for an explicit ``backend=`` argument, one for each of the
   ``PYTHON_BACKENDS``; :func:`register` gives them their kernels.
 
 What users get wrong is explained in ``plan.py`` and ``call.py``. The ops themselves refuse, with a
 RuntimeError and before anything has changed, what would be unsafe (``csrc/op/check_arguments.h``,
-``backends/_checks.py``); they trust the values of ``bases`` and ``amplitudes``, and of what lies on a GPU.
+``backends/_checks.py``); they trust the values of ``bases``, ``amplitudes`` and ``forms``, and of what lies on a GPU.
 ``docs/design.md`` defines the result.
 """
 
@@ -73,17 +73,50 @@ class PerturbArguments(NamedTuple):
     """None, or T indices into ``amplitudes``; -1 for a tensor without, as all without a high band are"""
 
     def __repr__(self) -> str:
-        """Without the state, whose key must be in no message."""
-        shown = ", ".join(f"{name}={value!r}" for name, value in self._asdict().items() if name != "state")
-        return f"PerturbArguments({shown}, state=<hidden>)"
+        return _without_state(self)
 
 
-def clip_and_perturb(
-    perturb: Callable[..., None], arguments: PerturbArguments, clip: Callable[..., torch.Tensor] | None
-) -> None:
+def _without_state(arguments: Any) -> str:
+    """What is shown of an op's arguments: not the state, whose key must be in no message."""
+    shown = ", ".join(f"{name}={value!r}" for name, value in arguments._asdict().items() if name != "state")
+    return f"{type(arguments).__name__}({shown}, state=<hidden>)"
+
+
+class ClipArguments(NamedTuple):
+    """The arguments of ``clip_scale`` for T tensors on one device, in the order of its schema."""
+
+    grads: list[torch.Tensor]
+    """T tensors as of ``perturb_``, not mutated"""
+    grad_scale: torch.Tensor | None
+    """float32 scalar tensor or None"""
+    state: torch.Tensor
+    """as of ``perturb_``"""
+    max_norm: float
+    """above 0"""
+    forms: list[torch.Tensor]
+    """float64 [K, K]: a kernel g of K taps adds |R g|^2 to the square of the norm; with K = 1 every element is one"""
+    form_ids: list[int] | None
+    """None, or T indices into ``forms``; -1 for a tensor that counts as it is"""
+
+    def __repr__(self) -> str:
+        return _without_state(self)
+
+
+class Clip(NamedTuple):
+    """A ``clip_scale`` op, and what it is told besides what ``perturb_`` is."""
+
+    op: Callable[..., torch.Tensor]
+    max_norm: float
+    forms: list[torch.Tensor]
+    form_ids: list[int] | None
+
+
+def clip_and_perturb(perturb: Callable[..., None], arguments: PerturbArguments, clip: Clip | None) -> None:
     """Calls an op that perturbs; with ``clip``, the scale that clips the gradients takes the place of theirs."""
     if clip is not None:
-        scale = clip(arguments.grads, arguments.grad_scale, arguments.state)
+        scale = clip.op(
+            arguments.grads, arguments.grad_scale, arguments.state, clip.max_norm, clip.forms, clip.form_ids
+        )
         arguments = arguments._replace(grad_scale=scale)
     perturb(*arguments)
 
@@ -100,14 +133,15 @@ _SCHEMA_TYPES: dict[Any, str] = {
 _MUTATED = {"grads": "Tensor(a!)[]", "state": "Tensor(b!)"}
 
 
-def _perturb_schema() -> str:
-    kinds = inspect.get_annotations(PerturbArguments)
-    return "({}) -> ()".format(", ".join(f"{_MUTATED.get(n) or _SCHEMA_TYPES[kind]} {n}" for n, kind in kinds.items()))
+def _declared(arguments: type, mutated: dict[str, str]) -> str:
+    """The arguments of a schema."""
+    kinds = inspect.get_annotations(arguments)
+    return ", ".join(f"{mutated.get(name) or _SCHEMA_TYPES[kind]} {name}" for name, kind in kinds.items())
 
 
-PERTURB_SCHEMA = _perturb_schema()
+PERTURB_SCHEMA = f"({_declared(PerturbArguments, _MUTATED)}) -> ()"
+CLIP_SCHEMA = f"({_declared(ClipArguments, {})}) -> Tensor"
 _SALIENCY = "(Tensor activation_grad) -> Tensor"
-_CLIP = "(Tensor[] grads, Tensor? grad_scale, Tensor state, float max_norm) -> Tensor"
 _WORDS = "(Tensor(a!) out, Tensor state, int tensor_id, int first_position, int generator) -> ()"
 
 
@@ -125,10 +159,9 @@ def _fake_channel_saliency(activation_grad: torch.Tensor) -> torch.Tensor:
     return activation_grad.new_empty(activation_grad.shape[1], dtype=torch.float32)
 
 
-def _fake_clip_scale(
-    grads: list[torch.Tensor], grad_scale: torch.Tensor | None, state: torch.Tensor, max_norm: float
-) -> torch.Tensor:
-    check_one_device(grads, grad_scale, state)
+def _fake_clip_scale(*args: Any) -> torch.Tensor:
+    check_one_device(*args)
+    state: torch.Tensor = ClipArguments(*args).state
     return state.new_empty((), dtype=torch.float32)
 
 
@@ -141,14 +174,14 @@ def define(name: str, schema: str, fake: Callable[..., object]) -> None:
 define("perturb_", PERTURB_SCHEMA, check_one_device)
 define("channel_saliency", _SALIENCY, _fake_channel_saliency)
 define("words_", _WORDS, check_one_device)
-define("clip_scale", _CLIP, _fake_clip_scale)
+define("clip_scale", CLIP_SCHEMA, _fake_clip_scale)
 LIBRARY.define("cpu_variant() -> str")  # the instruction set of the compiled CPU kernels
 LIBRARY.define("cuda_problem(int device) -> str")  # why the compiled CUDA kernels cannot run there, empty if they can
 for _backend in PYTHON_BACKENDS:
     define(f"perturb_{_backend}_", PERTURB_SCHEMA, check_one_device)
     define(f"channel_saliency_{_backend}", _SALIENCY, _fake_channel_saliency)
     define(f"words_{_backend}_", _WORDS, check_one_device)
-    define(f"clip_scale_{_backend}", _CLIP, _fake_clip_scale)
+    define(f"clip_scale_{_backend}", CLIP_SCHEMA, _fake_clip_scale)
 
 
 def register(
@@ -157,17 +190,20 @@ def register(
     perturb_: Callable[[PerturbArguments], None],
     channel_saliency: Callable[[torch.Tensor], torch.Tensor],
     words_: Callable[[torch.Tensor, torch.Tensor, int, int, int], None],
-    clip_scale: Callable[[list[torch.Tensor], torch.Tensor | None, torch.Tensor, float], torch.Tensor],
+    clip_scale: Callable[[ClipArguments], torch.Tensor],
 ) -> None:
     """Gives the ops of one of the ``PYTHON_BACKENDS`` their kernels, on every device."""
 
     def perturb_by_name(*arguments: Any) -> None:
         perturb_(PerturbArguments(*arguments))
 
+    def clip_by_name(*arguments: Any) -> torch.Tensor:
+        return clip_scale(ClipArguments(*arguments))
+
     for op, kernel in (
         (f"perturb_{backend}_", perturb_by_name),
         (f"channel_saliency_{backend}", channel_saliency),
         (f"words_{backend}_", words_),
-        (f"clip_scale_{backend}", clip_scale),
+        (f"clip_scale_{backend}", clip_by_name),
     ):
         LIBRARY.impl(op, kernel, "CompositeExplicitAutograd")

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from .. import spectrum
 from .._op.call import Options, PreparedCall, prepare
 from .._op.plan import Tensors
+from .._runtime.tracing import real_tensors
 from .amount import Amount
 from .bands import HighBands
 from .layout import Layout
@@ -42,6 +44,10 @@ class Mechanism:
         self.std = Amount(names[0], std, layout.names, kernels, self._shares)
         self.floor_std = Amount(names[1], floor_std, layout.names, layout.parameter_names, self._shares)
         self.bands = HighBands(settings["cutoff"], settings["masks"], float(settings["keep"]))
+        self._norm_weights: list[float | list[float] | None] | None = None
+        if settings["clip_by"] == "noise":
+            with real_tensors():
+                self._norm_weights = self._find_norm_weights()
         self.has_met = False  # whether all ranks of a call share key and scores before it is prepared
         self._is_public = settings["scores"] == "public"
         self._check()
@@ -59,6 +65,8 @@ class Mechanism:
         options = self.options._replace(ratio=ratio, std=std, floor_std=floor_std, names=names)
         if self.shape is not None:
             options = options._replace(amplitudes=self.shape.amplitudes(len(tensors)))
+        if self._norm_weights is not None:
+            options = options._replace(norm_weights=self._norm_weights[: len(tensors)])
         return prepare(tensors, scores, options, self.has_met)
 
     def noise_multiplier(self) -> float:
@@ -83,9 +91,7 @@ class Mechanism:
         for name, kernel_size in self.targets():
             if amounts[name] == 0:
                 raise ValueError(f"expected a std above 0 for every high band, got 0 ({name})")
-            left = self.bands.left(kernel_size)
-            # In a sum others may have selected channels that this client has not, which it sends as they are.
-            least = min(least, amounts[name] / (left if self._shares == 1 else max(left, 1.0)))
+            least = min(least, amounts[name] / self._left(kernel_size))
         return least * math.sqrt(self._honest or 1) / max_grad_norm
 
     def least_amounts(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -96,12 +102,62 @@ class Mechanism:
         least = {name: (std / share, floor_std / share) for name, (std, floor_std) in self.shape.least.items()}
         return {name: both[0] for name, both in least.items()}, {name: both[1] for name, both in least.items()}
 
+    def stds(self, name: str, kernel_size: tuple[int, ...]) -> torch.Tensor:
+        """The noise of each coefficient of a conv kernel, float64 [2, K]: in other channels and in selected ones.
+
+        In the order of the columns of its ``real_basis``, as one client adds it.
+        """
+        std, floor = self.std.named()[name], self.floor_std.named()[name]
+        if self.shape is not None and name in self.shape.columns:
+            return self.shape.columns[name] * (std / self.shape.amounts[name])  # the one is by shares
+        basis, d = spectrum.real_basis(kernel_size, self.bands.mask(kernel_size).cpu())
+        stds = torch.full((2, len(basis)), floor, dtype=torch.float64, device="cpu")
+        stds[1, :d] = std
+        return stds
+
+    def norm_weights(self, name: str) -> torch.Tensor | None:
+        """What multiplies a parameter's coefficients in the norm that is clipped, float64 [K] or []; None for 1."""
+        weights = None if self._norm_weights is None else self._norm_weights[self.layout.names.index(name)]
+        return None if weights is None else torch.tensor(weights, dtype=torch.float64, device="cpu")
+
+    def _find_norm_weights(self) -> list[float | list[float] | None]:
+        """By index the least noise of all by the least of each coefficient, whichever channels are selected.
+
+        With them the norm is bounded in units of the noise, up to a factor, so that the least noise is the noise
+        multiplier of all. That the weights do not follow the selection keeps it out of the factor that clips, and lets
+        them hold for a sum in which others have selected other channels.
+        """
+        least = {name: self._least_noise(name) for name in self.sent_names if name in self.floor_std.named()}
+        for name, noise in least.items():
+            if noise.min() == 0:
+                raise ValueError(f"expected noise on all that is sent beside clip_by='noise', got a std of 0 ({name})")
+        smallest = min(noise.min().item() for noise in least.values())
+        weights = {name: (smallest / noise).tolist() for name, noise in least.items() if (noise != smallest).any()}
+        return [weights.get(name) for name in self.layout.names]
+
+    def _least_noise(self, name: str) -> torch.Tensor:
+        """Of each coefficient of a conv kernel, float64 [K], or of a tensor, []; by what is left of what it hides."""
+        kernel_size = self._with_high_band().get(name)
+        if kernel_size is None:
+            return torch.tensor(self.floor_std.named()[name], dtype=torch.float64, device="cpu")
+        others, selected = self.stds(name, kernel_size)
+        d = spectrum.real_basis(kernel_size, self.bands.mask(kernel_size).cpu())[1]
+        selected[:d] /= self._left(kernel_size)
+        return torch.minimum(others, selected) if self.ratio > 0 else others
+
+    def _left(self, kernel_size: tuple[int, ...]) -> float:
+        """At most what is left of a high band. In a sum others may have selected channels that this client has not."""
+        left = self.bands.left(kernel_size)
+        return left if self._shares == 1 else max(left, 1.0)
+
     def targets(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names and kernel sizes of the conv kernels in which ``std`` noise can be."""
-        if self.ratio == 0:
-            return []
-        found = [(self.layout.names[index], self.layout.kernel_sizes[index]) for index in self.layout.all.convs]
-        return [(name, kernel_size) for name, kernel_size in found if not self.bands.is_empty(kernel_size)]
+        return [] if self.ratio == 0 else list(self._with_high_band().items())
+
+    def _with_high_band(self) -> dict[str, tuple[int, ...]]:
+        """Kernel sizes of the conv kernels that have one, by name."""
+        found = {self.layout.names[index]: self.layout.kernel_sizes[index] for index in self.layout.all.convs}
+        return {name: kernel_size for name, kernel_size in found.items() if not self.bands.is_empty(kernel_size)}
 
     def _check(self) -> None:
         """Has ``perturb_`` check every setting on a call for the kernels themselves, which is not made."""

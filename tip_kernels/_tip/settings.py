@@ -20,6 +20,9 @@ def checked_settings(**settings: Any) -> dict[str, Any]:
     """
     check_choice("scores", settings["scores"], ("private", "public"))
     check_choice("buffers", settings["buffers"], ("send", "withhold"))
+    check_choice("clip_by", settings["clip_by"], ("norm", "noise"))
+    if settings["clip_by"] == "noise" and settings["max_grad_norm"] is None:
+        raise ValueError("expected max_grad_norm beside clip_by='noise', got None: nothing would be clipped")
     check_range("ratio", settings["ratio"], 0.0, 1.0)
     check_shares(settings["shares"], settings["honest"])
     std, max_grad_norm, rng = settings["std"], settings["max_grad_norm"], settings["rng"]
@@ -42,8 +45,9 @@ def checked_settings(**settings: Any) -> dict[str, Any]:
 def shown(settings: Mapping[str, Any]) -> str:
     """As keyword arguments, without those that are not there."""
     given = {name: value for name, value in settings.items() if value is not None}
-    if settings["shares"] == 1:
-        del given["shares"]
+    for name, plain in (("shares", 1), ("clip_by", "norm")):
+        if given[name] == plain:
+            del given[name]
     return ", ".join(f"{name}={value!r}" for name, value in given.items())
 
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from .._op.memory import extent, overlaps_itself
-from .._op.plan import DTYPES, MAX_ELEMENTS, MAX_TENSORS
-from .._op.schemas import PerturbArguments
-from .._op.shard import shard_of
+from .._op.plan import DTYPES, MAX_TENSORS
+from .._op.schemas import ClipArguments, PerturbArguments
+from .._op.shard import MAX_ELEMENTS, shard_of
 from ..rng import GENERATORS, MAX_STEP, block_words
 
 _GENERATORS = frozenset(GENERATORS.values())
@@ -97,26 +97,29 @@ def check_activation_grad(grad: torch.Tensor) -> None:
     _check_memory([], [grad], [meta.end])
 
 
-def check_clip(
-    grads: list[torch.Tensor], grad_scale: torch.Tensor | None, state: torch.Tensor, max_norm: float
-) -> None:
+def check_clip(given: ClipArguments) -> None:
     """Raises RuntimeError unless ``clip_scale`` can run with these arguments."""
+    grads, grad_scale, state = given.grads, given.grad_scale, given.state
     key = _Meta(*_described(state, "state"))
     _check_state(key)
-    if not max_norm > 0:
-        _refuse(f"max_norm above 0, got {max_norm}")
+    if not given.max_norm > 0:
+        _refuse(f"max_norm above 0, got {given.max_norm}")
     scale = (
         None
         if grad_scale is None
         else _table(_described(grad_scale, "grad_scale"), "grad_scale", torch.float32, 0, key)
     )
+    forms = [_square(values, f"forms[{f}]", key) for f, values in enumerate(_described_tensors(given.forms, "forms"))]  # type: ignore[arg-type]
+    if given.form_ids is not None and len(given.form_ids) != len(grads):
+        _refuse(f"form_ids of length {len(grads)}, got {len(given.form_ids)}")
     metas = [_Meta(*values) for values in _described_tensors(grads, "grads") if values is not None]
     for i, meta in enumerate(metas):
         if meta.dtype not in DTYPES:
             _refuse(f"grads[{i}] of dtype float32, float64, bfloat16 or float16, got {meta.dtype}")
         _check_device(meta, key, f"grads[{i}]")
-    read = [*grads, state] if grad_scale is None else [*grads, state, grad_scale]
-    ends = [meta.end for meta in (*metas, key)] + ([] if scale is None else [scale.end])
+        _check_form_id(-1 if given.form_ids is None else given.form_ids[i], meta, forms, i)
+    read = [*grads, *given.forms, state] if grad_scale is None else [*grads, *given.forms, state, grad_scale]
+    ends = [meta.end for meta in (*metas, *forms, key)] + ([] if scale is None else [scale.end])
     _check_memory([], read, ends)
 
 
@@ -228,11 +231,24 @@ def _table(values: tuple[Any, ...], name: str, dtype: torch.dtype, dims: int, st
     return meta
 
 
+def _square(values: tuple[Any, ...], name: str, state: _Meta) -> _Meta:
+    meta = _table(values, name, torch.float64, 2, state)
+    if meta.shape[0] != meta.shape[1] or meta.elements == 0:
+        _refuse(f"{name} of shape [K, K], got {tuple(meta.shape)}")
+    return meta
+
+
+def _check_form_id(place: int, grad: _Meta, forms: list[_Meta], i: int) -> None:
+    if not -1 <= place < len(forms):
+        _refuse(f"form_ids[{i}] in [-1, {len(forms)}), got {place}")
+    taps = 1 if place < 0 else forms[place].shape[0]
+    if taps > 1 and (len(grad.shape) < 3 or math.prod(grad.shape[2:]) != taps):
+        _refuse(f"grads[{i}] with kernels of {taps} taps, as forms[{place}] has, got shape {tuple(grad.shape)}")
+
+
 def _basis(described: _Description, b: int, state: _Meta) -> _Meta:
-    meta = _table(described.bases[b], f"bases[{b}]", torch.float64, 2, state)
+    meta = _square(described.bases[b], f"bases[{b}]", state)
     taps = meta.shape[0]
-    if taps != meta.shape[1] or taps == 0:
-        _refuse(f"bases[{b}] of shape [K, K], got {tuple(meta.shape)}")
     if not 1 <= described.high_dims[b] <= taps:
         _refuse(f"high_dims[{b}] in [1, {taps}], got {described.high_dims[b]}")
     return meta

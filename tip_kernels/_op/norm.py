@@ -1,0 +1,24 @@
+"""The norm of gradients and the factor that clips it, in plain PyTorch."""
+
+import torch
+
+
+def norm_of(
+    grads: list[torch.Tensor], forms: list[torch.Tensor | None], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """The norm of gradients of which each counts by its form, or as it is; of this dtype."""
+    plain = [grad for grad, form in zip(grads, forms, strict=True) if form is None]
+    norms = list(torch._foreach_norm(plain, 2, dtype)) if plain else [torch.zeros((), dtype=dtype, device=device)]
+    for grad, form in zip(grads, forms, strict=True):
+        if form is not None:
+            kernels = grad.reshape(-1, len(form)).to(dtype)
+            norms.append(torch.linalg.vector_norm(kernels @ form.T.to(dtype)))
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
+
+
+def factor(norm: torch.Tensor, grad_scale: torch.Tensor | None, max_norm: float) -> torch.Tensor:
+    """What clips gradients of a norm to another and scales them, float32 []."""
+    scale = torch.ones((), dtype=torch.float32, device=norm.device) if grad_scale is None else grad_scale
+    clips = (max_norm / (norm * scale.abs() + 1e-6) * (1 - 2.0**-24)).clamp(max=1.0)
+    return torch.Tensor.float(clips * scale)
