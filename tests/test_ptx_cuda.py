@@ -1,6 +1,8 @@
 """The CUDA backend without a GPU: its host code, and the PTX of its kernels executed on the CPU (tests/ptx)."""
 
 import pytest
+import test_clip_scale
+import test_clipping
 import test_far_addresses
 import test_generators
 import test_keep
@@ -24,11 +26,12 @@ from bench.speed.instructions import find_nvcc
 pytestmark = pytest.mark.skipif(find_nvcc() is None, reason="nvcc is not installed")
 
 FEATURES = (
-    test_far_addresses, test_generators, test_keep, test_normals, test_perturb, test_rounding,
-    test_saliency_op, test_saliency_strides,
+    test_clip_scale, test_clipping, test_far_addresses, test_generators, test_keep, test_normals, test_perturb,
+    test_rounding, test_saliency_op, test_saliency_strides,
 )  # fmt: skip
 globals().update(backend_tests(*FEATURES))  # every test of a backend's results, here with the fixture below
 del test_float32_gradients_do_not_show_in_the_last_bit  # noqa: F821 statistics of many elements, half a minute
+del test_opcheck  # noqa: F821 of an op that torch knows
 
 
 @pytest.fixture
