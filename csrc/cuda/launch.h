@@ -49,7 +49,7 @@ void launch_perturb(const Inputs& inputs, std::vector<PlannedTensor> tensors, ui
 void launch_ranking(const RankTable& table, void* stream);
 
 // The factor that clips, of tensors that are planned as if they were scaled.
-void launch_norm(const Inputs& inputs, const std::vector<PlannedTensor>& tensors, const NormOut& out, void* stream);
+void launch_norm(const Inputs& inputs, std::vector<PlannedTensor> tensors, const NormOut& out, void* stream);
 
 // Words first .. first + out.count - 1 of a tensor's stream.
 void launch_words(int generator, const int64_t* state, uint32_t tensor, int64_t first, const WordsOut& out,

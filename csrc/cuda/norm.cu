@@ -1,6 +1,10 @@
-// clip_scale in one read of the gradients and one launch: every block sums squares of a tile, in float64, and the last of
-// them, which the state's counter tells, makes the factor of all the sums. Always in the same order.
+// clip_scale in one read of the gradients and one launch, or two where kernels count by forms: every block sums squares
+// of a tile, in float64, and the last of them, which the state's counter tells, makes the factor of all the sums. Always
+// in the same order.
+#include <algorithm>
+
 #include "core/clip.h"
+#include "cuda/any_kernel.h"
 #include "cuda/block.h"
 #include "cuda/check.h"
 #include "cuda/launch.h"
@@ -69,19 +73,23 @@ __device__ double squares_of_vectors(const Tile& tile, int thread) {
   return sum;
 }
 
-// Of |form g|^2 over kernels g, one of its numbers at a time: neighbors in a warp read the same few kernels.
-template <class T>
+__device__ double load_double(const Entry& entry, int64_t i) {
+  if (entry.dtype == DType::f64) return load_as(entry.data, i, entry.dtype, 0.0);
+  return load_as(entry.data, i, entry.dtype, 0.0f);
+}
+
+// Of |form g|^2 over kernels g, one of its numbers at a time: neighbors in a warp read the same few kernels. For all
+// dtypes at once.
 __device__ double squares_of_forms(const Entry& entry, const Axis* axes, const Tile& tile, int thread) {
-  const T* data = reinterpret_cast<const T*>(entry.data);
   const int taps = entry.taps, count = (tile.end - tile.begin) * taps;
   double sum = 0;
   TIP_ROLLED
   for (int i = thread; i < count; i += kThreads) {
-    const T* kernel = data + unit_offset(entry, axes, tile, tile.begin + i / taps);
+    const int64_t kernel = unit_offset(entry, axes, tile, tile.begin + i / taps);
     const double* row = entry.basis + static_cast<int64_t>(i % taps) * taps;
     double number = 0;
     TIP_ROLLED
-    for (int tap = 0; tap < taps; ++tap) number += row[tap] * value(kernel[tap_offset(entry, axes, tap)]);
+    for (int tap = 0; tap < taps; ++tap) number += row[tap] * load_double(entry, kernel + tap_offset(entry, axes, tap));
     sum += square(number);
   }
   return sum;
@@ -89,11 +97,9 @@ __device__ double squares_of_forms(const Entry& entry, const Axis* axes, const T
 
 template <class T>
 __device__ double squares_as(const Entry& entry, const Axis* axes, const Tile& tile, int thread) {
-  if (entry.taps > 1) return squares_of_forms<T>(entry, axes, tile, thread);
-  const double weight = entry.basis ? square(*entry.basis) : 1.0;
   if constexpr (sizeof(T) <= 4)
-    if (entry.path == Path::elements) return weight * squares_of_vectors<T>(tile, thread);
-  return weight * squares_of_slots<T>(entry, axes, tile, tile.begin, tile.end, thread);
+    if (entry.path == Path::elements) return squares_of_vectors<T>(tile, thread);
+  return squares_of_slots<T>(entry, axes, tile, tile.begin, tile.end, thread);
 }
 
 __device__ double squares_of(const Entry& entry, const Axis* axes, const Tile& tile, int thread) {
@@ -116,7 +122,8 @@ __device__ double sum_of_block(double x, double partial[kWarps]) {
   return x;
 }
 
-template <class T>
+// Kernels that count by forms have a variant of their own, for the registers that they need.
+template <class T, bool kForms>
 __global__ void __launch_bounds__(kThreads) sum_squares(const __grid_constant__ T table, double* sums,
                                                         const __grid_constant__ Finish finish) {
   __shared__ Tile tile;
@@ -132,9 +139,11 @@ __global__ void __launch_bounds__(kThreads) sum_squares(const __grid_constant__ 
   double sum = 0;
   if (tile.rows > 0) {
     const Entry& entry = table.entry[tile.entry];
-    sum = squares_of(entry, table.axis + entry.first_axis, tile, thread);
+    const Axis* axes = table.axis + entry.first_axis;
+    sum = kForms ? squares_of_forms(entry, axes, tile, thread) : squares_of(entry, axes, tile, thread);
   }
   sum = sum_of_block(sum, partial);
+  if (!kForms && tile.rows > 0 && table.entry[tile.entry].basis) sum *= square(*table.entry[tile.entry].basis);
   if (thread == 0) {
     sums[finish.first_sum + blockIdx.x] = sum;
     unsigned int* counter = reinterpret_cast<unsigned int*>(table.header.state + 5);
@@ -162,9 +171,12 @@ class NormLauncher {
     const int64_t first = done_;
     done_ += blocks;
     const Finish finish = {done_ == out_.sums, first, out_.sums, out_.max_norm, out_.result};
-    sum_squares<T><<<static_cast<unsigned int>(blocks), kThreads, 0, stream_>>>(table, out_.memory, finish);
+    const auto kernel = forms ? sum_squares<T, true> : sum_squares<T, false>;
+    kernel<<<static_cast<unsigned int>(blocks), kThreads, 0, stream_>>>(table, out_.memory, finish);
     check(cudaGetLastError());
   }
+
+  bool forms = false;  // whether the next tensors are kernels that count by them
 
  private:
   const NormOut& out_;
@@ -174,9 +186,17 @@ class NormLauncher {
 
 }  // namespace
 
-void launch_norm(const Inputs& inputs, const std::vector<PlannedTensor>& tensors, const NormOut& out, void* stream) {
+void launch_norm(const Inputs& inputs, std::vector<PlannedTensor> tensors, const NormOut& out, void* stream) {
+  const auto formed = std::stable_partition(tensors.begin(), tensors.end(), [](const PlannedTensor& tensor) {
+    return tensor.entry.taps == 1;
+  });
+  const std::vector<PlannedTensor> kernels(formed, tensors.end());
+  tensors.erase(formed, tensors.end());
   NormLauncher launcher(out, stream);
-  launch_tables<SmallTable, LargeTable>(header_of(inputs), tensors, launcher);
+  if (!tensors.empty() || kernels.empty())
+    launch_tables<SmallTable, LargeTable>(header_of(inputs), tensors, launcher);
+  launcher.forms = true;
+  if (!kernels.empty()) launch_tables<SmallTable, LargeTable>(header_of(inputs), kernels, launcher);
 }
 
 }  // namespace tip

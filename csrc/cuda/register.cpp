@@ -133,7 +133,7 @@ Tensor clip_scale(std::vector<Tensor> grads, std::optional<Tensor> grad_scale, T
   Tensor result = torch::stable::new_empty(state, {}, torch::headeronly::ScalarType::Float);
   const NormOut out = {static_cast<double*>(memory.mutable_data_ptr()), sums, max_norm,
                        static_cast<float*>(result.mutable_data_ptr())};
-  launch_norm(inputs, tensors, out, device.stream());
+  launch_norm(inputs, std::move(tensors), out, device.stream());
   return result;
 }
 

@@ -72,6 +72,9 @@ PERTURB = {
     "clipped by weights": Row(
         ((6, 20, 3, 3), (2000,), (7, 5), (3, 2, 5, 5)), {"max_grad_norm": 0.5, "norm_weights": WEIGHTS}
     ),
+    "long list, clipped by weights": Row(
+        ((6, 20, 3, 3),) + ((2, 1, 3, 3),) * 30, {"max_grad_norm": 0.5, "norm_weights": WEIGHTS[:1] * 31}
+    ),
     "ranked before": Row(((3000, 8, 3, 3), (6, 20, 3, 3))),
     "long list, ranked before": Row(((3000, 8, 3, 3),) + ((2, 1, 3, 3),) * 30),
     "long list, dense": Row(((3, 70, 3, 3),) + ((2, 1, 3, 3),) * 30),
