@@ -1,15 +1,17 @@
-"""What amplitudes cost: calls with a shape of the noise beside the same calls without, on one thread.
+"""What a shape of the noise costs: calls with amplitudes beside the same calls without, on one thread.
 
     python -m bench.speed.shapes [--repeats 60] [--only floor]
 
-The modes of ``bench.speed.modes`` on 3x3 kernels in the second-level cache, then whole calls on ResNet-18 with its
-Python. Two of a pair take turns. Printed is the ratio of the medians of the repeats and, in brackets, of the repeats
+The modes of ``bench.speed.modes`` on 3x3 kernels in the second-level cache, then whole calls with their Python, on
+ResNet-18 and on kernels of 5x5, and with amplitudes the norm by their weights beside the plain one. Two of a pair take
+turns. Printed is the ratio of the medians of the repeats and, in brackets, of the repeats
 that a tenth of them beat. TIP_KERNELS_CPU chooses the instruction set.
 """
 
 import argparse
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -17,7 +19,8 @@ import tip_kernels as tip
 from bench.speed import models, modes, timing
 
 STD = 1e-3
-SETTINGS = {
+LARGER = [models.Parameter("5x5", (256, 128, 5, 5), conv=True)]
+SETTINGS: dict[str, dict] = {
     "ratio 0.3": {},
     "ratio 0.3, floor": {"floor_std": STD},
     "ratio 0.3, floor, keep": {"floor_std": STD, "keep": 0.5},
@@ -35,10 +38,17 @@ def main() -> None:
     for name, (plain, shaped) in of_modes(given.only, given.repeats).items():
         ratio = f"{shaped[0] / plain[0]:.3f} ({shaped[1] / plain[1]:.3f})"
         print(f"| {name} | {plain[0]:.2f} ({plain[1]:.2f}) | {shaped[0]:.2f} ({shaped[1]:.2f}) | {ratio} |")
-    print("\n| call | ms | with amplitudes | ratio of medians, of lower quartiles |\n|---|---|---|---|")
-    for name, (plain, shaped) in of_calls(given.repeats).items():
-        ratio = f"{shaped.median / plain.median:.3f}, {shaped.lower / plain.lower:.3f}"
-        print(f"| {name} | {plain.median:.2f} | {shaped.median:.2f} | {ratio} |")
+    calls = {
+        "ResNet-18 | with amplitudes": of_calls(models.resnet18(), given.repeats),
+        "5x5 kernels | with amplitudes": of_calls(LARGER, given.repeats),
+        "ResNet-18, clipped, with amplitudes | by weights": of_norms(models.resnet18(), given.repeats),
+        "5x5 kernels, clipped, with amplitudes | by weights": of_norms(LARGER, given.repeats),
+    }
+    for title, found in calls.items():
+        print(f"\n| ms of a call: {title} | ratio of medians, of lower quartiles |\n|---|---|---|")
+        for name, (plain, shaped) in found.items():
+            ratio = f"{shaped.median / plain.median:.3f}, {shaped.lower / plain.lower:.3f}"
+            print(f"| {name}: {plain.median:.2f} | {shaped.median:.2f} | {ratio} |")
 
 
 def some_amplitudes(taps: int) -> tip.Amplitudes:
@@ -57,16 +67,36 @@ def of_modes(only: str, repeats: int) -> dict[str, tuple[tuple[float, float], tu
     return {name: (times[name], times[f"{name}, shaped"]) for name in found}
 
 
-def of_calls(repeats: int) -> dict[str, tuple[timing.Quartiles, timing.Quartiles]]:
-    """Milliseconds of a call on ResNet-18, without and with amplitudes of every kernel that has a high band."""
-    parameters = models.resnet18()
-    shapes = [some_amplitudes(math.prod(p.shape[2:])) if math.prod(p.shape[2:]) > 1 else None for p in parameters]
-    contestants = {}
-    for name, settings in SETTINGS.items():
-        contestants[name] = _call(parameters, settings)
-        contestants[f"{name}, shaped"] = _call(parameters, {**settings, "amplitudes": shapes})
-    times = timing.interleaved(contestants, torch.device("cpu"), repeats)
-    return {name: (times[name], times[f"{name}, shaped"]) for name in SETTINGS}
+Pairs = dict[str, tuple[timing.Quartiles, timing.Quartiles]]
+"""Milliseconds of two calls by the name of their settings."""
+
+
+def of_calls(parameters: list[models.Parameter], repeats: int) -> Pairs:
+    """Without and with amplitudes of every kernel that has a high band."""
+    shaped = {"amplitudes": _for_kernels(parameters, some_amplitudes)}
+    pairs = {name: (settings, {**settings, **shaped}) for name, settings in SETTINGS.items()}
+    return _in_turns(parameters, pairs, repeats)
+
+
+def of_norms(parameters: list[models.Parameter], repeats: int) -> Pairs:
+    """With amplitudes and clipping: by the plain norm, and with weights of its coefficients."""
+    weights = _for_kernels(parameters, lambda taps: some_amplitudes(taps).selected)
+    by_norm = {"amplitudes": _for_kernels(parameters, some_amplitudes), "max_grad_norm": 1.0}
+    by_weights = {**by_norm, "norm_weights": weights}
+    pairs = {name: ({**settings, **by_norm}, {**settings, **by_weights}) for name, settings in SETTINGS.items()}
+    return _in_turns(parameters, pairs, repeats)
+
+
+def _for_kernels(parameters: list[models.Parameter], make: Callable[[int], Any]) -> list[Any]:
+    """What is made for so many taps, for kernels with a high band; None for others."""
+    taps = [math.prod(parameter.shape[2:]) for parameter in parameters]
+    return [make(count) if count > 1 else None for count in taps]
+
+
+def _in_turns(parameters: list[models.Parameter], pairs: dict[str, tuple[dict, dict]], repeats: int) -> Pairs:
+    calls = {f"{name}, {n}": _call(parameters, pair[n]) for name, pair in pairs.items() for n in range(2)}
+    times = timing.interleaved(calls, torch.device("cpu"), repeats)
+    return {name: (times[f"{name}, 0"], times[f"{name}, 1"]) for name in pairs}
 
 
 def _call(parameters: list[models.Parameter], options: dict) -> Callable[[], None]:

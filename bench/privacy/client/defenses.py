@@ -173,11 +173,11 @@ def targeted(ratio: float, std: float, floor_std: float = 0.0, cutoff: float = 0
     return defense
 
 
-def shaped(shape: tip.Spectrum, ratio: float, cutoff: float = 0.5) -> Defense:
-    """TIP with a spectrum, in units of the clipping norm."""
+def shaped(shape: tip.Spectrum, ratio: float, cutoff: float = 0.5, clip_by: str = "norm") -> Defense:
+    """TIP with a spectrum, in units of the clipping norm. Attackers know of clipping by the norm only."""
 
     def defense(model, images, labels, seed):
-        settings = {"ratio": ratio, "cutoff": cutoff, "spectrum": shape}
+        settings = {"ratio": ratio, "cutoff": cutoff, "spectrum": shape, "clip_by": clip_by}
         sent, selected = _perturbed_by_tip(model, images, labels, seed, settings)
         noise, bases, energy = [], [], 0.0
         stds = shape.stds

@@ -22,6 +22,8 @@ from tip_kernels.audit import Audit, ImagePrior, audit
 RATIOS = {"spectrum": 0.0, "TIP 0.3, spectrum": 0.3}
 AS_PRIVATE = ", equal guarantee"
 """Behind a name: scaled until its least noise is that of plain noise, and not until its ceiling is."""
+BY_NOISE = ", clipped by noise"
+"""Behind that: where noise is louder, more of the gradient is let through, at the same guarantee."""
 
 AUDITED, LEARNED = 8, 8000
 """Public images that spectra are fitted on, and that their audits' prior is fitted to."""
@@ -87,13 +89,14 @@ def fitted(ratio: float, noise: float) -> tip.Spectrum:
     return tip.Spectrum.load(path)
 
 
-def _defense(ratio: float, noise: float, as_private: bool = False) -> Defense:
+def _defense(ratio: float, noise: float, as_private: bool = False, clip_by: str = "norm") -> Defense:
     shape = fitted(ratio, noise)
-    return defenses.shaped(shape.scaled(noise / shape.least()) if as_private else shape, ratio)
+    return defenses.shaped(shape.scaled(noise / shape.least()) if as_private else shape, ratio, clip_by=clip_by)
 
 
 MAKERS: dict[str, Maker] = {
     **{name: partial(_defense, ratio) for name, ratio in RATIOS.items()},
     f"TIP 0.3, spectrum{AS_PRIVATE}": partial(_defense, 0.3, as_private=True),
+    f"TIP 0.3, spectrum{AS_PRIVATE}{BY_NOISE}": partial(_defense, 0.3, as_private=True, clip_by="noise"),
 }
 """By name; called with the std of plain noise that they are compared with."""
