@@ -1,4 +1,4 @@
-# make demo    train, attack and audit a small net without and with TIP, save demo.png
+# make demo    train, attack and audit a small net without and with TIP; demo.png, demo.html
 # make test    lint, types and every test
 # make bench   the speed tables
 # make figures   every figure of README and docs/ anew, from measurements that are kept; measures nothing

@@ -14,6 +14,7 @@ from tqdm import tqdm
 import tip_kernels as tip
 from bench import paths
 from bench.privacy import figures, images, nets
+from bench.privacy.client.one_kernel import one_kernel
 from bench.privacy.commands import pictures, study, tune
 from bench.privacy.federated import curves
 from bench.privacy.study import by_defense, report, tradeoff
@@ -65,19 +66,8 @@ def gradient(path: pathlib.Path) -> None:
     """docs/design.md: one kernel of the attacked net's second layer, clipped, before and after a call."""
     torch.manual_seed(0)
     net = nets.small_conv_net(channels=3, size=32)
-    defense = tip.TIP(net, **SETTINGS, rng=tip.NoiseRNG.from_seed(0))
-    image = images.photo_crop("flower")[None]
-    torch.nn.functional.cross_entropy(net(image), torch.tensor([3])).backward()
-    torch.nn.utils.clip_grad_norm_(net.parameters(), SETTINGS["max_grad_norm"])
-    kernels = net.get_parameter(LAYER).grad
-    assert kernels is not None  # after a backward pass
-    before = kernels.clone()
-    defense.perturb_gradients()
-    selected = int(defense.selected()[LAYER].nonzero()[0])
-    viz.plot_gradient(before[selected, 0], kernels[selected, 0], path=path)
-
-
-LAYER = "2.weight"
+    kernel = one_kernel(net, images.photo_crop("flower")[None], torch.tensor([3]), SETTINGS, "2.weight")
+    viz.plot_gradient(kernel.before, kernel.after, path=path)
 
 
 def noise(path: pathlib.Path) -> None:

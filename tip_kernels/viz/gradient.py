@@ -70,8 +70,8 @@ def draw_gradient(
     for axis in axes[1]:
         label_frequencies(axis, size)
         outline(axis, flat(plane(high, size)), HIGH)
-    axes[0][0].set_ylabel("in space")
-    axes[1][0].set_ylabel("in frequency\n(orange: edge of the high band)")
+    axes[0][0].set_ylabel("in space", fontsize=9)
+    axes[1][0].set_ylabel("in frequency\n(orange: high band's edge)", fontsize=9)
 
 
 def _draw_row(axes: Any, pictures: list[torch.Tensor], colors: dict[str, Any]) -> None:
