@@ -228,8 +228,6 @@ SIZES = [(3, 3), (2, 2), (4, 4), (5, 4), (1, 3), (7,), (2,), (3, 3, 4), (1, 1)]
 
 
 @pytest.mark.parametrize("kernel_size", SIZES, ids=str)
-    "kernel_size", [(3, 3), (2, 2), (4, 4), (5, 4), (1, 3), (7,), (2,), (3, 3, 4), (1, 1)], ids=str
-)
 def test_dimension_of_a_band_is_that_of_its_basis(kernel_size):
     for cutoff in (0.0, 0.5, 0.75, 0.99):
         mask = bases.radial_mask(kernel_size, cutoff)
