@@ -125,7 +125,8 @@ def test_a_file_that_says_two_things_is_refused(tmp_path):
 
 def test_a_failed_save_leaves_neither_a_draft_nor_another_file(tmp_path, monkeypatch):
     path = tmp_path / "spectrum.json"
-    some().save(path)
+    kept = some()
+    kept.save(path)
 
     def full(self, text):
         self.write_bytes(text.encode()[:10])
@@ -133,9 +134,9 @@ def test_a_failed_save_leaves_neither_a_draft_nor_another_file(tmp_path, monkeyp
 
     monkeypatch.setattr(type(path), "write_text", full)
     with pytest.raises(OSError, match="no space"):
-        some().scaled(2.0).save(path)
+        kept.scaled(2.0).save(path)
     assert list(tmp_path.iterdir()) == [path]
-    assert Spectrum.load(path) == some()
+    assert Spectrum.load(path) == kept
 
 
 def test_amounts_are_real_and_on_the_cpu_whatever_is_in_force(tmp_path):
