@@ -53,6 +53,13 @@ def test_text_has_what_json_has(capsys, monkeypatch):
     assert re.search(r"^environment +.*TIP_KERNELS_CUDA_ARCHS=80;90 \(read at the build\)", text, re.M)
 
 
+def test_without_triton(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert found_in(capsys)["triton"] is None
+    assert main([]) == 0
+    assert ", no triton, Python" in capsys.readouterr().out
+
+
 def test_variables_are_those_that_the_sources_read():
     folders = (ROOT / "tip_kernels", ROOT / "csrc")
     sources = [ROOT / "setup.py", *(p for folder in folders for p in folder.rglob("*") if p.suffix in (".py", ".cpp"))]
