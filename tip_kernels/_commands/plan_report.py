@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .. import __version__, spectrum
+from .. import __version__
 from .._audit.coefficients import Coefficients, under_tip
 from ..defense import TIP
 from .audit_report import of_model
@@ -130,7 +130,7 @@ def _row(defense: TIP, coefficients: Coefficients, parameter: nn.Parameter) -> R
     kernel = None
     if coefficients.basis is not None:
         size = defense._layout.kernel_sizes[defense._layout.names.index(coefficients.name)]
-        high_band = spectrum.real_basis(size, defense._mechanism.bands.mask(size).cpu())[1]
+        high_band = defense._mechanism.bands.dimension(size)
         kernel = Kernel(channels, channels * per_channel, size, high_band, int(coefficients.selected.sum()))
     return Row(coefficients.name, 1, parameter.numel(), noised, rewritten * parameter.element_size(), kernel)
 
