@@ -69,6 +69,7 @@ def draw_gradient(
         axis.set_yticks([])
     for axis in axes[1]:
         label_frequencies(axis, size)
+        axis.set_xlabel(axis.get_xlabel() if axis is axes[1][1] else "")
         outline(axis, flat(plane(high, size)), HIGH)
     axes[0][0].set_ylabel("in space", fontsize=9)
     axes[1][0].set_ylabel("in frequency\n(orange: high band's edge)", fontsize=9)

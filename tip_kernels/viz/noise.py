@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from .. import spectrum
 from .._op.plan import select_count
 from ..defense import TIP
 from .drawing import HIGH, OTHER, Path, new_figure, rows_height, saved, show_rows
@@ -96,7 +95,7 @@ def lines_of(tip: TIP) -> Iterator[Line]:
         else:
             index, size = kernels[name]
             others, selected = mechanism.stds(name, size)
-            d = spectrum.real_basis(size, mechanism.bands.mask(size).cpu())[1] if name in targets else 0
+            d = mechanism.bands.dimension(size) if name in targets else 0
             chosen = select_count(mechanism.ratio, layout.channels[index]) / layout.channels[index] if d else 0.0
             high = selected[:d] if chosen else nothing
             elsewhere = torch.cat([selected[d:] if chosen else nothing, others if chosen < 1 else nothing])
