@@ -244,7 +244,7 @@ def test_a_spectrum_is_as_private_as_its_least_noise(tmp_path, monkeypatch):
     names = [one.defense for one in noise_costs.conditions([0.1], with_shapes=True) if "spectrum" in one.defense]
     assert names == list(shapes.MAKERS)
     assert not any("spectrum" in one.defense for one in noise_costs.conditions([0.1]))
-    assert [shapes.least(name, 0.1) for name in names] == [0.05, 0.05, 0.1]
+    assert [shapes.least(name, 0.1) for name in names] == [0.05, 0.05, 0.1, 0.1]
     lines = noise_costs.markdown([Summary(Condition(name, 0.1), 50.0, 1.0, 0.1, 5) for name in names], 6).splitlines()
     epsilons = [line.split(" | ")[4] for line in lines[2:]]
     assert epsilons == [f"{noise_costs.epsilon(noise, 1):,.4g}" for noise in (0.05, 0.05, 0.1)]
