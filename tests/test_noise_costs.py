@@ -247,7 +247,7 @@ def test_a_spectrum_is_as_private_as_its_least_noise(tmp_path, monkeypatch):
     assert [shapes.least(name, 0.1) for name in names] == [0.05, 0.05, 0.1, 0.1]
     lines = noise_costs.markdown([Summary(Condition(name, 0.1), 50.0, 1.0, 0.1, 5) for name in names], 6).splitlines()
     epsilons = [line.split(" | ")[4] for line in lines[2:]]
-    assert epsilons == [f"{noise_costs.epsilon(noise, 1):,.4g}" for noise in (0.05, 0.05, 0.1)]
+    assert epsilons == [f"{noise_costs.epsilon(noise, 1):,.4g}" for noise in (0.05, 0.05, 0.1, 0.1)]
 
 
 @pytest.mark.parametrize(("name", "factor"), [("TIP 0.3, spectrum", 1.0), ("TIP 0.3, spectrum, equal guarantee", 2.0)])
