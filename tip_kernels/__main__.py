@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ._commands import audit, backends
+from ._commands import audit, backends, bench
 from ._commands.refusal import Refused, one_line
 
-COMMANDS = {"backends": backends, "audit": audit}
+COMMANDS = {"backends": backends, "audit": audit, "bench": bench}
 """Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the help."""
 
 
