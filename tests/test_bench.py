@@ -261,7 +261,7 @@ def test_the_table_of_loops_says_what_an_item_adds():
     assert rows[-1] == "| protect(), with a budget in a file | 105 | 0.5 | 1.0 | 1.5 % | 1.9 % |"
 
 
-def saved(path: pathlib.Path, date: str, times: dict[str, float], **machine: object) -> pathlib.Path:
+def saved(path: pathlib.Path, date: str, times: dict[str, float], copy: float = 9.0, **machine: object) -> pathlib.Path:
     """A run as pytest-benchmark keeps it, with quartiles around the given medians in milliseconds."""
     stats = {name: {"min": 0.8e-3 * ms, "q1": 0.9e-3 * ms, "median": 1e-3 * ms} for name, ms in times.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -269,7 +269,7 @@ def saved(path: pathlib.Path, date: str, times: dict[str, float], **machine: obj
         "datetime": date,
         "commit_info": {"id": f"{'0123456789abcdef'}{date}", "dirty": False},
         "machine_info": {"tip_kernels": {"threads": 1, **machine}},
-        "benchmarks": [{"name": f"test_{n}", "stats": s, "extra_info": {"copy GB/s": 9.0}} for n, s in stats.items()],
+        "benchmarks": [{"name": f"test_{n}", "stats": s, "extra_info": {"copy GB/s": copy}} for n, s in stats.items()],
     }
     path.write_text(json.dumps(run))
     return path
@@ -286,6 +286,20 @@ def test_compare_says_what_became_slower(tmp_path, capsys):
     assert "note: threads differs: 1, now 2" in out
     assert "1 of 3 became slower by more than 10 %" in out
     assert compare.main([str(old), str(new), "--threshold", "20"]) == 0
+
+
+def test_compare_says_when_memory_was_slower_too(tmp_path, capsys):
+    old, new = (saved(tmp_path / f"{copy}.json", "2026-01-01", {"op": 1.0}, copy) for copy in (9.0, 6.0))
+    assert compare.main([str(old), str(new)]) == 0
+    assert "note: a copy of memory took 1.50 times as long" in capsys.readouterr().out
+    assert compare.main([str(old), str(old)]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
+def test_compare_refuses_what_is_no_run(tmp_path, capsys):
+    (tmp_path / "a.json").write_text('{"benchmarks": []}')
+    assert compare.main(2 * [str(tmp_path / "a.json")]) == 2
+    assert "expected a run of bench_perturb.py" in capsys.readouterr().err
 
 
 def test_compare_wants_both_the_least_time_and_the_quartile_changed():

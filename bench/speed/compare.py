@@ -29,10 +29,15 @@ class Change(NamedTuple):
 
     def verdict(self, threshold: float) -> str:
         """``slower``, ``faster`` or ``same``, for a threshold in percent."""
-        limit = 1 + threshold / 100
+        limit = limit_of(threshold)
         if min(self.least, self.lower) > limit:
             return "slower"
         return "faster" if max(self.least, self.lower) < 1 / limit else "same"
+
+
+def limit_of(threshold: float) -> float:
+    """The ratio that so many percent more are."""
+    return 1 + threshold / 100
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"old: {_title(old)}\nnew: {_title(new)}")
     for name, (before, after) in differences(old, new).items():
         print(f"note: {name} differs: {before}, now {after}")
+    if not 1 / limit_of(options.threshold) < (ratio := _copy_rate(old) / _copy_rate(new)) < limit_of(options.threshold):
+        print(f"note: a copy of memory took {ratio:.2f} times as long: the machine was not as free in both runs")
     found = changes(old, new)
     verdicts = {change: change.verdict(options.threshold) for change in found}
     print(f"\n  {'':64}{'old ms':>10}{'new ms':>10}{'least':>8}{'quartile':>10}")
@@ -93,16 +100,20 @@ def _by_name(run: dict) -> dict[str, dict[str, float]]:
 
 
 def _title(run: dict) -> str:
-    commit, rates = run["commit_info"], [each["extra_info"].get("copy GB/s") for each in run["benchmarks"]]
+    commit = run["commit_info"]
     changed = " with uncommitted changes" if commit.get("dirty") else ""
-    copy = f", a copy of memory {rates[0]:.1f} GB/s" if rates and rates[0] else ""
-    return f"{commit.get('id', 'no commit')[:12]}{changed}, {run['datetime'][:16]}{copy}"
+    return f"{commit['id'][:12]}{changed}, {run['datetime'][:16]}, a copy of memory {_copy_rate(run):.1f} GB/s"
+
+
+def _copy_rate(run: dict) -> float:
+    rate: float = run["benchmarks"][0]["extra_info"]["copy GB/s"]
+    return rate
 
 
 def _load(path: pathlib.Path) -> dict:
     run = json.loads(path.read_text())
-    if not isinstance(run, dict) or "benchmarks" not in run:
-        raise ValueError(f"expected a run of pytest-benchmark, got {path}")
+    if not (isinstance(run, dict) and run.get("benchmarks") and "copy GB/s" in run["benchmarks"][0]["extra_info"]):
+        raise ValueError(f"expected a run of bench_perturb.py as make bench-save keeps it, got {path}")
     return run
 
 

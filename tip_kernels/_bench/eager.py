@@ -3,7 +3,6 @@
 Each perturbs ``gradients.tensors`` in place. ``std`` is ours: per coefficient of the orthonormal basis.
 """
 
-import functools
 import math
 
 import torch
@@ -39,12 +38,18 @@ def gaussian(gradients: Gradients, std: float) -> None:
         grad.add_(noise)
 
 
-@functools.cache
+_WEIGHTS: dict[tuple[tuple[int, ...], float, torch.device], torch.Tensor] = {}
+"""A dict and no decorator that caches, which ``torch.compile`` would pass over and trace what is behind it."""
+
+
 def _half_weights(kernel_size: tuple[int, ...], cutoff: float, device: torch.device) -> torch.Tensor:
     """Std of both parts of each masked bin of ``rfftn``: ``irfftn`` makes the last axis's bins that it mirrors onto
     themselves real, which halves their power; others stand for two bins each.
     """
-    mask = spectrum.radial_mask(kernel_size, cutoff).float()
-    column = torch.arange(mask.shape[-1])
-    mirrored = (column == 0) | (2 * column == kernel_size[-1])
-    return (mask * torch.where(mirrored, 1.0, math.sqrt(0.5))).to(device)
+    key = kernel_size, cutoff, device
+    if key not in _WEIGHTS:
+        mask = spectrum.radial_mask(kernel_size, cutoff).float()
+        column = torch.arange(mask.shape[-1])
+        mirrored = (column == 0) | (2 * column == kernel_size[-1])
+        _WEIGHTS[key] = (mask * torch.where(mirrored, 1.0, math.sqrt(0.5))).to(device)
+    return _WEIGHTS[key]
