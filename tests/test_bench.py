@@ -20,7 +20,7 @@ from bench.speed import baselines, bench_perturb, compare, loop, models, modes, 
 from tip_kernels._bench import eager
 from tip_kernels._bench.machine import machine
 from tip_kernels._bench.parameters import Gradients, count, gradients, selected
-from tip_kernels._bench.timing import in_fair_turns
+from tip_kernels._bench.timing import in_fair_turns, quartiles
 
 STD, RATIO = 0.5, 0.3
 
@@ -149,7 +149,7 @@ def test_in_fair_turns_slow_contestants_have_as_much_time_as_fast_ones(monkeypat
     monkeypatch.setattr("tip_kernels._bench.timing.time.perf_counter", lambda: clock.now)
     order, shares = [], []
     fast, slow = clock.takes(1.0, "fast", order), clock.takes(10.0, "slow", order)
-    times = in_fair_turns({"fast": fast, "slow": slow}, torch.device("cpu"), 100.0, 3, shares.append)
+    times = in_fair_turns({"fast": fast, "slow": slow}, torch.device("cpu"), 100.0, 3, 60.0, shares.append)
     assert {name: [round(each) for each in all_of_it] for name, all_of_it in times.items()} == {
         "fast": 50 * [1000], "slow": 5 * [10_000]
     }  # fmt: skip
@@ -162,8 +162,18 @@ def test_in_fair_turns_all_have_the_least_number_of_calls_however_long_it_takes(
     clock, order, shares = Clock(), [], []
     monkeypatch.setattr("tip_kernels._bench.timing.time.perf_counter", lambda: clock.now)
     fast, slow = clock.takes(1.0, "fast", order), clock.takes(10.0, "slow", order)
-    times = in_fair_turns({"fast": fast, "slow": slow}, torch.device("cpu"), 0.0, 3, shares.append)
+    times = in_fair_turns({"fast": fast, "slow": slow}, torch.device("cpu"), 0.0, 3, 60.0, shares.append)
     assert [len(each) for each in times.values()] == [3, 3]
+    assert shares[-1] == 1.0
+
+
+def test_in_fair_turns_nobody_waits_twice_for_what_is_very_slow(monkeypatch):
+    clock, order, shares = Clock(), [], []
+    monkeypatch.setattr("tip_kernels._bench.timing.time.perf_counter", lambda: clock.now)
+    fast, slow = clock.takes(1.0, "fast", order), clock.takes(10.0, "slow", order)
+    times = in_fair_turns({"fast": fast, "slow": slow}, torch.device("cpu"), 0.0, 3, 5.0, shares.append)
+    assert [len(each) for each in times.values()] == [3, 1]
+    assert quartiles(times["slow"]) == (10_000, 10_000, 10_000)
     assert shares[-1] == 1.0
 
 

@@ -37,7 +37,7 @@ def device(pytestconfig: pytest.Config) -> torch.device:
 def copy_rate(device: torch.device) -> float:
     """GB/s that a copy of memory reads and writes, at the median of its times before all benchmarks."""
     copy, copied = contest.copy(device)
-    times = timing.in_fair_turns({"copy": copy}, device, seconds=0.5, least=5)["copy"]
+    times = timing.in_fair_turns({"copy": copy}, device, seconds=0.5, least=5, patience=60.0)["copy"]
     return copied / timing.quartiles(times).median / 1e6
 
 

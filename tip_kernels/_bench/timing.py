@@ -25,9 +25,10 @@ def in_fair_turns(
     device: torch.device,
     seconds: float,
     least: int,
+    patience: float,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, list[float]]:
-    """Milliseconds of every call of each contestant, after one that warms up.
+    """Milliseconds of every call of each contestant, after one that warms up; of a very slow one, of that one.
 
     The next turn is that of the contestant that has had the least time, so that fast ones are timed often and slow
     ones, spread over the whole run, seldom.
@@ -37,22 +38,24 @@ def in_fair_turns(
         device: see :func:`milliseconds`.
         seconds: for all of them together.
         least: calls of each, at least, even if that takes longer.
+        patience: seconds; whose first call takes longer is called no more.
         progress: is told which share is done.
     """
-    for contestant in contestants.values():
-        milliseconds(contestant, device)
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+    first = {name: milliseconds(contestant, device) for name, contestant in contestants.items()}
+    slow = {name for name, time in first.items() if time > 1e3 * patience}
+    times = {name: [first[name]] if name in slow else [] for name in contestants}
     start = time.perf_counter()
     while True:
         elapsed = time.perf_counter() - start
-        waiting = [name for name in contestants if elapsed < seconds or len(times[name]) < least]
+        waiting = [n for n in contestants if n not in slow and (elapsed < seconds or len(times[n]) < least)]
         if not waiting:
             return times
         name = min(waiting, key=lambda name: sum(times[name]))
         times[name].append(milliseconds(contestants[name], device))
         if progress is not None:
-            had = sum(min(len(each), least) for each in times.values()) / (least * len(contestants))
-            progress(min(had, 1.0 if elapsed >= seconds else elapsed / seconds))
+            had = sum(min(len(times[n]), least) for n in contestants if n not in slow)
+            due = least * (len(contestants) - len(slow))
+            progress(min(had / due, 1.0 if elapsed >= seconds else elapsed / seconds))
 
 
 def milliseconds(function: Callable[[], object], device: torch.device, calls: int = 1) -> float:
@@ -67,7 +70,9 @@ def milliseconds(function: Callable[[], object], device: torch.device, calls: in
 
 
 def quartiles(times: list[float]) -> Quartiles:
-    """Of at least two times."""
+    """Of at least one time."""
+    if len(times) == 1:
+        return Quartiles(*times, *times, *times)
     lower, median, upper = statistics.quantiles(times, n=4, method="inclusive")
     return Quartiles(median, lower, upper)
 

@@ -30,6 +30,9 @@ LEAST = 3
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in
           (torch.float32, torch.float64, torch.bfloat16, torch.float16)}  # fmt: skip
+PATIENCE = 5.0
+"""Seconds: what takes longer is not repeated."""
+
 COPY = "copy"
 
 
@@ -82,7 +85,7 @@ def _result(options: argparse.Namespace) -> bench_report.Result:
         copy, copied = contest.copy(device)
         functions = {COPY: copy, **{f"{c.work}, {c.by}": c.run for c in contestants}}
         with extras.progress("bench") as progress:
-            times = timing.in_fair_turns(functions, device, options.seconds, LEAST, progress)
+            times = timing.in_fair_turns(functions, device, options.seconds, LEAST, PATIENCE, progress)
     except (RuntimeError, ValueError) as error:  # as of a cutoff, or of too little memory
         raise Refused(one_line(error)) from error
     facts = {
