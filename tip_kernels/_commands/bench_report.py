@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+from .. import __version__
 from .._bench import timing
 from .._bench.contest import EAGER, WORKS
 
@@ -76,7 +77,7 @@ def as_text(result: Result) -> str:
         rows = [row for row in result.rows if row.work == work]
         if not rows:
             continue
-        lines += ["", f"{work}: {meaning}; {rows[0].bytes_moved / 1e6:.1f} MB"]
+        lines += ["", f"{work}: {meaning}; {rows[0].bytes_moved / 1e6:.3g} MB"]
         lines.append(f"  {'':10}{'ms':>10}  {'quartiles':22}{'repeats':>8}{'GB/s':>8}{'of a copy':>11}  eager takes")
         lines += [_line(result, row) for row in rows]
     if any(result.of_copy(row) > 1 for row in result.rows):
@@ -99,6 +100,7 @@ def _line(result: Result, row: Row) -> str:
 def as_json(result: Result) -> str:
     """The same in one object."""
     content = {
+        "tip_kernels": __version__,
         "machine": result.machine,
         "facts": result.facts,
         "copy": _as_dict(result.copy),
@@ -118,7 +120,7 @@ def _as_dict(row: Row) -> dict[str, Any]:
         "bytes": row.bytes_moved,
         "ms": row.ms._asdict(),
         "repeats": len(row.times),
-        "GB/s": row.rate,
+        "gb_per_second": row.rate,
     }
 
 
