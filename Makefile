@@ -1,6 +1,6 @@
 # make demo    train, attack and audit a small net without and with TIP; demo.png, demo.html
 # make test    lint, types and every test
-# make bench   the speed tables
+# make bench   the speed tables; make bench-save keeps single calls by commit, make bench-compare says what became slower
 # make figures   every figure of README and docs/ anew, from measurements that are kept; measures nothing
 # make study   every attacker against every defense, shortly, on a few photos; docs/privacy.md has it on CIFAR-10
 #
@@ -38,7 +38,8 @@ TOOLS := build/tools
 FRAMEWORKS := build/frameworks
 FRAMEWORKS_LOCK := requirements/frameworks.lock.txt
 
-.PHONY: demo test bench figures study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches test-ptx
+.PHONY: demo test bench bench-save bench-compare figures study test-fuzz test-rng test-normals test-asan test-tsan
+.PHONY: test-clang test-torches test-ptx
 .PHONY: test-frameworks test-tritons mutate coverage
 .PHONY: release test-release test-oldest lock audit clean
 
@@ -95,6 +96,14 @@ coverage: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.speed.ratios
 	$(BIN)/python -m pytest bench/speed/bench_perturb.py --benchmark-only
+
+# In .benchmarks/, beside what runs of other commits have left there. BENCH='--model convnext_l' measures another model;
+# bench-compare takes the two newest runs, or COMPARE='OLD.json NEW.json'.
+bench-save: $(VENV)/ready
+	$(BIN)/python -m pytest bench/speed/bench_perturb.py --benchmark-only --benchmark-autosave $(BENCH)
+
+bench-compare: $(VENV)/ready
+	$(BIN)/python -m bench.speed.compare $(COMPARE)
 
 figures: $(VENV)/ready
 	$(BIN)/python -m bench.figures

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ._commands import audit, backends, epsilon, plan
+from ._commands import audit, backends, bench, epsilon, plan
 from ._commands.refusal import Refused, one_line
 
-COMMANDS = {"backends": backends, "plan": plan, "audit": audit, "epsilon": epsilon}
+COMMANDS = {"backends": backends, "plan": plan, "audit": audit, "epsilon": epsilon, "bench": bench}
 """Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the help."""
 
 SCRIPT = "tip-kernels"

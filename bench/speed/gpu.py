@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import tip_kernels as tip
 from bench.speed import models, report, timing
+from tip_kernels._bench.parameters import Parameter, count, gradients, selected
 
 STD = 1e-3
 
@@ -41,13 +42,13 @@ def driver() -> str:
     return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
 
 
-def step_of(parameters: list[models.Parameter], device: torch.device, backend: str | None, **given: float) -> dict:
+def step_of(parameters: list[Parameter], device: torch.device, backend: str | None, **given: float) -> dict:
     """What one call after the first does: kernel launches, bytes allocated, host synchronizations (none, or an error).
 
     Raises:
         RuntimeError: the call waits for the device.
     """
-    grads, rng = models.gradients(parameters, device), tip.NoiseRNG()
+    grads, rng = gradients(parameters, device), tip.NoiseRNG()
 
     def call() -> None:
         tip.perturb_(*grads, ratio=0.3, std=STD, rng=rng, backend=backend, **given)
@@ -87,11 +88,10 @@ def replays(device: torch.device, backend: str | None) -> dict:
 
 def graph_time(device: torch.device, backend: str | None, repeats: int) -> dict:
     """Replay of ResNet-18 at ratio 0.3 against an empty list's launch plus a copy of the selected bytes."""
-    grads, rng = models.gradients(models.resnet18(), device), tip.NoiseRNG()
+    grads, rng = gradients(models.resnet18(), device), tip.NoiseRNG()
     nothing = tip.NoiseRNG()
     nothing.state(device)
-    selected = models.selected(models.resnet18(), 0.3)
-    source = torch.randn(selected, device=device)
+    source = torch.randn(selected(models.resnet18(), 0.3), device=device)
     target = torch.empty_like(source)
     contestants = {
         "tip": lambda: tip.perturb_(*grads, ratio=0.3, std=STD, rng=rng, backend=backend),
@@ -111,18 +111,18 @@ def scaling(device: torch.device, backend: str | None, repeats: int) -> dict:
     """A U-Net of a billion parameters: time against selected bytes, launches and allocations of a call."""
     parameters = models.unet()
     rates = _rates(parameters, device, backend, max(2, repeats // 4))
-    return {"parameters": models.count(parameters), **rates, **step_of(parameters, device, backend)}
+    return {"parameters": count(parameters), **rates, **step_of(parameters, device, backend)}
 
 
-def _rates(parameters: list[models.Parameter], device: torch.device, backend: str | None, repeats: int) -> dict:
-    grads, rng = models.gradients(parameters, device), tip.NoiseRNG()
+def _rates(parameters: list[Parameter], device: torch.device, backend: str | None, repeats: int) -> dict:
+    grads, rng = gradients(parameters, device), tip.NoiseRNG()
 
     def call(share: float):
         return lambda: tip.perturb_(*grads, ratio=share, std=STD, rng=rng, backend=backend)
 
     shares = (0.1, 0.3, 0.6, 1.0)
     times = timing.interleaved({str(share): call(share) for share in shares}, device, repeats)
-    return {f"GB/s at {s}": 8 * models.selected(parameters, s) / times[str(s)].median / 1e6 for s in shares}
+    return {f"GB/s at {s}": 8 * selected(parameters, s) / times[str(s)].median / 1e6 for s in shares}
 
 
 def print_figures(figures: dict) -> None:

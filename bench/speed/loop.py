@@ -23,7 +23,7 @@ from torch import nn
 import tip_kernels as tip
 from bench import pages
 from bench.privacy.nets import resnet18
-from bench.speed import report
+from tip_kernels._bench.machine import device_name
 
 BATCH, SIZE, CLASSES = 32, 32, 10
 STD, FLOOR, NORM = 1e-3, 1e-4, 1.0
@@ -129,7 +129,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(loops(lambda: resnet18(3), pathlib.Path(folder)), given.repeats)
-    machine = report.device_name(torch.device("cpu"))
+    machine = device_name(torch.device("cpu"))
     text = (
         f"{machine}, torch {torch.__version__}, {given.threads} threads, {given.repeats} repeats:\n\n{table(figures)}"
     )

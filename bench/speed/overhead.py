@@ -4,6 +4,7 @@ import torch
 
 import tip_kernels as tip
 from bench.speed import models, timing
+from tip_kernels._bench.parameters import Gradients, gradients
 from tip_kernels._op.call import Options, prepare
 
 
@@ -12,11 +13,11 @@ def overhead(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
     whole = models.one_channel(models.resnet50())
     found = {}
     for name, parameters in (("all 161", whole), ("the 53 convolutions", [p for p in whole if p.conv])):
-        found[name] = _parts(models.gradients(parameters, device), device, repeats)
+        found[name] = _parts(gradients(parameters, device), device, repeats)
     return found
 
 
-def _parts(grads: models.Gradients, device: torch.device, repeats: int) -> dict[str, float]:
+def _parts(grads: Gradients, device: torch.device, repeats: int) -> dict[str, float]:
     options = Options(ratio=0.3, std=1e-3, rng=tip.NoiseRNG())
     call = prepare(*grads, options)
     idle = prepare(*grads, options._replace(ratio=0.0))

@@ -14,6 +14,10 @@ import tip_kernels as tip
 from bench.speed import baselines, models, report, timing
 from bench.speed.bandwidth import bandwidth, print_bandwidth
 from bench.speed.overhead import overhead, print_overhead
+from tip_kernels._bench import eager
+from tip_kernels._bench.machine import machine
+from tip_kernels._bench.parameters import Gradients, Parameter, count, gradients, selected
+from tip_kernels._bench.timing import Quartiles
 
 CUTOFF, STD = 0.5, 1e-3
 
@@ -51,7 +55,7 @@ def main() -> None:
     options = _options()
     device = torch.device(options.device)
     torch.manual_seed(0)
-    figures = {"machine": report.machine(device), "repeats": options.repeats, "models": {}}
+    figures = {"machine": machine(device), "repeats": options.repeats, "models": {}}
     for name in options.models:
         parameters = models.MODELS[name]()
         times = timing.interleaved(contestants(parameters, device, options.compile), device, options.repeats)
@@ -65,11 +69,11 @@ def main() -> None:
     report.save(device, figures)
 
 
-def contestants(parameters: list[models.Parameter], device: torch.device, with_compile: bool) -> Contestants:
+def contestants(parameters: list[Parameter], device: torch.device, with_compile: bool) -> Contestants:
     """Everything that is compared, by name; each has gradients of its own."""
 
-    def fresh() -> models.Gradients:
-        return models.gradients(parameters, device)
+    def fresh() -> Gradients:
+        return gradients(parameters, device)
 
     def ours(ratio: float, generator: str = "chacha12") -> Callable[[], None]:
         grads, rng = fresh(), tip.NoiseRNG(generator=generator)
@@ -85,12 +89,12 @@ def contestants(parameters: list[models.Parameter], device: torch.device, with_c
         PHILOX: ours(0.3, "philox"),
         WHOLE: ours(1.0),
         MULTIPLY: lambda: baselines.multiply(touched),
-        OPACUS: lambda: baselines.opacus_style(opacus, STD),
-        RFFT2: baseline(baselines.rfft2),
+        OPACUS: lambda: eager.gaussian(opacus, STD),
+        RFFT2: baseline(eager.high_band),
         PAPER: baseline(baselines.paper_eager),
     }
     if with_compile:
-        found[COMPILED] = baseline(baselines.compiled(baselines.rfft2))
+        found[COMPILED] = baseline(baselines.compiled(eager.high_band))
     if device.type == "cpu":
         found[ONE_THREAD] = on_one_thread(found[OURS])
     else:
@@ -110,13 +114,13 @@ def on_one_thread(function: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
-def summary(parameters: list[models.Parameter], times: dict[str, timing.Quartiles]) -> dict:
+def summary(parameters: list[Parameter], times: dict[str, Quartiles]) -> dict:
     """Times, bandwidths and ratios of one model, for the report."""
-    touched = {share: 8 * models.selected(parameters, share) for share in (0.3, 1.0)}
-    everything = 8 * models.count(parameters)
+    touched = {share: 8 * selected(parameters, share) for share in (0.3, 1.0)}
+    everything = 8 * count(parameters)
     moved = {name: everything if name == OPACUS else touched[1.0 if name.startswith(WHOLE) else 0.3] for name in times}
     return {
-        "parameters": models.count(parameters),
+        "parameters": count(parameters),
         "selected_bytes": touched[0.3],
         "ms": {
             name: {**time._asdict(), "GB/s": moved[name] / time.median / 1e6} for name, time in sorted(times.items())

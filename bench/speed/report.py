@@ -1,35 +1,13 @@
 """The file with the figures of a device, and what they depend on."""
 
-import importlib.metadata
 import json
 import pathlib
-import platform
 import re
 
 import torch
 
-import tip_kernels as tip
 from bench import paths
-
-
-def machine(device: torch.device) -> dict[str, object]:
-    """What the figures depend on."""
-    return {
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "backend": tip.available_backends(device)[0],
-        "tip_kernels": tip.__version__,
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
-        "python": platform.python_version(),
-        "cpu capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def device_name(device: torch.device) -> str:
-    """As its maker names it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+from tip_kernels._bench.machine import device_name, machine
 
 
 def path(device: torch.device) -> pathlib.Path:
@@ -50,16 +28,3 @@ def save(device: torch.device, figures: dict) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(figures, indent=1) + "\n")
     print(f"\nwritten to {file}")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str:
-    info = pathlib.Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()

@@ -17,9 +17,11 @@ import torch
 
 import tip_kernels as tip
 from bench.speed import models, modes, timing
+from tip_kernels._bench.parameters import Parameter, gradients
+from tip_kernels._bench.timing import Quartiles
 
 STD = 1e-3
-LARGER = [models.Parameter("5x5", (256, 128, 5, 5), conv=True)]
+LARGER = [Parameter("5x5", (256, 128, 5, 5), conv=True)]
 SETTINGS: dict[str, dict] = {
     "ratio 0.3": {},
     "ratio 0.3, floor": {"floor_std": STD},
@@ -67,18 +69,18 @@ def of_modes(only: str, repeats: int) -> dict[str, tuple[tuple[float, float], tu
     return {name: (times[name], times[f"{name}, shaped"]) for name in found}
 
 
-Pairs = dict[str, tuple[timing.Quartiles, timing.Quartiles]]
+Pairs = dict[str, tuple[Quartiles, Quartiles]]
 """Milliseconds of two calls by the name of their settings."""
 
 
-def of_calls(parameters: list[models.Parameter], repeats: int) -> Pairs:
+def of_calls(parameters: list[Parameter], repeats: int) -> Pairs:
     """Without and with amplitudes of every kernel that has a high band."""
     shaped = {"amplitudes": _for_kernels(parameters, some_amplitudes)}
     pairs = {name: (settings, {**settings, **shaped}) for name, settings in SETTINGS.items()}
     return _in_turns(parameters, pairs, repeats)
 
 
-def of_norms(parameters: list[models.Parameter], repeats: int) -> Pairs:
+def of_norms(parameters: list[Parameter], repeats: int) -> Pairs:
     """With amplitudes and clipping: by the plain norm, and with weights of its coefficients."""
     weights = _for_kernels(parameters, lambda taps: some_amplitudes(taps).selected)
     by_norm = {"amplitudes": _for_kernels(parameters, some_amplitudes), "max_grad_norm": 1.0}
@@ -87,20 +89,20 @@ def of_norms(parameters: list[models.Parameter], repeats: int) -> Pairs:
     return _in_turns(parameters, pairs, repeats)
 
 
-def _for_kernels(parameters: list[models.Parameter], make: Callable[[int], Any]) -> list[Any]:
+def _for_kernels(parameters: list[Parameter], make: Callable[[int], Any]) -> list[Any]:
     """What is made for so many taps, for kernels with a high band; None for others."""
     taps = [math.prod(parameter.shape[2:]) for parameter in parameters]
     return [make(count) if count > 1 else None for count in taps]
 
 
-def _in_turns(parameters: list[models.Parameter], pairs: dict[str, tuple[dict, dict]], repeats: int) -> Pairs:
+def _in_turns(parameters: list[Parameter], pairs: dict[str, tuple[dict, dict]], repeats: int) -> Pairs:
     calls = {f"{name}, {n}": _call(parameters, pair[n]) for name, pair in pairs.items() for n in range(2)}
     times = timing.interleaved(calls, torch.device("cpu"), repeats)
     return {name: (times[f"{name}, 0"], times[f"{name}, 1"]) for name in pairs}
 
 
-def _call(parameters: list[models.Parameter], options: dict) -> Callable[[], None]:
-    grads, rng = models.gradients(parameters), tip.NoiseRNG()
+def _call(parameters: list[Parameter], options: dict) -> Callable[[], None]:
+    grads, rng = gradients(parameters), tip.NoiseRNG()
     return lambda: tip.perturb_(*grads, ratio=0.3, std=STD, rng=rng, **options)
 
 
