@@ -14,11 +14,11 @@ nvcc names hidden symbols anew in every build, so that of ``_cuda`` differs.
 import gzip
 import os
 import pathlib
-import platform
 import re
 import shlex
 import shutil
 import subprocess
+import sysconfig
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -62,7 +62,7 @@ CPU_VARIANTS = {
         ],
     },
     "aarch64": {"neon": []},
-}.get(platform.machine(), {"generic": []})
+}.get(sysconfig.get_platform().rpartition("-")[2], {"generic": []})  # of the target, which may not be this machine
 WANTED_VARIANTS = os.environ.get("TIP_KERNELS_VARIANTS", "").split() or list(CPU_VARIANTS)
 
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
