@@ -15,6 +15,7 @@ from tip_kernels import spectrum as bases
 from tip_kernels._audit.channels import Channels
 from tip_kernels._audit.coefficients import under_tip
 from tip_kernels._audit.message import open_message
+from tip_kernels._tip.bands import HighBands
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
@@ -221,3 +222,15 @@ def test_copies_pickles_and_dry_runs():
 def test_refuses(settings, text):
     with pytest.raises(ValueError, match=text):
         defended(settings)
+
+
+SIZES = [(3, 3), (2, 2), (4, 4), (5, 4), (1, 3), (7,), (2,), (3, 3, 4), (1, 1)]
+
+
+@pytest.mark.parametrize("kernel_size", SIZES, ids=str)
+def test_dimension_of_a_band_is_that_of_its_basis(kernel_size):
+    for cutoff in (0.0, 0.5, 0.75, 0.99):
+        mask = bases.radial_mask(kernel_size, cutoff)
+        for given in (mask, ~mask):
+            bands = HighBands(cutoff, {kernel_size: given}, 1.0)
+            assert bands.dimension(kernel_size) == bases.real_basis(kernel_size, given)[1]

@@ -22,7 +22,7 @@ def test_code_runs_in_order():
     names: dict[str, object] = {}
     for block in blocks:
         exec(block, names)
-    assert names["defense"].rng.step == 1  # the second TIP perturbed its one update
+    assert names["defense"].rng.step == 3  # one for each step of the loop
 
 
 def test_backend_table_is_the_packages():

@@ -25,6 +25,12 @@ class HighBands:
         """Whether kernels of this size have no high band, as those of 1x1."""
         return not self.mask(kernel_size).any()
 
+    def dimension(self, kernel_size: tuple[int, ...]) -> int:
+        """Of the high band: how many columns of its ``real_basis`` come first, found without making it."""
+        mask = self.mask(kernel_size)
+        with_conjugate = mask[..., 1 : (kernel_size[-1] + 1) // 2]  # whose partners ``rfftn`` layout leaves out
+        return int(mask.sum()) + int(with_conjugate.sum())
+
     def left(self, kernel_size: tuple[int, ...]) -> float:
         """At most what a selected kernel keeps of its high band: ``keep``, and what rounding leaves of the rest.
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from .. import spectrum
 from .._op.call import Options, PreparedCall, prepare
 from .._op.plan import Tensors
 from .._runtime.tracing import real_tensors
@@ -110,9 +109,8 @@ class Mechanism:
         std, floor = self.std.named()[name], self.floor_std.named()[name]
         if self.shape is not None and name in self.shape.columns:
             return self.shape.columns[name] * (std / self.shape.amounts[name])  # the one is by shares
-        basis, d = spectrum.real_basis(kernel_size, self.bands.mask(kernel_size).cpu())
-        stds = torch.full((2, len(basis)), floor, dtype=torch.float64, device="cpu")
-        stds[1, :d] = std
+        stds = torch.full((2, math.prod(kernel_size)), floor, dtype=torch.float64, device="cpu")
+        stds[1, : self.bands.dimension(kernel_size)] = std
         return stds
 
     def norm_weights(self, name: str) -> torch.Tensor | None:
@@ -141,8 +139,7 @@ class Mechanism:
         if kernel_size is None:
             return torch.tensor(self.floor_std.named()[name], dtype=torch.float64, device="cpu")
         others, selected = self.stds(name, kernel_size)
-        d = spectrum.real_basis(kernel_size, self.bands.mask(kernel_size).cpu())[1]
-        selected[:d] /= self._left(kernel_size)
+        selected[: self.bands.dimension(kernel_size)] /= self._left(kernel_size)
         return torch.minimum(others, selected) if self.ratio > 0 else others
 
     def _left(self, kernel_size: tuple[int, ...]) -> float:
