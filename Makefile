@@ -199,7 +199,7 @@ release: $(VENV)/ready $(TOOLS)/release
 	umask 022 && export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) LDFLAGS=-Wl,-S TIP_KERNELS_REQUIRE_COMPILED=1 && \
 	  export PATH="$$PWD/$(TOOLS)/bin:$$PATH" && \
 	  uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir $(RELEASE)/dist $(RELEASE)/source && \
-	  auditwheel --quiet repair $(TORCHS_OWN) --wheel-dir $(DIST) $(RELEASE)/dist/*.whl && cp $(RELEASE)/dist/*.tar.gz $(DIST)
+	  auditwheel repair $(TORCHS_OWN) --wheel-dir $(DIST) $(RELEASE)/dist/*.whl && cp $(RELEASE)/dist/*.tar.gz $(DIST)
 	$(TOOLS)/bin/twine check --strict $(DIST)/*
 
 test-wheels: $(VENV)/ready $(TOOLS)/ready
