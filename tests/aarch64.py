@@ -79,7 +79,7 @@ def build() -> None:
         "CC": "aarch64-linux-gnu-gcc",
         "CXX": "aarch64-linux-gnu-g++",
         "LDFLAGS": f"-L{SITE / 'torch' / 'lib'}",
-        "TIP_KERNELS_CFLAGS": "-Wextra -Werror",
+        "TIP_KERNELS_CFLAGS": "-Werror",
         "TIP_KERNELS_CUDA_ARCHS": "none",
         "TIP_KERNELS_REQUIRE_COMPILED": "1",
     }

@@ -1,4 +1,4 @@
-"""The wheel in dist/ on every Python and torch that can be had: it installs without a compiler, and the sdist's tests pass.
+"""The wheel in dist/ on every Python and torch that can be had: it installs without a compiler, the sdist's tests pass.
 
     python -m tests.wheels --page docs/releasing.md
     python -m tests.wheels --pythons 3.11 3.14 --torches 'torch==2.10.*'
@@ -31,7 +31,7 @@ TESTS = [
     "tests/test_native.py",  # how the library is found and loaded
 ]
 LEFT_OUT = "not triton and not compiled and not instruction_set and not processes"
-"""Triton's kernels are no part of a wheel; the others need a C++ compiler (torch.compile) or start tests of their own."""
+"""Triton's kernels are no part of a wheel; the others need a C++ compiler (torch.compile) or start tests themselves."""
 PACKAGES = ["cryptography", "hypothesis", "mpmath", "numpy", "pytest", "randomgen", "scipy"]
 NO_COMPILER = {"CC": "false", "CXX": "false"}
 
