@@ -1,6 +1,7 @@
-# make demo    train, attack and audit a small net without and with TIP, save demo.png
+# make demo    train, attack and audit a small net without and with TIP; demo.png, demo.html
 # make test    lint, types and every test
 # make bench   the speed tables
+# make figures   every figure of README and docs/ anew, from measurements that are kept; measures nothing
 # make study   every attacker against every defense, shortly, on a few photos; docs/privacy.md has it on CIFAR-10
 #
 # What takes longer; SECURITY.md and docs/noise.md have the results:
@@ -41,7 +42,7 @@ TOOLS := build/tools
 FRAMEWORKS := build/frameworks
 FRAMEWORKS_LOCK := requirements/frameworks.lock.txt
 
-.PHONY: demo test bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches test-ptx
+.PHONY: demo test bench figures study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches test-ptx
 .PHONY: test-aarch64 test-frameworks test-tritons mutate coverage
 .PHONY: release test-release test-wheels test-oldest lock audit clean
 
@@ -101,6 +102,9 @@ coverage: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.speed.ratios
 	$(BIN)/python -m pytest bench/speed/bench_perturb.py --benchmark-only
+
+figures: $(VENV)/ready
+	$(BIN)/python -m bench.figures
 
 study: $(VENV)/ready
 	$(BIN)/python -m bench.privacy train-prior --minutes 3
