@@ -41,7 +41,8 @@ assert torch.ops.tip_kernels.cpu_variant() == "neon"
 
 
 def main() -> None:
-    missing = [name for name in ("aarch64-linux-gnu-g++", "qemu-aarch64-static", "uv") if shutil.which(name) is None]
+    needed = ("aarch64-linux-gnu-g++", "qemu-aarch64-static", "mmdebstrap", "uv")
+    missing = [name for name in needed if shutil.which(name) is None]
     if missing:
         sys.exit(f"expected {', '.join(missing)} on PATH, got none")
     get_python()
