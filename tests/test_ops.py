@@ -47,7 +47,7 @@ def test_opcheck_perturb(given, backend):
 def test_opcheck_perturb_in_graph(backend):
     op, arguments = op_and_arguments(backend)
     op = getattr(torch.ops.tip_kernels, op.name().removeprefix("tip_kernels::").replace("perturb", "perturb_in_graph"))
-    torch.library.opcheck(op.default, (*arguments, graph_op.numbers_of(0.5, 2.0, 0.3)))
+    torch.library.opcheck(op.default, (*arguments, graph_op.numbers_of(0.5, 2.0, 0.3), [], None))
 
 
 def test_opcheck_perturb_of_nothing(backend):

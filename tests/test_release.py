@@ -1,7 +1,7 @@
 """What is released: the same bytes for the same sources, a wheel of the package alone, an archive that tests itself.
 
-And the locks: packages with hashes to make it and to test it. ``make test-release`` builds the wheel with its compiled
-library twice and takes minutes; these tests take seconds.
+One version, and the locks: packages with hashes to make it and to test it. ``make test-release`` builds the wheel with
+its compiled library twice and takes minutes; these tests take seconds.
 """
 
 import itertools
@@ -17,6 +17,8 @@ import zipfile
 
 import pytest
 from packaging.requirements import Requirement
+
+import tip_kernels
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "*.pyd", "__pycache__")
@@ -146,6 +148,17 @@ def test_tests_pass_from_the_sdist(unpacked):
         "tests/test_release.py::test_a_lock_has_a_hash_of_every_package_and_no_host",
     )
     assert "passed" in pytest_from(unpacked, *reading)
+
+
+def test_one_version():
+    """The package's, that of its metadata, and that of the newest entry of the changelog."""
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    named = {
+        "tip_kernels": tip_kernels.__version__,
+        "pyproject.toml": re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1],
+        "CHANGELOG.md": re.search(r"^## \[(.+?)\] - (?:unreleased|\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)[1],
+    }
+    assert len(set(named.values())) == 1, named
 
 
 LOCKS = {
