@@ -117,7 +117,7 @@ class Tile {
     V* x = reinterpret_cast<V*>(scratch_.gradients);
     V* y = reinterpret_cast<V*>(scratch_.columns);
     for (int slice = 0; slice < kSlices<V>; ++slice) {
-      NumberOf<V>* row = rows + (lane + slice * kLanesOf<V>) * count;
+      NumberOf<V>* row = rows + count * (lane + slice * kLanesOf<V>);
       if (amounts.replaces) to_columns(row, count, x);
       if (is_3x3(*tensor_, noise_)) {
         add_3x3(amounts, slice, x, y);

@@ -106,7 +106,7 @@ class Elements {
     char* gradient = gradient_of(first);
     char* rows = memory_ + thread / kWarp * kWarp * Rows::kPitch;
     if (lane.whole) {
-      copy_whole<kLoad, kWarpElements * static_cast<int>(sizeof(Bits)), Rows>(rows, gradient, thread);
+      copy_whole<kLoad, static_cast<int>(sizeof(Bits)) * kWarpElements, Rows>(rows, gradient, thread);
     } else {
       const int begin = tile_.begin - first, end = tile_.end - first;
       copy_some<kLoad, Bits, kWarpElements, Rows>(rows, gradient, thread,

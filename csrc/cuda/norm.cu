@@ -63,9 +63,10 @@ __device__ double squares_of_vectors(const Tile& tile, int thread) {
     for (int n = 0; n < kInFlight; ++n)
       if (first + n * kThreads < count) read[n] = vectors[first + n * kThreads];
     TIP_UNROLL
-    for (int n = 0; n < kInFlight; ++n)
+    for (int n = 0; n < kInFlight; ++n) {
       TIP_UNROLL
       for (int e = 0; e < kSize; ++e) sum += square(value(read[n].element[e]));
+    }
   }
   const int rest = begin + count * kSize + thread;  // fewer than a vector, before and after
   if (tile.begin + thread < begin) sum += square(value(slots[tile.begin + thread]));
