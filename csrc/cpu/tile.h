@@ -21,9 +21,9 @@ TIP_BEGIN_NAMESPACE
 // Part of a run in a tile.
 struct Segment {
   const Run* run;
-  int64_t unit;   // first unit, counted from the run's first
+  int64_t unit;  // first unit, counted from the run's first
   int64_t units;
-  int64_t row;    // of the tile's rows, one for each unit
+  int64_t row;  // of the tile's rows, one for each unit
 };
 
 class Tile {
