@@ -379,6 +379,9 @@ OPS = {
 
 def surely_ill_formed(pattern: str, call: dict) -> bool:
     """Whether a call must raise, by rules that are easy to see."""
+    state = call.get("state")
+    if isinstance(state, torch.Tensor) and state.device.type == "meta":  # its fake runs, which computes nothing
+        return False
     if call.get("generator", GENERATORS[0]) not in GENERATORS:
         return True
     if not call.get("max_norm", 1.0) > 0:
@@ -388,7 +391,6 @@ def surely_ill_formed(pattern: str, call: dict) -> bool:
     if not pattern.startswith("perturb"):
         return False
     lengths = {len(call[name]) for name in ("grads", "scores", "selected", "tensor_ids", "basis_ids")}
-    state = call["state"]
     bad_step = isinstance(state, torch.Tensor) and state.device.type == "cpu" and (
         tuple(state.shape) != (6,) or state.dtype is not torch.int64
     )  # fmt: skip

@@ -15,6 +15,7 @@ from tip_kernels import spectrum as bases
 from tip_kernels._audit.channels import Channels
 from tip_kernels._audit.coefficients import under_tip
 from tip_kernels._audit.message import open_message
+from tip_kernels._tip.bands import HighBands
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
@@ -185,6 +186,27 @@ def test_audits_clip_alike():
         assert factor.item() == pytest.approx(length_of(found) / math.sqrt(squares.sum().item()), rel=3e-3)
 
 
+@pytest.mark.parametrize("keep", [1.0, 0.25, 0.0])
+@pytest.mark.parametrize("ratio", [1e3, 1e6, 1e7, 1e8])
+def test_what_rounding_moves_to_quiet_noise_is_within_the_multiplier(ratio, keep, backend):
+    """Kernels in which all is loud, where float32 rounding leaves something in the quiet coefficients."""
+    model = nn.Conv2d(4, 64, 3, bias=False)
+    band = {"cutoff": 0.75, "ratio": 1.0}
+    given = {"std": 1 / ratio, "floor_std": 1.0, "keep": keep, "max_grad_norm": 1.0, "scores": "public"}
+    defense = tip.TIP(model, clip_by="noise", **band, **given)
+    basis, d = bases.real_basis((3, 3), bases.radial_mask((3, 3), 0.75))
+    stds = torch.where(torch.arange(9) < d, 1 / ratio, 1.0)
+    for quiet in (0.0, 3e-7):
+        coefficients = torch.randn(64, 4, 9, dtype=torch.float64) * torch.where(torch.arange(9) < d, quiet, 1.0)
+        kernels = ((coefficients @ basis.T).unflatten(2, (3, 3)).float() * 1e12).to(backend.device)
+        tip.perturb_(
+            [kernels], [torch.zeros(64, device=backend.device)], std=0.0, keep=keep, rng=tip.NoiseRNG.from_seed(1),
+            max_grad_norm=1.0, norm_weights=defense._mechanism._norm_weights, backend=backend.name, **band,
+        )  # fmt: skip
+        left = kernels.cpu().double().flatten(2) @ basis
+        assert (left / stds).norm().item() * defense.noise_multiplier() <= 1 + 1e-7  # amounts are float32 numbers
+
+
 def test_compiled_steps_clip_alike():
     settings, _ = settings_of(net())["spectrum"]
     grads, results = gradient(1e4), []
@@ -216,8 +238,23 @@ def test_copies_pickles_and_dry_runs():
         ({"std": 0.1, "floor_std": 0.1, "max_grad_norm": None}, "max_grad_norm beside clip_by='noise', got None"),
         ({"std": 0.1}, r"noise on all that is sent beside clip_by='noise', got a std of 0 \(0.weight\)"),
         ({"std": 0.0, "floor_std": 0.1}, r"noise on all that is sent beside clip_by='noise', .* \(0.weight\)"),
+        ({"std": math.nan, "floor_std": 0.1}, "std to be finite and at least 0, got nan"),
+        ({"std": 0.1, "floor_std": 0.1, "keep": math.nan}, r"keep in \[0, 1\], got nan"),
+        ({"std": 0.1, "floor_std": 0.1, "masks": {(3, 3): torch.ones(3, 2)}}, r"masks\[\(3, 3\)\] to be a bool tensor"),
     ],
 )
 def test_refuses(settings, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         defended(settings)
+
+
+SIZES = [(3, 3), (2, 2), (4, 4), (5, 4), (1, 3), (7,), (2,), (3, 3, 4), (1, 1)]
+
+
+@pytest.mark.parametrize("kernel_size", SIZES, ids=str)
+def test_dimension_of_a_band_is_that_of_its_basis(kernel_size):
+    for cutoff in (0.0, 0.5, 0.75, 0.99):
+        mask = bases.radial_mask(kernel_size, cutoff)
+        for given in (mask, ~mask):
+            bands = HighBands(cutoff, {kernel_size: given}, 1.0)
+            assert bands.dimension(kernel_size) == bases.real_basis(kernel_size, given)[1]

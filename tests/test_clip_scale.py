@@ -97,6 +97,15 @@ def test_squares_beyond_float32(backend):
     assert clip_scale(backend, many, 1.0).item() == pytest.approx(wanted(many, 1.0), rel=1e-7)
 
 
+@pytest.mark.parametrize("norm", [1e37, 1e39, 1e44, 1e45, 1e60])
+def test_never_more_than_the_norm_where_the_factor_is_no_normal_number(norm, backend):
+    """Such float32 numbers are rounded by more than 2^-24 of their size, also up."""
+    grads = [backend.zeros(3, dtype=torch.float64).fill_(norm)]
+    for forms, ids in (((), None), ((torch.full((1, 1), 0.5, dtype=torch.float64),), [0])):
+        factor = clip_scale(backend, grads, 1.0, forms=forms, form_ids=ids).item()
+        assert factor * norm * math.sqrt(3) * (0.5 if forms else 1.0) <= 1.0
+
+
 def test_nothing_at_all(backend):
     assert clip_scale(backend, [], 1.0).item() == 1.0
     assert clip_scale(backend, [backend.zeros(0)], 1.0, torch.tensor(0.5, device=backend.device)).item() == 0.5

@@ -14,7 +14,7 @@ pytest.importorskip("PIL")
 
 from PIL import Image
 
-from tip_kernels import TIP
+from tip_kernels import TIP, Spectrum
 from tip_kernels.__main__ import main
 from tip_kernels._commands import audit_picture
 from tip_kernels.audit import ImagePrior, audit
@@ -184,8 +184,29 @@ def test_json_has_what_the_library_finds(capsys, working_folder):
     assert [row["leak"] for row in found["leak"]] == pytest.approx([row.leak for row in expected.leak], rel=1e-3)
     assert found["settings"] == {
         "ratio": 0.5, "cutoff": 0.75, "keep": 0.5, "std": 0.2, "floor": 0.1, "max_grad_norm": 1.0,
-        "per_message": 1, "seed": 0,
+        "clip_by": "norm", "spectrum": None, "per_message": 1, "seed": 0,
     }  # fmt: skip
+
+
+def test_a_spectrum_from_its_file(capsys):
+    made = Spectrum(
+        {"0.weight": 0.1 + torch.rand(2, 3, 2)[:, [0, 1, 1]], "0.bias": 0.2, "3.weight": 0.3, "3.bias": 0.4}
+    )
+    made.save("spectrum.json")
+    line = "--count 2 --no-picture --json --model nets:small --images photos --ratio 0.5 --max-grad-norm 1"
+    found = {}
+    for how in ("norm", "noise"):
+        assert main(["audit", *line.split(), "--spectrum", "spectrum.json", "--clip-by", how]) == 0
+        found[how] = json.loads(capsys.readouterr().out)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 3))
+        defense = TIP(model, ratio=0.5, spectrum=made, max_grad_norm=1.0, clip_by=how)
+        images = torch.stack([pixels(seed).permute(2, 0, 1).float() / 255 for seed in (0, 11)])
+        expected = audit(model, nn.functional.cross_entropy, images, torch.tensor([0, 1]), defense)
+        assert [image["psnr"] for image in found[how]["images"]] == pytest.approx(expected.psnr.tolist(), abs=1e-3)
+        assert (found[how]["settings"]["spectrum"], found[how]["settings"]["clip_by"]) == ("spectrum.json", how)
+    assert made.fingerprint() in found["noise"]["facts"]["defense"]
+    assert "clipped to 1 by the noise" in found["noise"]["facts"]["defense"]
 
 
 def test_text_says_what_was_assumed(capsys):
@@ -417,6 +438,10 @@ def test_priors_that_are_refused(capsys, working_folder):
     ("options", "said"),
     [
         ("--st 1", "unrecognized arguments: --st 1; --help tells more"),
+        (
+            "--spectrum spectrum.json",
+            "expected --std and --floor to be left out beside --spectrum, which has all noise",
+        ),
         ("--std many", "argument --std: invalid float value: 'many'"),
         ("--std -1", "expected std to be"),
         ("--floor nan", "expected floor_std to be"),
@@ -451,8 +476,12 @@ def test_help_has_every_option(capsys):
 
 
 def test_what_has_no_default(capsys):
-    assert main(["audit", "--model", "nets:small", "--images", "photos"]) == 2
-    assert "the following arguments are required: --ratio, --std, --floor" in capsys.readouterr().err
+    given = ["audit", "--model", "nets:small", "--images", "photos"]
+    assert main(given) == 2
+    assert "the following arguments are required: --ratio" in capsys.readouterr().err
+    for noise in ([], ["--std", "0.1"], ["--floor", "0.1"]):
+        assert main([*given, "--ratio", "0.5", *noise]) == 2
+        assert "expected --std and --floor, or --spectrum, got no noise for everything" in capsys.readouterr().err
     assert main(["adit"]) == 2
     assert "invalid choice: 'adit'" in capsys.readouterr().err
 

@@ -46,6 +46,14 @@ def test_installs_without_a_compiler(without_compiler):
     assert (without_compiler / "tip_kernels" / "py.typed").exists()
 
 
+def test_installs_the_command(without_compiler):
+    """The script is what setuptools makes of pyproject.toml; the help says how it was called."""
+    script = without_compiler / "bin" / "tip-kernels"
+    assert run(script, "plan", "--help", cwd=without_compiler, PYTHONPATH=".").startswith(
+        "usage: tip-kernels plan [-h]"
+    )
+
+
 SLOW_PATH = """
 import json, pathlib, warnings
 import torch

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.nn.parallel import DistributedDataParallel
 
 from tip_kernels import TIP, Amplitudes, NoiseRNG, perturb_
+from tip_kernels.audit import audit
 from tip_kernels.integrations import distributed
 
 SIZE = 4
@@ -133,6 +134,22 @@ def call(part, rng, **settings):
 
 def test_other_keys_and_steps_raise_on_every_rank(ranks):
     ranks.run(refuse_other_keys)
+
+
+def audit_split_models():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 5))
+    images, labels = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([1])
+
+    def ceiling(given):
+        return audit(given, nn.functional.cross_entropy, images, labels, 0.1, max_grad_norm=1.0).psnr
+
+    assert torch.equal(ceiling(DistributedDataParallel(model)), ceiling(model))
+    fully_shard(model)
+    assert "lies whole on this rank, got a DTensor (0.weight)" in raised(lambda: ceiling(model))
+
+
+def test_audits_take_no_split_model(ranks):
+    ranks.run(audit_split_models)
 
 
 def refuse_placements():

@@ -89,6 +89,8 @@ def test_least_and_scaled():
         ({"a": -1}, ValueError, r"got -1 \(a\)"),
         ({"a": 10**400}, TypeError, "expected numbers as the std of 'a', got int"),
         ({"a": 1j}, TypeError, "expected numbers as the std of 'a', got complex"),
+        ({"a": True}, TypeError, "expected numbers as the std of 'a', got true or false"),
+        ({"a": [[1.0, 2.0], [1.0, True]]}, TypeError, "expected numbers as the std of 'a', got true or false"),
         ({"a": float("nan")}, ValueError, r"got nan \(a\)"),
         ({"a": [[1.0, float("inf")], [1.0, 1.0]]}, ValueError, r"got inf \(a\)"),
         ({"a": [1.0, 2.0]}, ValueError, r"by bin \[2, \*bins\], got shape \(2,\) \(a\)"),
@@ -119,6 +121,22 @@ def test_a_file_that_says_two_things_is_refused(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=f"got something else: .*{said}"):
             Spectrum.load(path)
+
+
+def test_a_failed_save_leaves_neither_a_draft_nor_another_file(tmp_path, monkeypatch):
+    path = tmp_path / "spectrum.json"
+    kept = some()
+    kept.save(path)
+
+    def full(self, text):
+        self.write_bytes(text.encode()[:10])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(type(path), "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        kept.scaled(2.0).save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert Spectrum.load(path) == kept
 
 
 def test_amounts_are_real_and_on_the_cpu_whatever_is_in_force(tmp_path):

@@ -55,6 +55,18 @@ def test_a_noise_multiplier_is_met_exactly():
         assert defense.noise_multiplier() == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("target", [{"noise_multiplier": 0.3}, {"psnr": 14.0}])
+def test_fits_what_is_clipped_by_the_noise(target):
+    model, (images, labels) = net(), batch()
+    settings = {"ratio": 0.5, "max_grad_norm": 0.1, "clip_by": "noise"}
+    fitted = tip.Spectrum.fit(model, cross_entropy, images, labels, **target, **settings)
+    if "psnr" in target:
+        found = audited(model, images, labels, spectrum=fitted, **settings)
+        assert found.psnr.mean().item() == pytest.approx(14.0, abs=0.06)
+    with tip.TIP(model, spectrum=fitted, scores="public", **settings) as defense:
+        assert defense.noise_multiplier() == pytest.approx(fitted.least())
+
+
 def test_the_same_images_give_the_same_spectrum():
     model, (images, labels) = net(), batch()
     fits = [

@@ -1,18 +1,22 @@
-"""Commands of tip_kernels; without one, the table of backends. ``python -m tip_kernels COMMAND --help`` has more.
+"""Commands of tip_kernels; without one, the table of backends. COMMAND --help has more, and docs/commands.md.
 
 Exit codes: 0, or 2 for bad input, which one line on stderr tells.
 """
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ._commands import audit, backends
+from ._commands import audit, backends, epsilon, plan
 from ._commands.refusal import Refused, one_line
 
-COMMANDS = {"backends": backends, "audit": audit}
+COMMANDS = {"backends": backends, "plan": plan, "audit": audit, "epsilon": epsilon}
 """Each has ``add_arguments(parser)`` and ``run(options)``; its docstring is the help."""
+
+SCRIPT = "tip-kernels"
+"""The console script, which calls :func:`main` as well."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,10 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> Parser:
+    is_script = pathlib.Path(sys.argv[0]).stem == SCRIPT
     parser = Parser(
-        prog="python -m tip_kernels", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=SCRIPT if is_script else "python -m tip_kernels",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=backends.run)
+    parser.set_defaults(run=backends.run, json=False)
     commands = parser.add_subparsers(metavar="COMMAND")
     for name, module in COMMANDS.items():
         text = module.__doc__ or ""

@@ -13,6 +13,7 @@ from ._audit.message import Message, open_message
 from ._audit.posterior import Posterior, decibels, decibels_of_share
 from ._audit.prior import ImagePrior
 from ._audit.report import Audit, Row, Tally
+from ._distributed.dtensor import is_dtensor
 from ._op.numbers import check_amount, check_max_grad_norm
 from .defense import TIP
 
@@ -148,6 +149,11 @@ def _mechanism(
         raise TypeError(f"expected model to be a torch.nn.Module, got {type(model).__name__}")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("expected a model with parameters that are trained, got one without: nothing is sent")
+    apart = next((name for name, parameter in model.named_parameters() if is_dtensor(parameter)), None)
+    if apart is not None:
+        raise ValueError(
+            f"expected a model that lies whole on this rank, got a DTensor ({apart}): audit a copy before it is split"
+        )
     if isinstance(defense, TIP):
         if defense.model is not model:
             raise ValueError("expected a TIP of this model, got one of another model")

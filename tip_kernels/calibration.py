@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from ._budget.accountant import (
     Kind,
-    check_relation,
-    check_sampling_probability,
+    check_accounting,
+    check_delta,
     composed_epsilon,
     warn_of_missing_tails,
 )
@@ -149,7 +149,7 @@ def accounted_epsilon(
             or something that is sent without noise; the message says which.
         ImportError: ``dp-accounting`` is not installed, or older than 0.5.
     """
-    _check_accounting(rounds, delta, sampling_probability, relation)
+    check_accounting(rounds, delta, sampling_probability, relation)
     multiplier = defense.noise_multiplier()
     warn_of_missing_tails(rounds * defense.elements, delta)
     return composed_epsilon({Kind(multiplier, sampling_probability): rounds}, delta, relation)
@@ -182,7 +182,7 @@ def noise_multiplier_for(
         ImportError: ``dp-accounting`` is not installed, or older than 0.5.
     """
     _check_positive(epsilon=epsilon)
-    _check_accounting(rounds, delta, sampling_probability, relation)
+    check_accounting(rounds, delta, sampling_probability, relation)
 
     def is_enough(multiplier: float) -> bool:
         return composed_epsilon({Kind(multiplier, sampling_probability): rounds}, delta, relation) <= epsilon
@@ -206,14 +206,6 @@ def noise_multiplier_for(
     return high
 
 
-def _check_accounting(rounds: int, delta: float, sampling_probability: float, relation: str) -> None:
-    if not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"expected rounds to be a positive integer, got {rounds!r}")
-    _check_delta(delta)
-    check_sampling_probability(sampling_probability)
-    check_relation(relation)
-
-
 def _gaussian_delta(epsilon: float, std: float) -> float:
     """The delta of unit-sensitivity Gaussian noise at ``epsilon`` (Balle & Wang 2018, theorem 8)."""
     a, b = 0.5 / std, epsilon * std
@@ -234,12 +226,7 @@ def _log_phi(x: float) -> float:
 
 def _check_target(epsilon: float, delta: float, sensitivity: float) -> None:
     _check_positive(epsilon=epsilon, sensitivity=sensitivity)
-    _check_delta(delta)
-
-
-def _check_delta(delta: float) -> None:
-    if not 0 < delta < 1:
-        raise ValueError(f"expected delta in (0, 1), got {delta}")
+    check_delta(delta)
 
 
 def _check_positive(**arguments: float) -> None:

@@ -88,8 +88,12 @@ class Spectrum:
         """Writes it to a file of JSON, whole or not at all."""
         path = pathlib.Path(path)
         draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.write_text(_text(self._stds))
-        draft.replace(path)
+        try:
+            draft.write_text(_text(self._stds))
+            draft.replace(path)
+        except BaseException:  # a full disk, say
+            draft.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def fit(
@@ -187,6 +191,8 @@ def _checked(name: str, std: torch.Tensor | float) -> torch.Tensor:
         raise TypeError(f"expected stds to be named by strings, got {name!r}")
     if isinstance(std, torch.Tensor) and (std.is_complex() or std.layout is not torch.strided):
         raise TypeError(f"expected real numbers as the std of {name!r}, got {std.dtype}, {std.layout}")
+    if _has_truth(std):
+        raise TypeError(f"expected numbers as the std of {name!r}, got true or false")
     try:
         kept = torch.as_tensor(std, dtype=torch.float64, device="cpu").detach().clone()
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
@@ -200,6 +206,13 @@ def _checked(name: str, std: torch.Tensor | float) -> torch.Tensor:
             f"{tuple(kept.shape)} ({name})"
         )
     return kept
+
+
+def _has_truth(value: object) -> bool:
+    """Whether there is a truth value among these numbers, which would be taken for 1 or 0."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype is torch.bool
+    return isinstance(value, bool) or (isinstance(value, (list, tuple)) and any(map(_has_truth, value)))
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class _Amounts:
     """The names and shapes of the amounts of one model's spectra."""
 
     def __init__(self, model: nn.Module, settings: Mapping[str, Any]) -> None:
-        with TIP(model, **settings) as defense:
+        with TIP(model, std=1.0, floor_std=1.0, **settings) as defense:  # as flat() has it
             layout, bands = defense._layout, defense._mechanism.bands
             self._names = [name for name in layout.names if name in layout.floating_names]
             self._kernels = {

@@ -74,6 +74,21 @@ def warn_of_missing_tails(normals: int, delta: float, stacklevel: int = 3) -> bo
     return True
 
 
+def check_accounting(rounds: int, delta: float, sampling_probability: float, relation: str) -> None:
+    """Raises ValueError unless they are what so many messages of one kind can be accounted with."""
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"expected rounds to be a positive integer, got {rounds!r}")
+    check_delta(delta)
+    check_sampling_probability(sampling_probability)
+    check_relation(relation)
+
+
+def check_delta(delta: float) -> None:
+    """Raises ValueError unless it is in (0, 1)."""
+    if not 0 < delta < 1:
+        raise ValueError(f"expected delta in (0, 1), got {delta}")
+
+
 def check_relation(relation: str) -> None:
     """Raises ValueError unless it is one of ``RELATIONS``."""
     if relation not in RELATIONS:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import pathlib
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from ..audit import Audit, ImagePrior
 from ..audit import audit as audited
 from ..defense import TIP
 from ..saliency import undisturbed
-from . import audit_picture, audit_report, extras
+from . import audit_picture, audit_report, extras, settings
 from .factories import model_of, named
 from .folders import Form, Listing, listed, read, shown, spread_over
 from .labels import HELP, Labels, labels_of
@@ -53,13 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     client.add_argument("--per-message", type=_positive, default=1, metavar="N",
                         help="images in one message; default %(default)s")  # fmt: skip
     client.add_argument("--seed", type=_seed, default=0, help="of the factory, too; default %(default)s")
-    settings = parser.add_argument_group("its TIP, see tip_kernels.TIP")
-    settings.add_argument("--ratio", type=float, required=True, help="of the channels that are selected")
-    settings.add_argument("--std", type=float, required=True, help="of the noise in their high band")
-    settings.add_argument("--floor", type=float, required=True, help="std of the noise on everything else; 0 for none")
-    settings.add_argument("--max-grad-norm", type=float, help="to which gradients are clipped; not clipped if absent")
-    settings.add_argument("--cutoff", type=float, default=0.5, help="of the high band; default %(default)s")
-    settings.add_argument("--keep", type=float, default=1.0, help="of the high band's own; default %(default)s")
+    settings.add_arguments(parser)
     attacker = parser.add_argument_group("the attacker, and how it is computed")
     attacker.add_argument("--prior", type=pathlib.Path, metavar="FOLDER",
                           help="public images to fit the prior to; natural images in general if absent")  # fmt: skip
@@ -103,6 +97,7 @@ class Batch(NamedTuple):
 
 
 def _result(options: argparse.Namespace) -> audit_report.Result:
+    chosen = settings.settings_of(options)
     listing = listed("--images", options.images)
     labels = labels_of(listing, options.labels)
     model = _model(options)
@@ -110,14 +105,14 @@ def _result(options: argparse.Namespace) -> audit_report.Result:
     loss = nn.functional.cross_entropy if options.loss == "cross_entropy" else named("--loss", options.loss)
     _check_fit(options, model, loss, batch, labels.classes)
     prior, origin = _prior(options, batch)
-    found = _audited(options, model, loss, batch, prior)
+    found = _audited(options, chosen, model, loss, batch, prior)
     facts = {
         "model": f"{options.model}, {audit_report.of_model(model)}, weights as the factory returns them",
         "images": f"{_of_them(len(batch.paths), len(listing.paths))} in {listing.folder}, "
         f"{shown(batch.images.shape[1:])}{_turned(options)}; they reach the model in [0, 1]",
         "labels": labels.origin,
         "loss": options.loss,
-        "defense": audit_report.of_defense(options),
+        "defense": settings.described(chosen),
         "message": f"the gradient of {options.per_message} image{'s' * (options.per_message > 1)}",
         "prior": origin,
     }
@@ -126,7 +121,7 @@ def _result(options: argparse.Namespace) -> audit_report.Result:
         names = [printable(str(path)) for path in batch.paths]
         audit_picture.save(audit_picture.drawn(found, batch.images, names, options.probes), picture)
     return audit_report.Result(
-        found, options, facts, _notes(options, listing, model), batch.paths, batch.labels, picture
+        found, options, facts, _notes(options, chosen, listing, model), batch.paths, batch.labels, picture
     )
 
 
@@ -225,12 +220,16 @@ def _prior(options: argparse.Namespace, batch: Batch) -> tuple[ImagePrior, str]:
     return prior, f"Gaussian, fitted to {_of_them(count, len(listing.paths))} in {options.prior}"
 
 
-def _audited(options: argparse.Namespace, model: nn.Module, loss: Loss, batch: Batch, prior: ImagePrior) -> Audit:
+def _audited(
+    options: argparse.Namespace,
+    chosen: dict[str, Any],
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    prior: ImagePrior,
+) -> Audit:
     try:
-        defense = TIP(
-            model, ratio=options.ratio, cutoff=options.cutoff, keep=options.keep, std=options.std,
-            floor_std=options.floor, max_grad_norm=options.max_grad_norm,
-        )  # fmt: skip
+        defense = TIP(model, **chosen)
         with extras.progress("audit") as progress:
             return audited(
                 model, loss, batch.images, batch.labels, defense, prior=prior, per_message=options.per_message,
@@ -242,7 +241,7 @@ def _audited(options: argparse.Namespace, model: nn.Module, loss: Loss, batch: B
         raise Refused(f"the audit has raised {raised_by_user(error)}") from error
 
 
-def _notes(options: argparse.Namespace, listing: Listing, model: nn.Module) -> list[str]:
+def _notes(options: argparse.Namespace, chosen: dict[str, Any], listing: Listing, model: nn.Module) -> list[str]:
     """What a user might not have meant."""
     notes = []
     if listing.others:
@@ -250,9 +249,9 @@ def _notes(options: argparse.Namespace, listing: Listing, model: nn.Module) -> l
     still = sum(not module.training for module in model.modules())
     if still and not options.eval:
         notes.append(f"{still} of the model's modules are in evaluation mode, as the factory returns them")
-    if options.max_grad_norm is None:
+    if chosen["max_grad_norm"] is None:
         notes.append("gradients are not clipped, so std and floor are in their own units, and no epsilon can be given")
-    if options.floor == 0:
+    if chosen.get("floor_std") == 0:
         notes.append(
             "without a floor most numbers are sent as they are, and ceilings say that all is seen, not how well"
         )

@@ -17,7 +17,7 @@ ASSUMED = (
     "the ceiling is that of the best estimate on average over images of the prior, for an attacker who knows model, "
     "loss, labels, noise and selected channels, with the message linear around each image; it is no epsilon"
 )
-SETTINGS = ("ratio", "cutoff", "keep", "std", "floor", "max_grad_norm", "per_message", "seed")
+SETTINGS = ("ratio", "cutoff", "keep", "std", "floor", "max_grad_norm", "clip_by", "per_message", "seed")
 """Options whose numbers programs may want to read back."""
 
 
@@ -74,7 +74,10 @@ def as_json(result: Result) -> str:
         "tip_kernels": __version__,
         "facts": _all_facts(result),
         "notes": result.notes,
-        "settings": {name: getattr(options, name) for name in SETTINGS},
+        "settings": {
+            **{name: getattr(options, name) for name in SETTINGS},
+            "spectrum": None if options.spectrum is None else str(options.spectrum),
+        },
         "method": found.method,
         "images": images,
         "prior_psnr": found.prior_psnr,
@@ -92,15 +95,6 @@ def of_model(model: nn.Module) -> str:
     kept = f" ({frozen:,} frozen ones are not sent)" if frozen else ""
     mode = "training" if model.training else "evaluation"
     return f"{type(model).__name__} in {mode} mode, {trained:,} trained parameters{kept}"
-
-
-def of_defense(options: argparse.Namespace) -> str:
-    """TIP's settings, and by which scores it selects."""
-    norm = options.max_grad_norm
-    parts = [f"{name} {getattr(options, name):g}" for name in ("ratio", "cutoff", "keep", "std", "floor")]
-    parts.append("not clipped" if norm is None else f"clipped to {norm:g}")
-    chosen = "; channels by the scores of each message's own backward pass" if 0 < options.ratio < 1 else ""
-    return "TIP with " + ", ".join(parts) + chosen
 
 
 def _all_facts(result: Result) -> dict[str, str]:

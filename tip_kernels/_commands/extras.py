@@ -1,4 +1,4 @@
-"""Packages that commands need and the library does not: the extra ``cli``."""
+"""Packages that commands need and the library does not: the extra ``cli``, and what ``accounting`` brings."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -7,18 +7,19 @@ from contextlib import contextmanager
 from .refusal import Refused
 
 
-def require(module: str, package: str, purpose: str) -> None:
+def require(module: str, package: str, purpose: str, extra: str = "cli") -> None:
     """Refuses to go on without a package.
 
     Args:
         module: the name by which it is imported.
         package: the name by which it is installed.
         purpose: what needs it.
+        extra: of ours that has it.
     """
     if importlib.util.find_spec(module) is None:
         raise Refused(
             f"{purpose} needs {package}, which is not installed: pip install {package}, or tip_kernels with the extra "
-            "[cli]"
+            f"[{extra}]"
         )
 
 

@@ -8,8 +8,8 @@ class Refused(Exception):  # noqa: N818
     """Bad input, in words for who typed it."""
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error without its line breaks."""
+def one_line(error: object) -> str:
+    """The message of an error or warning without its line breaks."""
     return " ".join(str(error).split())
 
 

@@ -2,6 +2,8 @@
 
 import torch
 
+_LEAST_NORMAL = torch.finfo(torch.float32).tiny
+
 
 def norm_of(
     grads: list[torch.Tensor], forms: list[torch.Tensor | None], dtype: torch.dtype, device: torch.device
@@ -18,7 +20,11 @@ def norm_of(
 
 
 def factor(norm: torch.Tensor, grad_scale: torch.Tensor | None, max_norm: float) -> torch.Tensor:
-    """What clips gradients of a norm to another and scales them, float32 []."""
+    """What clips gradients of a norm to another and scales them, float32 [].
+
+    Normal numbers are rounded down. Others, which are rounded more coarsely, become 0.
+    """
     scale = torch.ones((), dtype=torch.float32, device=norm.device) if grad_scale is None else grad_scale
     clips = (max_norm / (norm * scale.abs() + 1e-6) * (1 - 2.0**-24)).clamp(max=1.0)
-    return torch.Tensor.float(clips * scale)
+    found = torch.Tensor.float(clips * scale)
+    return torch.where(found.abs() < _LEAST_NORMAL, 0.0, found)

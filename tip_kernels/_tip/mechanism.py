@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from .. import spectrum
 from .._op.call import Options, PreparedCall, prepare
 from .._op.plan import Tensors
 from .._runtime.tracing import real_tensors
@@ -14,6 +13,9 @@ from .amount import Amount
 from .bands import HighBands
 from .layout import Layout
 from .shape import Shape
+
+_ROUNDING = 2.0**-12
+"""What clipping by the noise gives for rounding, as a part of the square of a kernel's norm."""
 
 
 class Mechanism:
@@ -45,12 +47,13 @@ class Mechanism:
         self.floor_std = Amount(names[1], floor_std, layout.names, layout.parameter_names, self._shares)
         self.bands = HighBands(settings["cutoff"], settings["masks"], float(settings["keep"]))
         self._norm_weights: list[float | list[float] | None] | None = None
-        if settings["clip_by"] == "noise":
-            with real_tensors():
-                self._norm_weights = self._find_norm_weights()
         self.has_met = False  # whether all ranks of a call share key and scores before it is prepared
         self._is_public = settings["scores"] == "public"
         self._check()
+        if settings["clip_by"] == "noise":  # weights are made of what has been checked
+            with real_tensors():
+                self._norm_weights = self._find_norm_weights()
+            self._check()
 
     def prepare(
         self,
@@ -110,9 +113,8 @@ class Mechanism:
         std, floor = self.std.named()[name], self.floor_std.named()[name]
         if self.shape is not None and name in self.shape.columns:
             return self.shape.columns[name] * (std / self.shape.amounts[name])  # the one is by shares
-        basis, d = spectrum.real_basis(kernel_size, self.bands.mask(kernel_size).cpu())
-        stds = torch.full((2, len(basis)), floor, dtype=torch.float64, device="cpu")
-        stds[1, :d] = std
+        stds = torch.full((2, math.prod(kernel_size)), floor, dtype=torch.float64, device="cpu")
+        stds[1, : self.bands.dimension(kernel_size)] = std
         return stds
 
     def norm_weights(self, name: str) -> torch.Tensor | None:
@@ -132,7 +134,8 @@ class Mechanism:
             if noise.min() == 0:
                 raise ValueError(f"expected noise on all that is sent beside clip_by='noise', got a std of 0 ({name})")
         smallest = min(noise.min().item() for noise in least.values())
-        weights = {name: (smallest / noise).tolist() for name, noise in least.items() if (noise != smallest).any()}
+        uneven = {name: smallest / noise for name, noise in least.items() if (noise != smallest).any()}
+        weights = {name: self._with_rounding(name, weights, smallest).tolist() for name, weights in uneven.items()}
         return [weights.get(name) for name in self.layout.names]
 
     def _least_noise(self, name: str) -> torch.Tensor:
@@ -140,10 +143,26 @@ class Mechanism:
         kernel_size = self._with_high_band().get(name)
         if kernel_size is None:
             return torch.tensor(self.floor_std.named()[name], dtype=torch.float64, device="cpu")
-        others, selected = self.stds(name, kernel_size)
-        d = spectrum.real_basis(kernel_size, self.bands.mask(kernel_size).cpu())[1]
-        selected[:d] /= self._left(kernel_size)
-        return torch.minimum(others, selected) if self.ratio > 0 else others
+        stds = self._stds_in_messages(name, kernel_size)
+        stds[1:, : self.bands.dimension(kernel_size)] /= self._left(kernel_size)
+        return stds.amin(0)
+
+    def _with_rounding(self, name: str, weights: torch.Tensor, smallest: float) -> torch.Tensor:
+        """Weights that bound, besides a kernel in units of its noise, what rounding moves from loud to quiet noise.
+
+        Of a kernel of norm a in units of the noise, and b of what moves: (a + b)^2 <= (1 + t) a^2 + (1 + 1 / t) b^2.
+        """
+        kernel_size = self._with_high_band().get(name)
+        if kernel_size is None:  # elements are rounded each by its own size, and all have the same noise
+            return weights
+        quietest = self._stds_in_messages(name, kernel_size).min().item()
+        moved = self.bands.rounding(kernel_size) * smallest / quietest
+        return ((1 + _ROUNDING) * weights.square() + (1 + 1 / _ROUNDING) * moved**2).sqrt()
+
+    def _stds_in_messages(self, name: str, kernel_size: tuple[int, ...]) -> torch.Tensor:
+        """The ``stds`` of a conv kernel, without those of selected channels where none are: [2, K] or [1, K]."""
+        stds = self.stds(name, kernel_size)
+        return stds if self.ratio > 0 else stds[:1]
 
     def _left(self, kernel_size: tuple[int, ...]) -> float:
         """At most what is left of a high band. In a sum others may have selected channels that this client has not."""

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from .. import spectrum
 from .._op.amplitudes import Amplitudes
 from .._op.plan import check_cutoff, hashable_masks
 from .._runtime.tracing import real_tensors
@@ -70,14 +69,15 @@ class Shape:
     def _add_kernel(
         self, name: str, given: Spectrum, kernel_size: tuple[int, ...], settings: Mapping[str, Any], norm: float
     ) -> None:
-        mask = HighBands(settings["cutoff"], settings["masks"], settings["keep"]).mask(kernel_size)
+        bands = HighBands(settings["cutoff"], settings["masks"], settings["keep"])
+        mask = bands.mask(kernel_size)
         if not mask.any():
             raise ValueError(
                 f"expected a high band in kernels that have a spectrum, got none ({name}): lower cutoff, or give it "
                 "one number"
             )
         columns = given.columns(name, kernel_size, mask)
-        _, d = spectrum.real_basis(kernel_size, mask)
+        d = bands.dimension(kernel_size)
         others, selected = columns.tolist()
         self._amplitudes.append(Amplitudes(tuple(selected), tuple(others)))
         self.amounts[name] = norm

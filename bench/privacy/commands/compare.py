@@ -16,7 +16,7 @@ from bench.privacy.attacker.inversion import Search
 from bench.privacy.attacker.knowledge import naive
 from bench.privacy.client import defenses
 from bench.privacy.study import attacks, evaluate, scenes, with_priors
-from bench.privacy.study.ceiling import limits
+from bench.privacy.study.ceiling import limits_of
 from bench.privacy.study.scenes import Scene
 
 
@@ -60,12 +60,8 @@ def run(options: argparse.Namespace) -> None:
 
 def ceilings(scene: Scene, defense, data: pathlib.Path | None) -> list[float]:
     """Of the scored images."""
-    prior = attacks.gaussian(data, scene, ())
-    found = [
-        limits(scene.model, evaluate.released(scene, defense, batch, 1), prior, batch.images)
-        for batch in tqdm(scene.scored, "ceiling", leave=False)
-    ]
-    return torch.cat([one.ceiling for one in found]).tolist()
+    batches = tqdm(scene.scored, "ceiling", leave=False)
+    return limits_of(scene, defense, attacks.gaussian(data, scene, ()), batches).ceiling.tolist()
 
 
 def _line(name: str, values: list[float], digits: int = 1) -> str:

@@ -4,6 +4,7 @@ At the true images, which no attacker has. ``tip_kernels.audit`` computes the sa
 what a client sent, so that it holds for every defense of the study, and with the attackers' own prior and likelihood.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,9 @@ from torch import nn
 
 from bench.privacy.attacker.likelihood import Likelihood
 from bench.privacy.attacker.priors import Gaussian
-from bench.privacy.client.release import Release
+from bench.privacy.client.release import Defense, Release
+from bench.privacy.study.evaluate import released
+from bench.privacy.study.scenes import Batch, Scene
 
 
 class Limits(NamedTuple):
@@ -48,6 +51,12 @@ def limits(model: nn.Module, release: Release, prior: Gaussian, images: torch.Te
     expected = _expected_guess(root, factor, inner, images.flatten(1) - prior.average)
     missed = (expected + prior.average - images.flatten(1)).square().mean(1)
     return Limits(_decibels(left / pixels), _decibels(spread / pixels + missed))
+
+
+def limits_of(scene: Scene, defense: Defense, prior: Gaussian, batches: Iterable[Batch]) -> Limits:
+    """Of the images of several messages under a defense, one after the other."""
+    found = [limits(scene.model, released(scene, defense, batch, 1), prior, batch.images) for batch in batches]
+    return Limits(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def _sensitivity(model: nn.Module, release: Release, prior: Gaussian, images: torch.Tensor, chunk: int) -> torch.Tensor:

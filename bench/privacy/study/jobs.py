@@ -10,7 +10,7 @@ from bench.privacy.attacker.inversion import Search
 from bench.privacy.study import evaluate, ledger, utility
 from bench.privacy.study.attacks import gaussian
 from bench.privacy.study.cases import EQUAL, PUBLISHED, Case, cases
-from bench.privacy.study.ceiling import limits
+from bench.privacy.study.ceiling import limits_of
 from bench.privacy.study.ledger import Figures
 
 CEILING = "ceiling"
@@ -156,13 +156,9 @@ def measure(job: Job, given: tuple[Effort, Place]) -> Line:
 def limited(case: Case, data: pathlib.Path | None, audited: int) -> tuple[Figures, Figures]:
     """Ceilings and guesses of the first images that are scored, as many as ``audited`` at most or of one message."""
     scene = case.scene(data)
-    prior = gaussian(data, scene, ())
-    found = [
-        limits(scene.model, evaluate.released(scene, case.defense, batch, 1), prior, batch.images)
-        for batch in scene.scored[: max(1, audited // scene.batch_size)]
-    ]
-    ceiling, guess = (torch.cat(parts).tolist() for parts in zip(*found, strict=True))
-    return Figures(ceiling), Figures(guess)
+    batches = scene.scored[: max(1, audited // scene.batch_size)]
+    found = limits_of(scene, case.defense, gaussian(data, scene, ()), batches)
+    return Figures(found.ceiling.tolist()), Figures(found.guess.tolist())
 
 
 def save(lines: list[Line], path: pathlib.Path) -> None:

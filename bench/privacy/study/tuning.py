@@ -15,7 +15,7 @@ from bench.privacy.client import defenses
 from bench.privacy.client.release import Defense
 from bench.privacy.study import attacks, evaluate, ledger, scenes, utility
 from bench.privacy.study.attacks import Attack
-from bench.privacy.study.ceiling import limits
+from bench.privacy.study.ceiling import limits_of
 
 MATCHING = {
     "naive": knowledge.naive,
@@ -82,11 +82,7 @@ def measure(setting: Setting, epochs: int) -> Row:
     """Audits and trains."""
     torch.set_num_threads(1)  # the figures then do not depend on the number of cores
     start, defense, scene = time.process_time(), defense_of(setting), scenes.one_image()
-    prior = attacks.gaussian(None, scene, ())
-    found = [
-        limits(scene.model, evaluate.released(scene, defense, batch, 1), prior, batch.images).ceiling.item()
-        for batch in scene.scored
-    ]
+    found = limits_of(scene, defense, attacks.gaussian(None, scene, ()), scene.scored).ceiling.tolist()
     accuracy = utility.accuracy(defense, epochs)
     return Row(*setting, epochs, statistics.median(found), accuracy, time.process_time() - start)
 
