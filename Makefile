@@ -1,7 +1,8 @@
-# make demo    train, attack and audit a small net without and with TIP, save demo.png
+# make demo    train, attack and audit a small net without and with TIP; demo.png, demo.html
 # make test    lint, types and every test; make lint: without the tests, make format: Python and C++ as it wants them
 # make bench   the speed tables
 # make docs    the site, in build/site; what it links to and names must exist. Needs Python 3.11
+# make figures   every figure of README and docs/ anew, from measurements that are kept; measures nothing
 # make study   every attacker against every defense, shortly, on a few photos; docs/privacy.md has it on CIFAR-10
 #
 # What takes longer; SECURITY.md and docs/noise.md have the results:
@@ -42,7 +43,8 @@ DOCS := build/docs
 DOCS_LOCK := requirements/docs.lock.txt
 KERNELS := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: demo test lint format docs gpu-check bench study test-fuzz test-rng test-normals test-asan test-tsan test-clang test-torches test-ptx
+.PHONY: demo test lint format docs gpu-check bench figures study test-fuzz test-rng test-normals test-asan
+.PHONY: test-tsan test-clang test-torches test-ptx
 .PHONY: test-frameworks test-tritons mutate coverage
 .PHONY: release test-release test-oldest lock audit clean
 
@@ -113,6 +115,9 @@ coverage: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m bench.speed.ratios
 	$(BIN)/python -m pytest bench/speed/bench_perturb.py --benchmark-only
+
+figures: $(VENV)/ready
+	$(BIN)/python -m bench.figures
 
 study: $(VENV)/ready
 	$(BIN)/python -m bench.privacy train-prior --minutes 3

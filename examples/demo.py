@@ -1,29 +1,33 @@
-"""make demo: a small conv net trained without and with TIP, attacked through its gradient, and audited; saves demo.png.
+"""make demo: a small conv net trained without and with TIP, attacked through its gradient, and audited.
 
-Everything that is said here is measured in this run, within three minutes on an ordinary CPU.
+Saves demo.png, and demo.html that explains it. Everything that is said here is measured in this run, within three
+minutes on an ordinary CPU.
 """
 
 import copy
+import pathlib
 import statistics
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
-from matplotlib import colormaps
 from torch import nn
 from tqdm import tqdm
 
 import tip_kernels as tip
-from bench.privacy import figures, images, nets
+from bench.privacy import images, nets
 from bench.privacy.attacker import knowledge, public_images
 from bench.privacy.attacker.inversion import Search, invert, progress_bar
 from bench.privacy.attacker.posterior import invert_posterior
 from bench.privacy.attacker.problem import posed_by
 from bench.privacy.attacker.sampling import HAMILTONIAN, LEAPFROGS
 from bench.privacy.client import defenses
+from bench.privacy.client.one_kernel import Kernel, one_kernel
 from bench.privacy.client.release import Defense, Release
 from bench.privacy.study import metrics
+from bench.privacy.study.metrics import SAFE
+from examples import demo_page, demo_pictures
+from examples.demo_results import Rebuilt, Results, Trained, defense_of, guess_psnr
 from tip_kernels.audit import Audit, ImagePrior, audit
 
 SETTINGS = {"ratio": 1.0, "cutoff": 0.5, "std": 0.02, "max_grad_norm": 1.0}
@@ -37,27 +41,12 @@ PICTURE = "flower"
 # Noisy: from trials on the other crops of bench/privacy/images.py.
 SMOOTHING = {"exact": 0.01, "noisy": 1.0}
 PATIENT = Search(iterations=600, lr=0.1)
-SAFE = 13.0
-"""PSNR in dB that docs/privacy.md calls safe: about what the mean of public images has, without any message."""
 STRIDE = 16
 """Of the crops of photos that the audit's prior is fitted to. Crops as dense as the attacker's take longer and lower
 ceilings by at most a dB."""
-OUTPUT = "demo.png"
-
-
-class Trained(NamedTuple):
-    """Test accuracy, and the median time of a training step in milliseconds."""
-
-    accuracy: float
-    step_ms: float
-
-
-class Rebuilt(NamedTuple):
-    """What an attack made of the gradient [3, 32, 32], and how close that is to the original."""
-
-    image: torch.Tensor
-    psnr: float
-    ssim: float
+KERNELS = "2.weight"
+"""Name of the second conv layer's kernels."""
+OUTPUT, PAGE = "demo.png", "demo.html"
 
 
 def main() -> None:
@@ -69,8 +58,9 @@ def main() -> None:
     rebuilt = attack_all(original)
     audits = audit_all(original)
     print_attacks(original, rebuilt, audits)
-    save_pictures(original, rebuilt, audits)
-    print("\n".join(conclusion({name: one.psnr for name, one in rebuilt.items()}, trained)))
+    found = conclusion({name: one.psnr for name, one in rebuilt.items()}, trained)
+    save(Results(original, trained, rebuilt, audits, perturb_all(original), found))
+    print("\n".join(found))
 
 
 def train_all() -> dict[str, Trained]:
@@ -176,6 +166,16 @@ def audit_all(original: torch.Tensor) -> dict[str, Audit]:
     return found
 
 
+def perturb_all(original: torch.Tensor) -> dict[str, Kernel]:
+    """One kernel of the image's gradient before and after, under every defense with noise."""
+    model, label = _target()
+    return {
+        name: one_kernel(model, original[None], label, settings, KERNELS)
+        for name, settings in DEFENSES.items()
+        if settings is not None
+    }
+
+
 def _targeted(settings: Mapping[str, float]) -> Defense:
     assert settings["max_grad_norm"] == defenses.CLIP
     return defenses.targeted(**{name: value for name, value in settings.items() if name != "max_grad_norm"})
@@ -229,8 +229,8 @@ def print_attacks(original: torch.Tensor, rebuilt: Mapping[str, Rebuilt], audits
         f"\n{'image rebuilt from one gradient':34}  PSNR (dB)   SSIM   audit: ceiling  guess   (higher: it leaks more)"
     )
     for name, one in rebuilt.items():
-        found = audits[_defense_of(name)]
-        psnr, guess = found.psnr.item(), _guess_psnr(found, original)
+        found = audits[defense_of(name)]
+        psnr, guess = found.psnr.item(), guess_psnr(found, original)
         print(f"{name:34}  {one.psnr:9.1f}  {one.ssim:5.2f}   {psnr:14.1f}  {guess:5.1f}")
     print(
         "ceiling: of the best estimate, on average over images of a Gaussian prior of such photos, with the gradient "
@@ -238,42 +238,11 @@ def print_attacks(original: torch.Tensor, rebuilt: Mapping[str, Rebuilt], audits
     )
 
 
-def _guess_psnr(found: Audit, original: torch.Tensor) -> float:
-    return metrics.compare(found.guess.float(), original[None])[0].psnr
-
-
-def _defense_of(attack: str) -> str:
-    return attack.partition(",")[0]
-
-
-def save_pictures(original: torch.Tensor, rebuilt: Mapping[str, Rebuilt], audits: Mapping[str, Audit]) -> None:
-    """Three rows: the attacks; below the attackers who know the defense, the audit's best guesses and exposure maps."""
-    attacks = [("original", original)]
-    guesses = [("the audit's best guess\nfrom one message", _blank(original))]
-    maps = [("the audit's exposure map\nbright: seen, black:\nhidden as without a message", _blank(original))]
-    for name, one in rebuilt.items():
-        attacks.append((f"{name.replace(', ', chr(10))}\n{one.psnr:.1f} dB, SSIM {one.ssim:.2f}", one.image))
-        if name.endswith("naive attacker"):
-            guesses.append(("", _blank(original)))
-            maps.append(("", _blank(original)))
-            continue
-        found = audits[_defense_of(name)]
-        guesses.append((f"{_guess_psnr(found, original):.1f} dB for this photo", found.guess[0].float()))
-        maps.append((f"ceiling {found.psnr.item():.1f} dB on average", _exposure(found)))
-    captions, pictures = zip(*attacks, *guesses, *maps, strict=True)
-    figure = figures.grid(pictures, captions, 3, (2.6 * len(attacks), 9.6))
-    figure.savefig(OUTPUT, dpi=150, bbox_inches="tight")
-    print(f"The original, the four rebuilt images and what the audit makes of them are in {OUTPUT}.\n")
-
-
-def _exposure(found: Audit) -> torch.Tensor:
-    """The error that is left at each place, in colors [3, 32, 32]: from none, bright, to all that the prior has."""
-    error = found.uncertainty[0].square().mean(0).sqrt() * 10 ** (found.prior_psnr / 20)
-    return torch.from_numpy(colormaps["inferno_r"](error.clamp(0, 1).numpy())[..., :3]).permute(2, 0, 1)
-
-
-def _blank(like: torch.Tensor) -> torch.Tensor:
-    return torch.ones_like(like)
+def save(results: Results) -> None:
+    """The picture and the page."""
+    demo_pictures.picture(results, SETTINGS["cutoff"]).savefig(OUTPUT, dpi=110, bbox_inches="tight")
+    pathlib.Path(PAGE).write_text(demo_page.page(results, _settings_text(FLOOR), SETTINGS["cutoff"]), encoding="utf-8")
+    print(f"All pictures are in {OUTPUT}; open {PAGE} to read what they mean.\n")
 
 
 def _settings_text(settings: Mapping[str, float]) -> str:

@@ -164,7 +164,7 @@ def test_imports_go_up_to_torch_and_numpy_only():
     allowed = {"torch", "numpy", "triton", "dp_accounting", "tip_kernels", *sys.stdlib_module_names}
     for path in PACKAGE:
         if "integrations" not in path.parts:
-            extras = EXTRAS if "_commands" in path.parts or path.name == "viz.py" else set()
+            extras = EXTRAS if {"_commands", "viz"} & {*path.parts} else set()
             foreign = {name.split(".")[0] for name in imported_by(path)} - allowed - extras - {""}
             assert not foreign, f"{path} imports {foreign}"
 

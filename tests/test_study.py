@@ -399,12 +399,15 @@ def test_pictures_are_the_closest_to_what_is_wanted(tmp_path, monkeypatch):
         ],
     )
     told = []
-    monkeypatch.setattr(
-        figures, "grid", lambda images, captions, rows, size: told.append((len(images), captions, rows))
-    )
+    monkeypatch.setattr(figures, "grid", lambda images, captions, rows, size: told.append((images, captions, rows)))
     monkeypatch.setattr(figures, "save", lambda figure, path: None)
     entry.main(["pictures", "--images", "2", "--output", str(tmp_path / "pictures.png")])
-    assert told == [(6, ["original", "40.0 dB", "20.0 dB"] * 2, 2)]
+    ((drawn, captions, rows),) = told
+    assert (captions, rows) == (["original 1", "original 2", "40.0 dB", "40.0 dB", "20.0 dB", "20.0 dB"], 3)
+    for number, batch in enumerate(scenes.one_image().scored[:2]):
+        for row, step in enumerate((0.0, *noise.values())):
+            shown = (batch.images[0] + step).clamp(0, 1)
+            torch.testing.assert_close(drawn[2 * row + number], shown, rtol=0, atol=0.5 / 255 + 1e-6)
 
 
 def test_pictures_are_of_every_noise_level(monkeypatch):

@@ -34,13 +34,17 @@ def photo_crop(name: str, size: int = 32) -> torch.Tensor:
     return nn.functional.avg_pool2d(square, 32 * shrink // size)
 
 
+TEST_DIGITS = 360
+"""Of scikit-learn's handwritten digits those that accuracy is measured on."""
+
+
 def digits(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Handwritten digits: training images [1437, 1, 8, 8] in [0, 1] and labels, then 360 for testing."""
     data = load_digits()
     images = torch.from_numpy(data.images.astype(np.float32) / 16)[:, None]
     labels = torch.from_numpy(data.target.astype(np.int64))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    train, test = order[360:], order[:360]
+    train, test = order[TEST_DIGITS:], order[:TEST_DIGITS]
     return images[train], labels[train], images[test], labels[test]
 
 

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
 
 def measured(folder: pathlib.Path, effort: Effort, place: Place, workers: int) -> Study:
     """All lines of this effort; what is not in the folder's files is measured and added to them."""
-    files = {Row: folder / "privacy.csv", Cost: folder / "accuracy.csv", Ceilings: folder / "ceilings.csv"}
+    files = _files(folder)
     lines = {kind: ledger.load(kind, path) for kind, path in files.items()}
     done = {jobs.job_of(line) for kind in lines for line in lines[kind] if _is_of(line, effort)}
     todo = [job for job in [*jobs.attacks(), *jobs.trainings(), *jobs.ceilings()] if job not in done]
@@ -64,6 +64,17 @@ def measured(folder: pathlib.Path, effort: Effort, place: Place, workers: int) -
             jobs.save(lines[type(line)], files[type(line)])
             bar.update()
     return Study(*[[line for line in lines[kind] if _is_of(line, effort)] for kind in files])
+
+
+def kept(folder: pathlib.Path, effort: Effort = FULL) -> Study:
+    """What the folder's files have of this effort; nothing is measured."""
+    return Study(
+        *[[line for line in ledger.load(kind, path) if _is_of(line, effort)] for kind, path in _files(folder).items()]
+    )
+
+
+def _files(folder: pathlib.Path) -> dict[type, pathlib.Path]:
+    return {Row: folder / "privacy.csv", Cost: folder / "accuracy.csv", Ceilings: folder / "ceilings.csv"}
 
 
 def _is_of(line: Line, effort: Effort) -> bool:

@@ -53,6 +53,19 @@ def run(options: argparse.Namespace) -> None:
     print(f"{text}\n\nin {folder}")
 
 
+def redraw(results: pathlib.Path, path: pathlib.Path) -> None:
+    """The figure of the settings that are the defaults, from what the folder has of them; nothing is measured."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = parser.parse_args([])
+    settings = set(tuning.grid(options.ratios, options.cutoffs, options.stds, options.floors))
+    rows = [row for row in ledger.load(tuning.Row, results / "tune.csv") if row.key()[0] in settings]
+    rows = [row for row in rows if row.epochs == options.epochs]
+    confirmed = ledger.load(tuning.Confirmed, results / "tune_attacks.csv")
+    confirmed = [one for one in confirmed if one.iterations == options.iterations]
+    tuning.draw(rows, confirmed, options.target_psnr, path)
+
+
 def measured(
     kind: type[Line],
     measure: Callable[[Setting, int], Line],

@@ -6,6 +6,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+SAFE = 13.0
+"""PSNR in dB that docs/privacy.md calls safe: about what the mean of public images has, without any message."""
+
 
 class Score(NamedTuple):
     """Of one image: PSNR in dB and SSIM, both higher the closer it is to its original."""

@@ -1,4 +1,4 @@
-"""The tables and the figure of docs/privacy.md and the README's table, from the study's lines."""
+"""The tables and the figures of docs/privacy.md and the README's table, from the study's lines."""
 
 import pathlib
 import statistics
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bench.pages import publish
 from bench.privacy import figures
-from bench.privacy.study import gaps, ledger, noise_costs, tradeoff, with_priors
+from bench.privacy.study import by_defense, gaps, ledger, noise_costs, tradeoff, with_priors
 from bench.privacy.study.cases import BY_LBFGS, EQUAL, FLOORS, PUBLISHED, WORLDS
 from bench.privacy.study.fedsgd import Plan
 from bench.privacy.study.jobs import Ceilings, Cost, Row
@@ -49,11 +49,16 @@ def write(study: Study, results: pathlib.Path, page: pathlib.Path, readme: pathl
         publish(page, mark, text)
     rows, costs, _ = study
     publish(readme, THREATS, markdown(EQUAL, [row for row in rows if row.defense in SHOWN], costs))
-    draw(rows, costs, results / "privacy.png")
-    trained = noise_costs.scored(ledger.load(noise_costs.Run, results / "utility.csv"), Plan())
-    found = tradeoff.points(strongest(rows), trained)
+    figures.save(by_defense.draw(rows, costs), results / "privacy.png")
+    found = points_of(rows, results)
     if found:
         figures.save(tradeoff.draw(found), results / "tradeoff.png")
+
+
+def points_of(rows: list[Row], results: pathlib.Path) -> list[tradeoff.Point]:
+    """Of what was attacked, with the trainings in the folder's ``utility.csv``."""
+    trained = noise_costs.scored(ledger.load(noise_costs.Run, results / "utility.csv"), Plan())
+    return tradeoff.points(strongest(rows), trained)
 
 
 def markdown(table: str, rows: list[Row], costs: list[Cost]) -> str:
@@ -94,17 +99,3 @@ def _by_method(rows: list[Row]) -> dict[str, Row]:
         by_matching = "squared distance + TV" + BY_LBFGS if row.attacker.endswith(BY_LBFGS) else "cosine + TV"
         groups.setdefault(row.attacker if row.attacker in named else by_matching, []).append(row)
     return {name: max(group, key=lambda row: row.tuned) for name, group in groups.items() if group}
-
-
-def draw(rows: list[Row], costs: list[Cost], path: pathlib.Path) -> None:
-    """Accuracy over what the strongest attacker gets, at equal energy; each point under its name."""
-    percent = {cost.defense: cost.accuracy for cost in costs if cost.table == EQUAL}
-    figure, axis = figures.chart(
-        (8.5, 4.5), "PSNR of the strongest attacker's picture in dB (less is more private)", "accuracy on digits in %"
-    )
-    for (_, defense), row in strongest(row for row in rows if row.table == EQUAL).items():
-        found = median(row)
-        sides = [[found.value - found.low], [found.high - found.value]]
-        axis.errorbar(found.value, percent[defense], xerr=sides, fmt="o", color="tab:blue", capsize=2)
-        axis.annotate(defense, (found.value, percent[defense]), xytext=(4, 4), textcoords="offset points", fontsize=7)
-    figures.save(figure, path)

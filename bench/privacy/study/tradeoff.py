@@ -1,7 +1,6 @@
 """What noise buys and costs: accuracy over the strongest attacker's PSNR, with the epsilon of each noise."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,9 +10,11 @@ from matplotlib.figure import Figure
 from bench.privacy import figures
 from bench.privacy.study.cases import EQUAL, FLOORS
 from bench.privacy.study.jobs import Row
+from bench.privacy.study.metrics import SAFE
 from bench.privacy.study.noise_costs import Summary, epsilon
+from bench.privacy.study.strongest import Median, median
 
-COLORS = ("tab:blue", "#c44e00")
+COLORS = (figures.BLUE, figures.ORANGE)
 
 
 class Point(NamedTuple):
@@ -22,7 +23,7 @@ class Point(NamedTuple):
     Args:
         defense: its name; points of one name are one curve.
         noise: by clipping norm; 0 for none.
-        psnr: of the strongest attacker, in dB.
+        psnr: of the strongest attacker, in dB, with its interval.
         accuracy: mean in percent.
         half_width: of the mean's interval.
         epsilon: of one message; infinite without noise.
@@ -30,7 +31,7 @@ class Point(NamedTuple):
 
     defense: str
     noise: float
-    psnr: float
+    psnr: Median
     accuracy: float
     half_width: float
     epsilon: float
@@ -52,39 +53,50 @@ def points(attacked: Mapping[tuple[str, str], Row], trained: Sequence[Summary]) 
         names = [(FLOORS, text.format(noise)) for text, name in NAMES.items() if name == defense] or [(EQUAL, defense)]
         for met in names:
             if met in attacked:
-                psnr = statistics.median(attacked[met].psnr)
+                psnr = median(attacked[met])
                 found.append(Point(defense, noise, psnr, mean, half_width, epsilon(noise, 1)))
     return found
 
 
 def draw(points: Sequence[Point], accuracy: str = "accuracy on CIFAR-10 in %") -> Figure:
-    """A curve for each defense, at most two, and a diamond for what has no noise.
+    """A curve for each defense, at most two, and beside them, on a part of the axis of its own, what has no noise.
 
-    Each noise is written beside its point: of the first curve above it, of the second below. Where noises are alike,
-    epsilon is written with the first curve only.
+    Each noise is written once with its epsilon, at the lower right of its points, which rising curves leave free.
     """
-    figure, axis = figures.chart(
-        (7, 4.6), "PSNR of the strongest attacker's picture in dB (less is more private)", accuracy
-    )
     curves = _by_defense([point for point in points if point.noise])
     if len(curves) > len(COLORS):
         raise ValueError(f"expected at most {len(COLORS)} defenses with noise, got {', '.join(curves)}")
-    said: set[float] = set()
-    for (name, curve), color, above in zip(curves.items(), COLORS, (True, False), strict=False):
-        _errors(axis, curve, color, "o-")
-        for point in curve:
-            _write(axis, point, _noise(point, tells_epsilon=point.noise not in said), color, above)
-            said.add(point.noise)
-        _name(axis, 2 if above else 1, name, color)
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    noisy, silent = figure.subplots(1, 2, sharey=True, width_ratios=(9, 1))
+    _cut(noisy, silent)
+    for line, ((name, curve), color) in enumerate(zip(curves.items(), COLORS, strict=False)):
+        _errors(noisy, curve, color, "os"[line] + "-")
+        noisy.text(0.96, 0.13 - 0.07 * line, name, transform=noisy.transAxes, color=color, fontsize=11,
+                   fontweight="bold", horizontalalignment="right")  # fmt: skip
+    for noise in dict.fromkeys(point.noise for point in points if point.noise):
+        _tell(noisy, [point for point in points if point.noise == noise])
     for point in points:
         if not point.noise:
-            _errors(axis, [point], "black", "D")
-            axis.annotate(
-                point.defense, (point.psnr, point.accuracy), (7, -4), textcoords="offset points", fontsize=8.5
-            )
-    _name(axis, 0, "noise by clipping norm, ε of one message at δ = 1e-5", "dimgray")
-    axis.margins(x=0.12, y=0.3)
+            _errors(silent, [point], "black", "D")
+            silent.annotate(point.defense, (point.psnr.value, point.accuracy), (0, -24), textcoords="offset points",
+                            horizontalalignment="center", fontsize=10)  # fmt: skip
+            silent.set_xticks([round(point.psnr.value)])
+            silent.set_xlim(point.psnr.value - 2.5, point.psnr.value + 2.5)
+    figures.mark_safe(noisy, SAFE, f"safe: {SAFE:g} dB")
+    noisy.margins(x=0.12, y=0.12)
+    noisy.set_ylabel(accuracy)
+    figure.supxlabel("PSNR of the strongest attacker's picture in dB (less is more private)", fontsize=10)
     return figure
+
+
+def _cut(left: Axes, right: Axes) -> None:
+    """The look of one axis with a part left out."""
+    for axis, side, edge in ((left, "right", 1), (right, "left", 0)):
+        axis.spines[side].set_visible(False)
+        axis.grid(alpha=0.3)
+        axis.plot([edge, edge], [0, 1], transform=axis.transAxes, linestyle="none", color="black", clip_on=False,
+                  marker=[(-0.5, -1), (0.5, 1)], markersize=9)  # fmt: skip
+    right.tick_params(axis="y", length=0)
 
 
 def _by_defense(points: Sequence[Point]) -> dict[str, list[Point]]:
@@ -94,39 +106,22 @@ def _by_defense(points: Sequence[Point]) -> dict[str, list[Point]]:
 
 
 def _errors(axis: Axes, curve: Sequence[Point], color: str, marks: str) -> None:
-    x, y, widths = zip(*((point.psnr, point.accuracy, point.half_width) for point in curve), strict=True)
-    axis.errorbar(x, y, yerr=widths, fmt=marks, color=color, markersize=5, linewidth=1.2, capsize=3, elinewidth=0.9)
+    x = [point.psnr.value for point in curve]
+    sides = [[p.psnr.value - p.psnr.low for p in curve], [p.psnr.high - p.psnr.value for p in curve]]
+    y, widths = [point.accuracy for point in curve], [point.half_width for point in curve]
+    axis.plot(x, y, marks, color=color, markersize=6, linewidth=1.5)
+    axis.errorbar(x, y, xerr=sides, yerr=widths, fmt="none", ecolor=color, elinewidth=0.9, capsize=2.5, alpha=0.6)
 
 
-def _noise(point: Point, tells_epsilon: bool) -> str:
-    return f"{point.noise:g}, ε {_rounded(point.epsilon)}" if tells_epsilon else f"{point.noise:g}"
+def _tell(axis: Axes, alike: Sequence[Point]) -> None:
+    """Writes the noise of these points and its epsilon."""
+    text = f"noise {alike[0].noise:g}\nε {_rounded(alike[0].epsilon)}"
+    right, low = max(point.psnr.value for point in alike), min(point.accuracy for point in alike)
+    axis.annotate(text, (right, low), (7, -7), textcoords="offset points", verticalalignment="top", fontsize=9.5,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # fmt: skip
 
 
 def _rounded(epsilon: float) -> str:
     """To two digits."""
     digits = 1 - math.floor(math.log10(epsilon))
     return f"{round(epsilon, digits):,.{max(digits, 0)}f}"
-
-
-def _write(axis: Axes, point: Point, text: str, color: str, above: bool) -> None:
-    """From the upper left down to the point or from it on: so texts are apart where a rising curve is flat or steep."""
-    axis.annotate(
-        text,
-        (point.psnr, point.accuracy),
-        xytext=(-8, 6) if above else (8, -6),
-        textcoords="offset points",
-        rotation=-40,
-        rotation_mode="anchor",
-        horizontalalignment="right" if above else "left",
-        verticalalignment="center",
-        color=color,
-        fontsize=8.5,
-    )
-
-
-def _name(axis: Axes, line: int, text: str, color: str) -> None:
-    """At the lower right, which curves that fall to the left leave free."""
-    axis.text(
-        0.98, 0.04 + 0.06 * line, text, transform=axis.transAxes, horizontalalignment="right", color=color,
-        fontsize=9.5, fontweight="bold",
-    )  # fmt: skip

@@ -146,19 +146,29 @@ def markdown(rows: list[Row], confirmed: list[Confirmed]) -> str:
 
 
 def draw(rows: list[Row], confirmed: list[Confirmed], target: float, path: pathlib.Path) -> None:
-    """Accuracy over PSNR, with the front, what attackers got there, and the target."""
+    """Accuracy over PSNR, with what attackers got of the best settings, the front, whose names are at its right."""
     figure, axis = figures.chart(
-        (7, 4.2), "PSNR that an attacker can get at most, in dB (less is more private)", "accuracy on digits in %"
+        (7, 5),
+        "PSNR in dB (less is more private):\nceiling (dots), strongest attacker (crosses)",
+        "accuracy on digits in %",
     )
-    for ratio in sorted({row.ratio for row in rows}):
-        points = [(row.ceiling, row.accuracy) for row in rows if row.ratio == ratio]
-        axis.plot(*zip(*points, strict=True), "o", label=f"TIP {ratio:g}" if ratio else "noise on everything")
     best, attacked = front(rows), {one.key()[0]: one.psnr for one in confirmed}
-    axis.plot([row.ceiling for row in best], [row.accuracy for row in best], "k-", linewidth=0.8, label="best")
-    got = [(attacked[row.key()[0]], row.accuracy) for row in best]
-    axis.plot(*zip(*got, strict=True), "kx", label="attacked")
-    axis.axvline(target, color="gray", linestyle=":", label="target")
-    axis.legend()
+    others = [row for row in rows if row not in best]
+    axis.plot([row.ceiling for row in others], [row.accuracy for row in others], "o", color="0.75")
+    axis.plot([row.ceiling for row in best], [row.accuracy for row in best], "o-", color=figures.BLUE, linewidth=0.8)
+    axis.plot([attacked[row.key()[0]] for row in best], [row.accuracy for row in best], "x", color=figures.ORANGE)
+    lowest, highest = axis.get_ylim()
+    places = figures.spread([row.accuracy for row in best], 0.05 * (highest - lowest))
+    right = max(row.ceiling for row in best)
+    for row, place in zip(best, places, strict=True):
+        axis.annotate(
+            _text(row), (row.ceiling, row.accuracy), (1.06 * right, place), fontsize=9, color=figures.BLUE,
+            verticalalignment="center", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": figures.BLUE, "linewidth": 0.4, "alpha": 0.5},
+        )  # fmt: skip
+    figures.mark_safe(axis, target, f"target: {target:g} dB")
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
     figures.save(figure, path, "python -m bench.privacy tune")
 
 

@@ -1,18 +1,17 @@
-"""Pictures, as figures of matplotlib (extra ``cli``)."""
+"""The picture of a spectrum: how much noise each frequency of each parameter gets."""
 
 from typing import TYPE_CHECKING
 
 import torch
 
-from .shaping import Spectrum
+from ..shaping import Spectrum
+from .drawing import Path, new_figure, saved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_spectrum"]
 
-
-def plot_spectrum(spectrum: Spectrum, path: str | None = None) -> "Figure":
+def plot_spectrum(spectrum: Spectrum, path: Path = None) -> "Figure":
     """The amounts of a spectrum, parameter by parameter: of kernels a point for each bin, by frequency.
 
     Circles are channels that are not selected, triangles those that are; squares are parameters with one amount.
@@ -26,11 +25,12 @@ def plot_spectrum(spectrum: Spectrum, path: str | None = None) -> "Figure":
 
     Raises:
         ImportError: matplotlib is not installed.
+        TypeError: not a spectrum.
     """
-    from matplotlib.figure import Figure
-
+    if not isinstance(spectrum, Spectrum):
+        raise TypeError(f"expected spectrum to be a tip_kernels.Spectrum, got {type(spectrum).__name__}")
     stds = spectrum.stds
-    figure = Figure(figsize=(max(6.0, 0.28 * len(stds) + 2.5), 4.5), layout="constrained")
+    figure = new_figure(max(6.0, 0.28 * len(stds) + 2.5), 4.5)
     axis = figure.add_subplot()
     points = None
     for place, std in enumerate(stds.values()):
@@ -50,9 +50,7 @@ def plot_spectrum(spectrum: Spectrum, path: str | None = None) -> "Figure":
     )
     if points is not None:
         figure.colorbar(points, label="frequency, 0: mean of a kernel, 1: highest")
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return saved(figure, path)
 
 
 def _radii(bins: torch.Size) -> torch.Tensor:
