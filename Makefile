@@ -1,6 +1,7 @@
 # make demo    train, attack and audit a small net without and with TIP; demo.png, demo.html
-# make test    lint, types and every test
+# make test    lint, types and every test; make lint: without the tests, make format: Python and C++ as it wants them
 # make bench   the speed tables; make bench-save keeps single calls by commit, make bench-compare says what became slower
+# make docs    the site, in build/site; what it links to and names must exist. Needs Python 3.11
 # make figures   every figure of README and docs/ anew, from measurements that are kept; measures nothing
 # make study   every attacker against every defense, shortly, on a few photos; docs/privacy.md has it on CIFAR-10
 #
@@ -18,6 +19,7 @@
 # make test-torches   that the sources compile with the oldest torch and the newest; downloads half a gigabyte
 # make test-frameworks   the tests with Flower, NVFlare, Lightning and Opacus, servers and clients on 127.0.0.1 and examples
 #                     included; needs Python 3.11, downloads half a gigabyte
+# make gpu-check    on a machine with an NVIDIA GPU: builds, tests, sanitizes and measures
 # make test-tritons   that the Triton kernels compile with the oldest Triton and the newest; downloads half a gigabyte
 # make mutate         changes of the Python sources that no test notices; hours, with SAMPLE=200 half an hour
 # make coverage       lines and branches that tests reach, of tip_kernels/ and of csrc/
@@ -41,19 +43,36 @@ LOCK := requirements/dev.lock.txt
 TOOLS := build/tools
 FRAMEWORKS := build/frameworks
 FRAMEWORKS_LOCK := requirements/frameworks.lock.txt
+DOCS := build/docs
+DOCS_LOCK := requirements/docs.lock.txt
+KERNELS := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: demo test bench bench-save bench-compare figures study test-fuzz test-rng test-normals test-asan test-tsan
-.PHONY: test-clang test-torches test-ptx test-aarch64 test-frameworks test-tritons mutate coverage
+.PHONY: demo test lint format docs gpu-check bench bench-save bench-compare figures study test-fuzz test-rng test-normals
+.PHONY: test-asan test-tsan test-clang test-torches test-ptx test-aarch64 test-frameworks test-tritons mutate coverage
 .PHONY: release test-release test-wheels test-oldest lock audit clean
 
 demo: $(VENV)/ready
 	$(BIN)/python -m examples.demo
 
-test: $(VENV)/ready
+test: lint
+	$(BIN)/python -m pytest --numprocesses auto
+
+lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(KERNELS)
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses auto
+
+format: $(VENV)/ready
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(KERNELS)
+
+# From nothing each time, since pages that Sphinx has kept do not warn again.
+docs: $(DOCS)/ready
+	PYTHONPATH=. $(DOCS)/bin/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/site
+
+gpu-check: $(VENV)/ready
+	bench/speed/gpu_check.sh $(BIN)/python
 
 test-fuzz: $(VENV)/ready
 	$(BIN)/python -m pytest --numprocesses auto --hypothesis-profile=fuzz --hypothesis-show-statistics tests/test_properties.py
@@ -147,6 +166,15 @@ $(FRAMEWORKS)/ready: $(VENV)/ready $(FRAMEWORKS_LOCK)
 	$(FRAMEWORKS)/bin/python -c 'import dp_accounting, flwr, lightning, nvflare, opacus, sklearn'  # or tests would skip
 	touch $@
 
+# Sphinx imports the package, with the torch of $(VENV): what lies there is found after its own packages.
+$(DOCS)/ready: $(VENV)/ready $(DOCS_LOCK)
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/pip install --quiet --require-hashes --no-deps --requirement $(DOCS_LOCK)
+	$(DOCS)/bin/pip check
+	for folder in $(DOCS)/lib/python*/site-packages; do \
+	  echo $(abspath $(VENV))/lib/python*/site-packages > $$folder/torch.pth; done
+	touch $@
+
 $(TOOLS)/ready:
 	$(PYTHON) -m venv $(TOOLS)
 	$(TOOLS)/bin/pip install --quiet uv pip-audit
@@ -162,7 +190,7 @@ $(TOOLS)/mutate: $(TOOLS)/ready
 
 # Locks for all platforms and Pythons (Flower needs 3.11). torch is left out. On a machine without a GPU, where no torch
 # asks for an older Triton, the interpreter and the compile tests have this one; elsewhere torch brings its own. The
-# frameworks' tests have no use for Triton.
+# frameworks' tests have no use for Triton, nor has the site, whose theme builds on a package that was never out of beta.
 COMPILE := $(TOOLS)/bin/uv pip compile --quiet --universal --overrides build/overrides.txt --prerelease disallow \
   --generate-hashes --no-annotate --no-header --no-emit-index-url
 WITHOUT_TORCH := awk '/^[a-z]/ { keep = !/^(torch==|nvidia-|cuda-)/ } keep'
@@ -176,10 +204,14 @@ lock: $(TOOLS)/ready
 	  --extra flower --extra lightning --extra nvflare --extra opacus --extra test --no-emit-package triton pyproject.toml - > build/frameworks-lock.txt
 	{ echo '# By make lock, for Python 3.11 and newer on every platform; without torch, its CUDA packages and Triton.'; \
 	  $(WITHOUT_TORCH) build/frameworks-lock.txt; } > $(FRAMEWORKS_LOCK)
+	printf 'pip\n$(TORCH)\n' | $(subst disallow,if-necessary,$(COMPILE)) --python-version 3.11 \
+	  --extra docs --no-emit-package triton pyproject.toml - > build/docs-lock.txt
+	{ echo '# By make lock, for Python 3.11 and newer on every platform; without torch, its CUDA packages and Triton.'; \
+	  $(WITHOUT_TORCH) build/docs-lock.txt; } > $(DOCS_LOCK)
 
 # --strict, because an advisory service that cannot be asked finds no vulnerability either.
 audit: $(TOOLS)/ready
-	for lock in $(LOCK) $(FRAMEWORKS_LOCK); do { cat $$lock; echo '$(TORCH)'; } | sed 's/ *\\$$//; /^ *--hash/d' > build/audit.txt && \
+	for lock in $(LOCK) $(FRAMEWORKS_LOCK) $(DOCS_LOCK); do { cat $$lock; echo '$(TORCH)'; } | sed 's/ *\\$$//; /^ *--hash/d' > build/audit.txt && \
 	  $(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps --requirement build/audit.txt || exit 1; done
 
 # The oldest of every package that pyproject.toml names with a bound, on PYTHON, which should be 3.10. The library is

@@ -29,8 +29,8 @@ struct HostCall {
   const float *std, *floor_std, *grad_scale;
   double keep;
   int32_t generator;
-  int32_t passes;       // of a thread; 0 for the plan's choice
-  int64_t most_blocks;  // of a launch
+  int32_t passes;        // of a thread; 0 for the plan's choice
+  int64_t most_blocks;   // of a launch
   int64_t ranks_before;  // whether channels are ranked by a launch before
 };
 
@@ -52,8 +52,16 @@ Inputs inputs_of(const HostTensor* tensors, int64_t count, const HostCall& call)
     const Shape shape = {t->dims, t->sizes, t->strides};
     const int64_t basis = t->basis ? static_cast<int64_t>(inputs.bases.size()) : -1;
     if (t->basis) inputs.bases.push_back({t->basis, shape.taps(), t->high_dim});
-    inputs.tensors.push_back({t->data, static_cast<DType>(t->dtype), shape, t->id, basis, t->scores, t->channels,
-                              t->selected, {t->first_channel, t->first_kernel, t->kernels}, t->amplitudes});
+    inputs.tensors.push_back({t->data,
+                              static_cast<DType>(t->dtype),
+                              shape,
+                              t->id,
+                              basis,
+                              t->scores,
+                              t->channels,
+                              t->selected,
+                              {t->first_channel, t->first_kernel, t->kernels},
+                              t->amplitudes});
   }
   return inputs;
 }

@@ -22,7 +22,8 @@ int32_t torch_get_thread_idx(uint32_t* index) {
   return 0;
 }
 
-int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain, void (*work)(int64_t, int64_t, void*), void* with) {
+int32_t torch_parallel_for(int64_t begin, int64_t end, int64_t grain, void (*work)(int64_t, int64_t, void*),
+                           void* with) {
   const int64_t count = end - begin, step = std::max<int64_t>({grain, (count + kThreads - 1) / kThreads, 1});
   std::vector<std::thread> threads;
   for (int64_t from = begin; from < end; from += step) {

@@ -21,7 +21,8 @@ from packaging.requirements import Requirement
 import tip_kernels
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SOURCES = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "*.so", "*.pyd", "__pycache__")
+HIDDEN = (".git", ".venv", ".*_cache", ".hypothesis", ".benchmarks", ".coverage*")
+SOURCES = shutil.ignore_patterns(*HIDDEN, "build", "dist", "*.egg-info", "*.so", "*.pyd", "__pycache__")
 FRAMEWORKS = {"flower", "lightning", "nvflare", "opacus"}  # extras that make test does not install
 DATE = 1_700_000_000
 RELEASE = """
@@ -96,7 +97,9 @@ def test_sdist_has_every_source_and_nothing_built(released):
         relative = file.relative_to(ROOT).as_posix()
         assert relative in names or file.is_dir() or built.search(f"/{relative}"), relative
     assert {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "SECURITY.md", "setup.py", "pyproject.toml"} <= names
-    assert not [name for name in names if built.search(f"/{name}")]
+    hidden = {name for name in names if name.startswith(".")}
+    assert hidden == {".clang-format", ".pre-commit-config.yaml", ".github/workflows/ci.yml"}
+    assert not [name for name in names - hidden if built.search(f"/{name}")]
     assert {(m.uid, m.gid, m.uname, m.gname, m.mtime) for m in members} == {(0, 0, "", "", DATE)}
 
 
@@ -142,6 +145,7 @@ def test_sdist_has_what_its_tests_import(unpacked):
 def test_tests_pass_from_the_sdist(unpacked):
     """Those that read what lies beside them: pages, vectors, results, the lock."""
     reading = (
+        "tests/test_habits.py",
         "tests/test_readme.py",
         "tests/test_generators.py::test_philox_gives_the_published_vectors",
         "tests/test_bench.py::test_results_lie_beside_the_code_whatever_the_current_folder_is",
@@ -162,7 +166,8 @@ def test_one_version():
 
 
 LOCKS = {
-    "dev": lambda extra: extra not in FRAMEWORKS,
+    "dev": lambda extra: extra not in {"docs", *FRAMEWORKS},
+    "docs": lambda extra: extra == "docs",
     "frameworks": lambda extra: extra in {"test", *FRAMEWORKS},
 }
 """Which extras each lock serves."""

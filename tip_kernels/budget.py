@@ -93,7 +93,7 @@ class PrivacyBudget:
 
     @property
     def terms(self) -> tuple[float, float, float, str]:
-        """Epsilon, delta, sampling probability and relation: what two budgets of one client have to have in common."""
+        """What two budgets of one client must have in common (epsilon, delta, sampling probability and relation)."""
         return self.epsilon, self.delta, self._sampling_probability, self._target.relation
 
     @property

@@ -320,7 +320,7 @@ class TIP(RebuiltWithModel):
 
     @property
     def elements(self) -> int:
-        """Numbers in a message of the whole model: parameters, and floating buffers unless they are withheld."""
+        """How many numbers a message of the whole model has, of parameters and, if they are sent, floating buffers."""
         return sum(self._layout.sizes[name] for name in self._mechanism.sent_names)
 
     def state_dict(self) -> dict[str, object]:

@@ -79,7 +79,8 @@ def perturb_(
         TypeError: an argument or gradient of the wrong type or dtype.
         ValueError: a wrong shape, device, stride or value, an unknown backend.
         RuntimeError: the explicit backend cannot run; the message says why.
-        The message names the argument and the layer, and nothing has changed.
+
+    Whatever is raised, the message names the argument and the layer, and nothing has changed.
     """
     options = Options(
         ratio=ratio, std=std, rng=rng, cutoff=cutoff, masks=masks, keep=keep, floor_std=floor_std,

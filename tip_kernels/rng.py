@@ -94,7 +94,7 @@ class NoiseRNG:
 
     @property
     def device(self) -> torch.device:
-        """Where the state lies: on the device of the last call."""
+        """The device on which the state lies, that of the last call."""
         return self._secret.tensor.device
 
     def state(self, device: torch.device) -> torch.Tensor:

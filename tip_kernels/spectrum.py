@@ -82,7 +82,7 @@ def real_basis(kernel_size: tuple[int, ...], mask: torch.Tensor) -> tuple[torch.
         mask: bool, ``rfftn`` layout, see :func:`radial_mask`.
 
     Returns:
-        (Q, d): float64 tensor [K, K] on the CPU, and the number of masked columns.
+        Q, a float64 tensor [K, K] on the CPU, and d, the number of masked columns.
 
     Raises:
         TypeError, ValueError: see :func:`check_mask`.

@@ -15,7 +15,7 @@ struct Amounts {
   A high, low;
   const A* each;          // of a tensor with amplitudes, in their place: of each coefficient; in cpu/kernel3x3.h in the
   const uint8_t* column;  // order there, from these columns
-  A scale;        // multiplies gradients
+  A scale;                // multiplies gradients
   bool replaces;  // a part of the high band, with `keep` != 1: kernels of cpu/kernel3x3.h get `mean` times the sum of
   A mean;         // their gradients, others `removed` times the coefficients of their gradients in the high band
   A removed;

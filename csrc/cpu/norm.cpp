@@ -74,8 +74,7 @@ double sum_of_forms(const NormPiece& piece, double* block) {
       const double* row = tensor.form + coefficient * taps;
       D found[kVectors] = {};
       for (int64_t tap = 0; tap < taps; ++tap)
-        for (int v = 0; v < kVectors; ++v)
-          found[v] += row[tap] * load(block + tap * kKernels + v * kLanesOf<D>);
+        for (int v = 0; v < kVectors; ++v) found[v] += row[tap] * load(block + tap * kKernels + v * kLanesOf<D>);
       for (int v = 0; v < kVectors; ++v) sums[v] += found[v] * found[v];
     }
   }

@@ -17,16 +17,20 @@ struct Pack {
   V v[kSize];
 };
 
-#define TIP_EACH(V, expression)                                                     \
-  Pack<V, kSize> each;                                                              \
+#define TIP_EACH(V, expression)                                                   \
+  Pack<V, kSize> each;                                                            \
   _Pragma("GCC unroll 8") for (int i = 0; i < kSize; ++i) each.v[i] = expression; \
   return each
 
-#define TIP_PACK_OPERATOR(op)                                                                          \
-  template <class V, int kSize>                                                                        \
-  TIP_HD Pack<V, kSize> operator op(Pack<V, kSize> a, Pack<V, kSize> b) { TIP_EACH(V, a.v[i] op b.v[i]); } \
-  template <class V, int kSize, class Scalar>                                                          \
-  TIP_HD Pack<V, kSize> operator op(Pack<V, kSize> a, Scalar b) { TIP_EACH(V, a.v[i] op b); }
+#define TIP_PACK_OPERATOR(op)                                             \
+  template <class V, int kSize>                                           \
+  TIP_HD Pack<V, kSize> operator op(Pack<V, kSize> a, Pack<V, kSize> b) { \
+    TIP_EACH(V, a.v[i] op b.v[i]);                                        \
+  }                                                                       \
+  template <class V, int kSize, class Scalar>                             \
+  TIP_HD Pack<V, kSize> operator op(Pack<V, kSize> a, Scalar b) {         \
+    TIP_EACH(V, a.v[i] op b);                                             \
+  }
 
 TIP_PACK_OPERATOR(+)
 TIP_PACK_OPERATOR(-)
@@ -36,9 +40,11 @@ TIP_PACK_OPERATOR(^)
 TIP_PACK_OPERATOR(<<)
 TIP_PACK_OPERATOR(>>)
 
-#define TIP_PACK_FUNCTION(To, name, From) \
-  template <int kSize>                    \
-  TIP_HD Pack<To, kSize> name(Pack<From, kSize> x) { TIP_EACH(To, name(x.v[i])); }
+#define TIP_PACK_FUNCTION(To, name, From)            \
+  template <int kSize>                               \
+  TIP_HD Pack<To, kSize> name(Pack<From, kSize> x) { \
+    TIP_EACH(To, name(x.v[i]));                      \
+  }
 
 TIP_PACK_FUNCTION(F, to_float, U)
 TIP_PACK_FUNCTION(F, to_float, I)

@@ -33,9 +33,9 @@ TIP_HD V in_memory_order(const V* rows, const V* tails, std::integer_sequence<in
   } else {
     constexpr int first = Order::row(v, Order::in_tail(v, 0) ? 2 : 0);
     constexpr int last = Order::row(v, Order::in_tail(v, kEnd) ? kEnd - 2 : kEnd);
-    V x = shuffle<(Order::in_tail(v, i) ? i
-                                        : Order::value(v, i) % kWidth + (Order::row(v, i) == last ? kWidth : 0))...>(
-        rows[first], rows[last]);
+    V x =
+        shuffle<(Order::in_tail(v, i) ? i : Order::value(v, i) % kWidth + (Order::row(v, i) == last ? kWidth : 0))...>(
+            rows[first], rows[last]);
     if constexpr ((Order::in_tail(v, i) || ...))
       x = shuffle<(Order::in_tail(v, i) ? kWidth + i : i)...>(x, tails[2 * lane / kWidth]);
     return x;

@@ -15,13 +15,12 @@ struct ScratchSizes {
 
 }  // namespace tip
 
-#define TIP_DECLARE_PERTURB(variant)                                                                            \
-  namespace tip::variant {                                                                                      \
-  /* Memory that each thread needs for its tiles. */                                                            \
-  ScratchSizes scratch_sizes(const RunTable& table);                                                            \
-  /* Perturbs portions of a table until none is left, with that memory, whose address is a multiple of 64. */   \
-  void perturb_portions(const RunTable& table, Portions& portions, const ScratchSizes& sizes, float* memory);   \
-  /* Words first .. first + count - 1 of a tensor's stream. */                                                  \
-  void draw_words(const Stream& stream, int generator, uint32_t tensor, int64_t first, int64_t count,           \
-                  int32_t* out);                                                                                \
+#define TIP_DECLARE_PERTURB(variant)                                                                                 \
+  namespace tip::variant {                                                                                           \
+  /* Memory that each thread needs for its tiles. */                                                                 \
+  ScratchSizes scratch_sizes(const RunTable& table);                                                                 \
+  /* Perturbs portions of a table until none is left, with that memory, whose address is a multiple of 64. */        \
+  void perturb_portions(const RunTable& table, Portions& portions, const ScratchSizes& sizes, float* memory);        \
+  /* Words first .. first + count - 1 of a tensor's stream. */                                                       \
+  void draw_words(const Stream& stream, int generator, uint32_t tensor, int64_t first, int64_t count, int32_t* out); \
   }

@@ -82,9 +82,8 @@ Tensor channel_saliency(Tensor tensor) {
                                         space[0].stride};
   constexpr int64_t kElementsWorthAThread = 32768;
   const int64_t grain = 1 + kElementsWorthAThread / (1 + grad.samples * grad.space);
-  torch::stable::parallel_for(0, grad.channels, grain, [&](int64_t begin, int64_t end) {
-    variant().channel_saliency(grad, out, begin, end);
-  });
+  torch::stable::parallel_for(0, grad.channels, grain,
+                              [&](int64_t begin, int64_t end) { variant().channel_saliency(grad, out, begin, end); });
   return scores;
 }
 
@@ -134,8 +133,6 @@ STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CPU, m) {
   m.impl("clip_scale", TORCH_BOX(&clip_scale));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CompositeExplicitAutograd, m) {
-  m.impl("cpu_variant", TORCH_BOX(&cpu_variant));
-}
+STABLE_TORCH_LIBRARY_IMPL(tip_kernels, CompositeExplicitAutograd, m) { m.impl("cpu_variant", TORCH_BOX(&cpu_variant)); }
 
 }  // namespace tip

@@ -55,7 +55,7 @@ struct Run {
   int64_t unit_stride;  // elements
   int64_t first;        // index of the first unit in the whole tensor
   int64_t units;
-  int64_t end;          // groups of this and all earlier runs together
+  int64_t end;  // groups of this and all earlier runs together
 
   // Whether its units follow one another without a gap.
   TIP_HD bool contiguous() const { return tensor->taps_dense && unit_stride == tensor->taps; }

@@ -12,8 +12,8 @@ struct ActivationGradByOffsets : ActivationGrad {
 
 }  // namespace tip
 
-#define TIP_DECLARE_SALIENCY(variant)                                                                          \
-  namespace tip::variant {                                                                                     \
-  /* Scores of the channels [begin, end). */                                                                   \
-  void channel_saliency(const ActivationGradByOffsets& grad, float* scores, int64_t begin, int64_t end);       \
+#define TIP_DECLARE_SALIENCY(variant)                                                                    \
+  namespace tip::variant {                                                                               \
+  /* Scores of the channels [begin, end). */                                                             \
+  void channel_saliency(const ActivationGradByOffsets& grad, float* scores, int64_t begin, int64_t end); \
   }

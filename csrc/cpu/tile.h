@@ -21,9 +21,9 @@ TIP_BEGIN_NAMESPACE
 // Part of a run in a tile.
 struct Segment {
   const Run* run;
-  int64_t unit;   // first unit, counted from the run's first
+  int64_t unit;  // first unit, counted from the run's first
   int64_t units;
-  int64_t row;    // of the tile's rows, one for each unit
+  int64_t row;  // of the tile's rows, one for each unit
 };
 
 class Tile {
@@ -117,7 +117,7 @@ class Tile {
     V* x = reinterpret_cast<V*>(scratch_.gradients);
     V* y = reinterpret_cast<V*>(scratch_.columns);
     for (int slice = 0; slice < kSlices<V>; ++slice) {
-      NumberOf<V>* row = rows + (lane + slice * kLanesOf<V>) * count;
+      NumberOf<V>* row = rows + count * (lane + slice * kLanesOf<V>);
       if (amounts.replaces) to_columns(row, count, x);
       if (is_3x3(*tensor_, noise_)) {
         add_3x3(amounts, slice, x, y);

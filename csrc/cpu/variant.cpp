@@ -38,12 +38,12 @@ bool f16c() {
 }  // namespace runs_here
 
 #define TIP_VARIANT_ROW(name) \
-  {#name,                                                                                               \
-   runs_here::name,                                                                                     \
-   name::scratch_sizes,                                                                                 \
-   name::perturb_portions,                                                                              \
-   name::draw_words,                                                                                    \
-   name::channel_saliency,                                                                              \
+  {#name,                     \
+   runs_here::name,           \
+   name::scratch_sizes,       \
+   name::perturb_portions,    \
+   name::draw_words,          \
+   name::channel_saliency,    \
    name::sum_of_squares},
 const Variant kVariants[] = {TIP_VARIANTS(TIP_VARIANT_ROW)};  // slowest first
 

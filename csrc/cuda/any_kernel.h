@@ -53,7 +53,11 @@ TIP_HD void store_as(char* data, int64_t i, DType, double x) { reinterpret_cast<
 class AnyKernel {
  public:
   TIP_HD AnyKernel(const TableHeader& header, const Entry& entry, const Axis* axes, const Shared& shared, char* memory)
-      : header_(header), entry_(entry), axes_(axes), shared_(shared), memory_(memory),
+      : header_(header),
+        entry_(entry),
+        axes_(axes),
+        shared_(shared),
+        memory_(memory),
         layout_(entry, header.floor_std != nullptr, header.keep != 1.0) {
     normals_ = reinterpret_cast<float*>(memory + (layout_.basis_values + layout_.shares) * layout_.arithmetic);
     noises_ = reinterpret_cast<Noise*>(normals_ + layout_.normals);

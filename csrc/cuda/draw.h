@@ -15,9 +15,7 @@ struct Source {
 };
 
 // Word i of the key.
-TIP_HD uint32_t key_word(const int64_t* state, int i) {
-  return static_cast<uint32_t>(state[i / 2] >> (i % 2 * 32));
-}
+TIP_HD uint32_t key_word(const int64_t* state, int i) { return static_cast<uint32_t>(state[i / 2] >> (i % 2 * 32)); }
 
 TIP_HD Stream read_stream(const int64_t* state) {
   Stream stream;
@@ -42,8 +40,7 @@ TIP_HD void chacha_words(const Source& source, Counter<uint32_t> counter, uint32
   quarter_round(x[0], x[4], x[8], x[12]);
   quarter_round(x[1], x[5], x[9], x[13]);
   TIP_UNROLL
-  for (int row = 0; row < 4; ++row)
-    x[4 * row + 2] = source.column[0][row], x[4 * row + 3] = source.column[1][row];
+  for (int row = 0; row < 4; ++row) x[4 * row + 2] = source.column[0][row], x[4 * row + 3] = source.column[1][row];
   chacha_diagonals(x);
   TIP_UNROLL
   for (int round = 2; round < kRounds; round += 2) {

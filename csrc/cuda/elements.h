@@ -41,7 +41,8 @@ class Elements {
   template <int kGenerator>
   TIP_HD void draw_noise(const Source& source, int thread, int pass, Lane& lane) const {
     if (!header_.floor_std) return;
-    draw<kGenerator>(source, entry_.id, tile_.lane + pass * kThreads + thread, header_.floor_std[entry_.id], lane.added);
+    draw<kGenerator>(source, entry_.id, tile_.lane + pass * kThreads + thread, header_.floor_std[entry_.id],
+                     lane.added);
   }
 
   TIP_HD void add(int thread, int, const Lane& lane) const {
@@ -106,11 +107,10 @@ class Elements {
     char* gradient = gradient_of(first);
     char* rows = memory_ + thread / kWarp * kWarp * Rows::kPitch;
     if (lane.whole) {
-      copy_whole<kLoad, kWarpElements * static_cast<int>(sizeof(Bits)), Rows>(rows, gradient, thread);
+      copy_whole<kLoad, static_cast<int>(sizeof(Bits)) * kWarpElements, Rows>(rows, gradient, thread);
     } else {
       const int begin = tile_.begin - first, end = tile_.end - first;
-      copy_some<kLoad, Bits, kWarpElements, Rows>(rows, gradient, thread,
-                                                  [=](int i) { return i >= begin && i < end; });
+      copy_some<kLoad, Bits, kWarpElements, Rows>(rows, gradient, thread, [=](int i) { return i >= begin && i < end; });
     }
   }
 

@@ -132,8 +132,8 @@ class Kernels3x3 {
       copy_whole<kLoad, kBytes, Together>(tile, gradient, thread);
     } else {
       const Noise* noises_of_warp = noises() + thread / kWarp * kWarpKernels;
-      copy_some<kLoad, Bits, kWarpElements, Together>(
-          tile, gradient, thread, [=](int i) { return noises_of_warp[i / 9] != Noise::untouched; });
+      copy_some<kLoad, Bits, kWarpElements, Together>(tile, gradient, thread,
+                                                      [=](int i) { return noises_of_warp[i / 9] != Noise::untouched; });
     }
   }
 

@@ -67,8 +67,7 @@ size_t launch_some(const TableHeader& header, const std::vector<PlannedTensor>& 
 template <class Small, class Large, class Launcher>
 void launch_tables(const TableHeader& header, const std::vector<PlannedTensor>& tensors, Launcher& launcher) {
   if (launch_some<Small>(header, tensors, 0, true, launcher) == tensors.size()) return;
-  for (size_t begin = 0; begin < tensors.size();)
-    begin = launch_some<Large>(header, tensors, begin, false, launcher);
+  for (size_t begin = 0; begin < tensors.size();) begin = launch_some<Large>(header, tensors, begin, false, launcher);
 }
 
 }  // namespace tip

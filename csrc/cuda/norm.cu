@@ -63,9 +63,10 @@ __device__ double squares_of_vectors(const Tile& tile, int thread) {
     for (int n = 0; n < kInFlight; ++n)
       if (first + n * kThreads < count) read[n] = vectors[first + n * kThreads];
     TIP_UNROLL
-    for (int n = 0; n < kInFlight; ++n)
+    for (int n = 0; n < kInFlight; ++n) {
       TIP_UNROLL
       for (int e = 0; e < kSize; ++e) sum += square(value(read[n].element[e]));
+    }
   }
   const int rest = begin + count * kSize + thread;  // fewer than a vector, before and after
   if (tile.begin + thread < begin) sum += square(value(slots[tile.begin + thread]));
@@ -124,8 +125,8 @@ __device__ double sum_of_block(double x, double partial[kWarps]) {
 
 // Kernels that count by forms have a variant of their own, for the registers that they need.
 template <class T, bool kForms>
-__global__ void __launch_bounds__(kThreads) sum_squares(const __grid_constant__ T table, double* sums,
-                                                        const __grid_constant__ Finish finish) {
+__global__ void __launch_bounds__(kThreads)
+    sum_squares(const __grid_constant__ T table, double* sums, const __grid_constant__ Finish finish) {
   __shared__ Tile tile;
   __shared__ double partial[kWarps];
   __shared__ bool is_last;
@@ -187,14 +188,12 @@ class NormLauncher {
 }  // namespace
 
 void launch_norm(const Inputs& inputs, std::vector<PlannedTensor> tensors, const NormOut& out, void* stream) {
-  const auto formed = std::stable_partition(tensors.begin(), tensors.end(), [](const PlannedTensor& tensor) {
-    return tensor.entry.taps == 1;
-  });
+  const auto formed = std::stable_partition(tensors.begin(), tensors.end(),
+                                            [](const PlannedTensor& tensor) { return tensor.entry.taps == 1; });
   const std::vector<PlannedTensor> kernels(formed, tensors.end());
   tensors.erase(formed, tensors.end());
   NormLauncher launcher(out, stream);
-  if (!tensors.empty() || kernels.empty())
-    launch_tables<SmallTable, LargeTable>(header_of(inputs), tensors, launcher);
+  if (!tensors.empty() || kernels.empty()) launch_tables<SmallTable, LargeTable>(header_of(inputs), tensors, launcher);
   launcher.forms = true;
   if (!kernels.empty()) launch_tables<SmallTable, LargeTable>(header_of(inputs), kernels, launcher);
 }

@@ -13,7 +13,7 @@ TIP_HD int64_t divide(int64_t a, int64_t b) {
 }
 
 // The sum of one kind of step from the first to the i-th point of some axes, innermost first.
-template <int64_t Axis::*step>
+template <int64_t Axis::* step>
 TIP_HD int64_t steps_to(const Axis* axes, int count, int64_t i) {
   int64_t sum = 0;
   TIP_ROLLED

@@ -20,8 +20,8 @@ __global__ void __launch_bounds__(kThreads, 6) perturb_tiles(const __grid_consta
 }
 
 // A thread for each group of words.
-__global__ void __launch_bounds__(kThreads) write_words(const int64_t* state, uint32_t tensor, int64_t first,
-                                                        const __grid_constant__ WordsOut out) {
+__global__ void __launch_bounds__(kThreads)
+    write_words(const int64_t* state, uint32_t tensor, int64_t first, const __grid_constant__ WordsOut out) {
   const int64_t group = first / kGroup + static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int64_t begin = group * kGroup - first;  // of the group's words in `out`
   if (begin >= out.count) return;

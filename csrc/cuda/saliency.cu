@@ -83,8 +83,8 @@ __device__ Sum<T> sum_space(const ActivationGradByAxes& grad, const T* x, Range 
 
 // Space lies together, or anyhow: a part of a channel of a sample is for kThreads threads, a warp or the block.
 template <class T, int kThreads>
-__global__ void __launch_bounds__(kSumThreads, 3) sum_rows(const __grid_constant__ ActivationGradByAxes grad,
-                                                           Sum<T>* sums) {
+__global__ void __launch_bounds__(kSumThreads, 3)
+    sum_rows(const __grid_constant__ ActivationGradByAxes grad, Sum<T>* sums) {
   const int64_t channel = static_cast<int64_t>(blockIdx.x) * (kSumThreads / kThreads) + threadIdx.x / kThreads;
   const int64_t part = blockIdx.z;
   const bool inside = channel < grad.channels;
@@ -108,8 +108,8 @@ constexpr int kColumns = 8;  // vectors of channels that a block takes
 
 // Channels lie together: a thread reads a vector of them at every kRows-th point of the part.
 template <class T>
-__global__ void __launch_bounds__(kSumThreads, 3) sum_columns(const __grid_constant__ ActivationGradByAxes grad,
-                                                              Sum<T>* sums) {
+__global__ void __launch_bounds__(kSumThreads, 3)
+    sum_columns(const __grid_constant__ ActivationGradByAxes grad, Sum<T>* sums) {
   constexpr int kSize = Vector<T>::kSize, kRows = kSumThreads / kColumns, kInFlight = 4;
   __shared__ Sum<T> partial[kRows][kColumns * kSize + 1];
   const int column = threadIdx.x % kColumns, row = threadIdx.x / kColumns;
@@ -155,8 +155,8 @@ __device__ float magnitude_of_mean(const ActivationGradByAxes& grad, const A* su
 
 // From the sums to scores [channels]: a warp's threads take successive channels.
 template <class A>
-__global__ void __launch_bounds__(kSumThreads) sum_samples(const __grid_constant__ ActivationGradByAxes grad,
-                                                           const A* sums, float* scores) {
+__global__ void __launch_bounds__(kSumThreads)
+    sum_samples(const __grid_constant__ ActivationGradByAxes grad, const A* sums, float* scores) {
   constexpr int kRows = kSumThreads / kWarp;
   __shared__ float partial[kRows][kWarp];
   const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp;
@@ -180,9 +180,8 @@ unsigned int blocks_for(int64_t work, int64_t of_a_block) {
 template <class T>
 bool channels_lie_together(const ActivationGradByAxes& grad) {
   constexpr int64_t kSize = Vector<T>::kSize;
-  return grad.channel_stride == 1 && grad.axes == 1 && grad.channels % kSize == 0 &&
-         grad.axis[0].stride % kSize == 0 && grad.sample_stride % kSize == 0 &&
-         reinterpret_cast<uintptr_t>(grad.data) % 16 == 0;
+  return grad.channel_stride == 1 && grad.axes == 1 && grad.channels % kSize == 0 && grad.axis[0].stride % kSize == 0 &&
+         grad.sample_stride % kSize == 0 && reinterpret_cast<uintptr_t>(grad.data) % 16 == 0;
 }
 
 constexpr int64_t kEnoughRows = 4096;  // of a warp each: they fill a device

@@ -14,8 +14,8 @@
 TIP_BEGIN_NAMESPACE
 
 constexpr int kThreads = 128;
-constexpr int kRowsPerTile = 32;      // at most, where channels are ranked
-constexpr int64_t kFusedTaps = 49;    // larger bases stay in device memory
+constexpr int kRowsPerTile = 32;    // at most, where channels are ranked
+constexpr int64_t kFusedTaps = 49;  // larger bases stay in device memory
 
 enum class Path : uint8_t {
   any,       // every dtype, stride, kernel size and option
@@ -27,14 +27,14 @@ enum class Path : uint8_t {
 // A tensor, as the kernels see it.
 struct Entry {
   char* data;
-  const float* scores;  // [channels], null if all or none are selected, or if
+  const float* scores;     // [channels], null if all or none are selected, or if
   const uint32_t* chosen;  // tells which, a bit for each channel; else null
   int64_t channels, selected;
   int64_t first_channel;
   const double* basis;  // [taps, taps] row-major, masked columns first; null without a high band. For a norm the form
                         // that kernels or elements count by; null if they count as they are
   const float* amplitudes;  // [2, taps], of selected channels and of others; null without
-  int64_t first;        // index of the first unit in the whole tensor
+  int64_t first;            // index of the first unit in the whole tensor
   int64_t row_units, unit_stride;
   int64_t run_units;  // the whole tensor if its rows follow one another, else a row
   int64_t tiles_per_run;

@@ -38,7 +38,11 @@ TIP_HD void copy_some(char* shared, char* gradient, int thread, Takes takes) {
     if (!takes(i)) continue;
     Bits* here = reinterpret_cast<Bits*>(shared + Rows::offset(i * static_cast<int>(sizeof(Bits))));
     Bits* there = reinterpret_cast<Bits*>(gradient) + i;
-    kLoad ? *here = *there : *there = *here;
+    if (kLoad) {
+      *here = *there;
+    } else {
+      *there = *here;
+    }
   }
 }
 

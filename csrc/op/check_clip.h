@@ -48,8 +48,8 @@ inline ClipViews check_clip(const std::vector<Tensor>& grads, const std::optiona
     const Name name = {"grads", static_cast<int64_t>(i)};
     const View& grad = views.grads.emplace_back(view_of(grads[i], name));
     if (views.taps(i) > 1 && (grad.dims < 3 || grad.taps() != views.taps(i)))
-      refuse("expected ", name, " with kernels of ", views.taps(i), " taps, as its form has, got ", grad.taps(),
-             " in ", grad.dims, " dimensions");
+      refuse("expected ", name, " with kernels of ", views.taps(i), " taps, as its form has, got ", grad.taps(), " in ",
+             grad.dims, " dimensions");
     if (!is_floating(grad))
       refuse("expected ", name, " of dtype float32, float64, bfloat16 or float16, got torch's dtype ", grad.dtype);
     check_device(grad, views.state, name);

@@ -56,8 +56,10 @@ inline bool is_floating(const View& view) {
 // Of a tensor that is_floating.
 inline DType dtype_of(const View& view) {
   const DTypeNumbers& is = dtype_numbers();
-  return view.dtype == is.f32 ? DType::f32 : view.dtype == is.f64 ? DType::f64 : view.dtype == is.bf16 ? DType::bf16
-                                                                                                       : DType::f16;
+  return view.dtype == is.f32    ? DType::f32
+         : view.dtype == is.f64  ? DType::f64
+         : view.dtype == is.bf16 ? DType::bf16
+                                 : DType::f16;
 }
 
 // Elements from the first to behind the last of a tensor that has some; refuses what int64 cannot count.

@@ -81,8 +81,8 @@ EXPORTED void** __cudaRegisterFatBinary(void* binary) { return new void*(binary)
 EXPORTED void __cudaRegisterFatBinaryEnd(void**) {}
 EXPORTED void __cudaUnregisterFatBinary(void** handle) { delete handle; }
 EXPORTED void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
-EXPORTED void __cudaRegisterFunction(void**, const char* host, char*, const char* name, int, void*, void*, void*,
-                                     void*, int*) {
+EXPORTED void __cudaRegisterFunction(void**, const char* host, char*, const char* name, int, void*, void*, void*, void*,
+                                     int*) {
   known().names[host] = name;
 }
 
@@ -112,7 +112,8 @@ EXPORTED cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const
   for (unsigned i = 0; i < config->numAttrs; ++i)
     if (config->attrs[i].id == cudaLaunchAttributeProgrammaticStreamSerialization)
       early = config->attrs[i].val.programmaticStreamSerializationAllowed != 0;
-  return launch(function, config->gridDim, config->blockDim, arguments, config->dynamicSmemBytes, config->stream, early);
+  return launch(function, config->gridDim, config->blockDim, arguments, config->dynamicSmemBytes, config->stream,
+                early);
 }
 
 EXPORTED cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
