@@ -92,7 +92,7 @@ def test_what_is_assumed(capsys):
 def test_a_delta_too_small_for_the_words_is_told(capsys):
     assert found_in(capsys, "--noise-multiplier 4")["warnings"] == []
     (warning,) = found_in(capsys, "--noise-multiplier 4 --numbers 11000000")["warnings"]
-    assert "expected delta of at least 0.0074, got 1e-05" in warning
+    assert "expected delta of at least 0.0075, got 1e-05" in warning
     assert (
         "warning  expected delta of at least" in run(capsys, f"{MESSAGES} --noise-multiplier 4 --numbers 11000000")[1]
     )

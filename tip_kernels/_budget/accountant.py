@@ -1,5 +1,6 @@
 """What a number of messages is worth together, by the privacy loss distributions of ``dp-accounting``."""
 
+import decimal
 import importlib.metadata
 import math
 import re
@@ -64,8 +65,10 @@ def warn_of_missing_tails(normals: int, delta: float, stacklevel: int = 3) -> bo
     """Warns of a delta below the probability that so many ideal normals have one beyond ours; returns whether."""
     if delta >= normals * _TAILS:
         return False
+    up = decimal.Context(prec=2, rounding=decimal.ROUND_CEILING)  # a delta of what is printed is enough
+    least = float(up.create_decimal_from_float(normals * _TAILS))
     warnings.warn(
-        f"expected delta of at least {normals * _TAILS:.2g}, got {delta:.2g}: ideal noise of {normals:,} normals "
+        f"expected delta of at least {least:g}, got {delta:g}: ideal noise of {normals:,} normals "
         "goes beyond 6.76 std with that probability, and noise from 32-bit words never does; docs/noise.md has a "
         "larger bound for an attacker who knows both candidates in full",
         RuntimeWarning,
