@@ -124,11 +124,11 @@ class CallChecks:
                 "be sent exactly; set floor_std, or unfreeze the layers"
             )
         level = logging.WARNING if wants_noise and 2 * reached < sent else logging.INFO
+        rest = "; the rest is sent exactly, and floor_std would noise it" if noised < sent else ""
         logger.log(
             level,
-            "noise in %.1f %% of the %d numbers of a message (conv kernels with a high band: %.1f %%); the rest is "
-            "sent exactly, and floor_std noises it",
-            100 * noised / max(sent, 1), sent, 100 * reached / max(sent, 1),
+            "noise in %.1f %% of the %d numbers of a message (conv kernels with a high band: %.1f %%)%s",
+            100 * noised / max(sent, 1), sent, 100 * reached / max(sent, 1), rest,
         )  # fmt: skip
 
 
