@@ -1,4 +1,5 @@
-// Sums of squares, or of quadratic forms of kernels, in float64: in float32 those of tens of millions of elements come out per cents too small.
+// Sums of squares, or of quadratic forms of kernels, in float64: in float32 those of tens of millions of elements come
+// out per cents too small.
 #include "cpu/norm.h"
 
 #include "cpu/half.h"

@@ -110,9 +110,11 @@ Tensor clip_scale(std::vector<Tensor> grads, std::optional<Tensor> grad_scale, T
   const int64_t count = static_cast<int64_t>(pieces.size());
   const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), count);
   const ThreadMemory memory(threads, block_floats(views));
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t thread, int64_t) {
-    double* block = reinterpret_cast<double*>(memory.of_thread(thread));
-    for (int64_t i = thread; i < count; i += threads) sums[i] = variant().sum_of_squares(pieces[i], block);
+  // OpenMP may give fewer threads than asked; a call then gets the shares of several.
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    double* block = reinterpret_cast<double*>(memory.of_thread(begin));
+    for (int64_t thread = begin; thread < end; ++thread)
+      for (int64_t i = thread; i < count; i += threads) sums[i] = variant().sum_of_squares(pieces[i], block);
   });
   double squares = 0;
   for (const double sum : sums) squares += sum;
