@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.nn.parallel import DistributedDataParallel
 
 from tip_kernels import TIP, Amplitudes, NoiseRNG, perturb_
+from tip_kernels._op.call import Options, prepare
 from tip_kernels.audit import audit
 from tip_kernels.integrations import distributed
 
@@ -113,6 +114,19 @@ def refuse_other_norm_weights():
 
 def test_other_norm_weights_raise_on_every_rank(ranks):
     ranks.run(refuse_other_norm_weights)
+
+
+def find_forms():
+    part = distribute_tensor(torch.ones(SIZE, 3, 3, 3), init_device_mesh("cpu", (SIZE,)), [Shard(0)])
+    options = Options(ratio=0.5, std=0.5, rng=NoiseRNG(KEY), max_grad_norm=1.0, norm_weights=[2.0])
+    clip = prepare([part], [torch.ones(SIZE)], options).clip
+    assert clip is not None
+    assert len(clip.forms) == 1
+
+
+def test_a_call_on_shards_keeps_what_clips_it(ranks):
+    """Its forms lie in a cache that may forget them while another stream still reads them."""
+    ranks.run(find_forms)
 
 
 def refuse_other_amplitudes():

@@ -172,19 +172,20 @@ class Agreement:
     Args:
         parts: of the gradients.
         scores: of all gradients, this rank's own; None where they have been exchanged already.
-        clip: to a norm of the whole, of which the op would see a part.
         call: what the ranks must be about to do alike, as ``number_of`` has it.
         rng: the key that all ranks must have; None where they have met already.
     """
 
     parts: Parts
     scores: Tensors | None
-    clip: Clip | None
     call: int
     rng: NoiseRNG | None
 
-    def __call__(self, arguments: PerturbArguments) -> PerturbArguments:
-        """The arguments of the op with the scores and the factor that clips of all ranks."""
+    def __call__(self, arguments: PerturbArguments, clip: Clip | None) -> PerturbArguments:
+        """The arguments of the op with the scores of all ranks, and the factor that clips the whole.
+
+        The op itself would clip by the norm of a part.
+        """
         device, ranks = arguments.state.device, self.parts.ranks
         if self.rng is not None:
             ranks.meet(None, self.call, self.rng)
@@ -192,8 +193,8 @@ class Agreement:
             present = {i: score for i, score in enumerate(self.scores) if score is not None}
             means = dict(zip(present, ranks.mean(list(present.values()), device), strict=True))
             arguments = arguments._replace(scores=[means.get(i, arguments.std) for i in arguments.tensor_ids])
-        if self.clip is not None:
-            arguments = arguments._replace(grad_scale=_clip_scale(self.parts, arguments, self.clip))
+        if clip is not None:
+            arguments = arguments._replace(grad_scale=_clip_scale(self.parts, arguments, clip))
         return arguments
 
 

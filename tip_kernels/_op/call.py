@@ -62,8 +62,8 @@ class PreparedCall(NamedTuple):
     op: Callable[..., None]
     arguments: PerturbArguments
     clip: Clip | None
-    agree: Callable[[PerturbArguments], PerturbArguments] | None = None
-    """exchanges with other ranks what a call on parts of gradients needs"""
+    agree: Callable[[PerturbArguments, Clip | None], PerturbArguments] | None = None
+    """exchanges with other ranks what a call on parts of gradients needs, and clips the whole"""
 
     def run(self) -> None:
         """Calls the op, and tells autograd that the gradients have changed, which compiled kernels do not."""
@@ -97,8 +97,10 @@ class PreparedCall(NamedTuple):
 
     def _run(self) -> None:
         with torch.no_grad():
-            arguments = self.arguments if self.agree is None else self.agree(self.arguments)
-            clip_and_perturb(self.op, arguments, self.clip)
+            if self.agree is None:
+                clip_and_perturb(self.op, self.arguments, self.clip)
+            else:
+                clip_and_perturb(self.op, self.agree(self.arguments, self.clip), None)
 
 
 def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = False) -> PreparedCall:
@@ -195,11 +197,9 @@ def _parts_call(grads: Tensors, scores: Tensors, options: Options, has_met: bool
     parts = dtensor.split(grads, options.names)
     call = _prepare_tensors(parts.tensors, scores, options._replace(shards=parts.shards))
     return call._replace(
-        clip=None,
         agree=dtensor.Agreement(
             parts,
             scores=None if has_met else scores,
-            clip=call.clip,
             call=_number_of(grads, scores, options),
             rng=None if has_met else options.rng,
         ),
