@@ -225,7 +225,8 @@ def _metas(indices: Sequence[int], fields: Described) -> dict[int, Meta]:
 def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], settings: Settings) -> Plan:
     _check_settings(count, settings)
     nonempty = [i for i, grad in grads.items() if 0 not in grad.shape]
-    choices: list[tuple[int, int]] = []
+    basis_ids: list[int] = []
+    selected: list[int] = []
     noncontiguous: list[int] = []
     amplitude_ids: list[int] = []
     form_ids: list[int] = []
@@ -234,12 +235,14 @@ def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], sett
         score = scores.get(i)
         where = label(i, settings.names)
         check_grad(grads[i], grads[nonempty[0]].device, where)
-        choices.append(_selection(grads[i], score, i, bases, settings, where))
+        basis_id, channels = _selection(grads[i], score, i, bases, settings, where)
+        basis_ids.append(basis_id)
+        selected.append(channels)
         if settings.amplitudes:
-            taps = math.prod(grads[i].shape[2:]) if choices[-1][0] >= 0 else 0
+            taps = math.prod(grads[i].shape[2:]) if basis_id >= 0 else 0
             amplitude_ids.append(tables.id_of(settings.amplitudes[i], taps, where))
         if settings.norm_weights:
-            basis = bases.tensors[choices[-1][0]] if choices[-1][0] >= 0 else None
+            basis = bases.tensors[basis_id] if basis_id >= 0 else None
             form_ids.append(forms.id_of(settings.norm_weights[i], basis, where))
         if score is not None and score.strides != (1,):
             noncontiguous.append(position)
@@ -248,8 +251,8 @@ def _make_plan(count: int, grads: dict[int, Meta], scores: dict[int, Meta], sett
         device=device,
         tensor_ids=nonempty,
         noncontiguous=tuple(noncontiguous),
-        selected=[selected for _, selected in choices],
-        basis_ids=[basis for basis, _ in choices],
+        selected=selected,
+        basis_ids=basis_ids,
         bases=[basis.to(device) for basis in bases.tensors],  # complete when it returns, for all streams
         high_dims=bases.high_dims,
         shards=_flat_shards(grads, nonempty, settings),
