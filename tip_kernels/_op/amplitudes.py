@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from .._runtime.tracing import specialize
+from .._runtime.tracing import specialized
 from .naming import check_length, label
 from .numbers import FLOAT32_MAX, check_number
 
@@ -56,9 +56,7 @@ def _hashable(one: Amplitudes, where: str) -> Amplitudes:
 def _numbers(values: Sequence[float], where: str) -> tuple[float, ...]:
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"expected amplitudes{where} to be a sequence of numbers, got {type(values).__name__}")
-    if torch.compiler.is_compiling():
-        return tuple(map(specialize, values))
-    return values if type(values) is tuple else tuple(values)
+    return specialized(values)
 
 
 class Tables:

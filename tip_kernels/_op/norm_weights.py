@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .._runtime.tracing import specialize
+from .._runtime.tracing import specialize, specialized
 from .naming import check_length, label
 from .numbers import check_number
 
@@ -31,13 +31,9 @@ def weights_of(given: Given | None, count: int, names: Sequence[str] | None) -> 
 
 def _hashable(one: float | Sequence[float], where: str) -> Weights:
     if isinstance(one, Sequence) and not isinstance(one, str):
-        return tuple(map(_number, one)) if torch.compiler.is_compiling() else tuple(one)
+        return specialized(one)
     check_number(f"norm_weights{where}", one)
-    return _number(one)
-
-
-def _number(value: float) -> float:
-    return specialize(value) if torch.compiler.is_compiling() else value
+    return specialize(one)
 
 
 class Forms:
