@@ -9,12 +9,16 @@ def norm_of(
     grads: list[torch.Tensor], forms: list[torch.Tensor | None], dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     """The norm of gradients of which each counts by its form, or as it is; of this dtype."""
-    plain = [grad for grad, form in zip(grads, forms, strict=True) if form is None]
-    norms = list(torch._foreach_norm(plain, 2, dtype)) if plain else [torch.zeros((), dtype=dtype, device=device)]
-    for grad, form in zip(grads, forms, strict=True):
-        if form is not None:
+    pairs = list(zip(grads, forms, strict=True))
+    even = [(grad, form) for grad, form in pairs if form is None or form.numel() == 1]
+    norms = list(torch._foreach_norm([grad for grad, _ in even], 2, dtype)) if even else []
+    norms = [norm if form is None else norm * form.to(dtype)[0, 0] for norm, (_, form) in zip(norms, even, strict=True)]
+    for grad, form in pairs:
+        if form is not None and form.numel() > 1:
             kernels = grad.reshape(-1, len(form)).to(dtype)
             norms.append(torch.linalg.vector_norm(kernels @ form.T.to(dtype)))
+    if not norms:
+        return torch.zeros((), dtype=dtype, device=device)
     norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return norm
 
