@@ -37,7 +37,8 @@ class Mechanism:
         self.sent_names = layout.names if settings["buffers"] == "send" else layout.parameter_names
         self._shares, self._honest = settings["shares"], settings["honest"]
         kernels = [layout.names[index] for index in layout.all.convs]
-        self.shape = None if settings["spectrum"] is None else Shape(layout, settings)
+        self.bands = HighBands(settings["cutoff"], settings["masks"], float(settings["keep"]))
+        self.shape = None if settings["spectrum"] is None else Shape(layout, settings, self.bands)
         std, floor_std = settings["std"], settings["floor_std"]
         names = ("std", "floor_std")
         if self.shape is not None:
@@ -45,7 +46,6 @@ class Mechanism:
             names = ("spectrum", "spectrum")
         self.std = Amount(names[0], std, layout.names, kernels, self._shares)
         self.floor_std = Amount(names[1], floor_std, layout.names, layout.parameter_names, self._shares)
-        self.bands = HighBands(settings["cutoff"], settings["masks"], float(settings["keep"]))
         self._norm_weights: list[float | list[float] | None] | None = None
         self.has_met = False  # whether all ranks of a call share key and scores before it is prepared
         self._is_public = settings["scores"] == "public"

@@ -27,7 +27,7 @@ class Shape:
             what is no high band.
     """
 
-    def __init__(self, layout: Layout, settings: Mapping[str, Any]) -> None:
+    def __init__(self, layout: Layout, settings: Mapping[str, Any], bands: HighBands) -> None:
         given, max_grad_norm = settings["spectrum"], settings["max_grad_norm"]
         if not isinstance(given, Spectrum):
             raise TypeError(f"expected spectrum to be a tip_kernels.Spectrum, got {type(given).__name__}")
@@ -40,9 +40,9 @@ class Shape:
         self.columns: dict[str, torch.Tensor] = {}
         self._amplitudes: list[Amplitudes | None] = []
         with real_tensors():
-            self._add_all(layout, given, settings, max_grad_norm)
+            self._add_all(layout, given, bands, max_grad_norm)
 
-    def _add_all(self, layout: Layout, given: Spectrum, settings: Mapping[str, Any], max_grad_norm: float) -> None:
+    def _add_all(self, layout: Layout, given: Spectrum, bands: HighBands, max_grad_norm: float) -> None:
         stds = given.stds
         kernel_sizes = {layout.names[index]: size for index, size in layout.kernel_sizes.items()}
         self._check_names(stds, layout)
@@ -50,7 +50,7 @@ class Shape:
             if name not in stds:  # a buffer that is not sent
                 self._amplitudes.append(None)
             elif name in kernel_sizes and stds[name].dim():
-                self._add_kernel(name, given, kernel_sizes[name], settings, max_grad_norm)
+                self._add_kernel(name, given, kernel_sizes[name], bands, max_grad_norm)
             else:
                 self._add_plain(name, stds[name], max_grad_norm)
 
@@ -67,9 +67,8 @@ class Shape:
             raise ValueError(f"expected the spectrum to be of this model, got one with {unknown[0]!r}")
 
     def _add_kernel(
-        self, name: str, given: Spectrum, kernel_size: tuple[int, ...], settings: Mapping[str, Any], norm: float
+        self, name: str, given: Spectrum, kernel_size: tuple[int, ...], bands: HighBands, norm: float
     ) -> None:
-        bands = HighBands(settings["cutoff"], settings["masks"], settings["keep"])
         mask = bands.mask(kernel_size)
         if not mask.any():
             raise ValueError(
