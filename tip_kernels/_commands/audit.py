@@ -7,10 +7,7 @@ settings that are in use. Plain noise on everything is --ratio 0 with --std and 
 """
 
 import argparse
-import contextlib
-import os
 import pathlib
-import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +22,8 @@ from . import audit_picture, audit_report, extras, settings
 from .factories import model_of, named
 from .folders import Form, Listing, listed, read, shown, spread_over
 from .labels import HELP, Labels, labels_of
-from .refusal import Refused, one_line, printable, raised_by_user
+from .output import check_picture, printable, reserved_stdout, save, say
+from .refusal import Refused, one_line, raised_by_user
 
 COUNT = 16
 """Images of a larger folder that are audited unless the user says how many."""
@@ -69,11 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Checks all that can be checked before the audit, which may take long."""
     _check_output(options)
-    # What the user's code prints must not get into the JSON.
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+    with reserved_stdout(options.json):
         result = _result(options)
     text = audit_report.as_json(result) if options.json else audit_report.as_text(result)
-    print(printable(text, sys.stdout.encoding))
+    say(text)
 
 
 def _check_output(options: argparse.Namespace) -> None:
@@ -81,11 +78,7 @@ def _check_output(options: argparse.Namespace) -> None:
     if options.no_picture:
         return
     extras.require("matplotlib", "matplotlib", "the picture (--no-picture draws none)")
-    folder = options.out.parent
-    if options.out.suffix.lower() != ".png" or options.out.is_dir():
-        raise Refused(f"expected --out to be a file that ends in .png, got {options.out}")
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise Refused(f"expected --out in a folder that can be written, got {options.out}")
+    check_picture(options.out, "--out")
 
 
 class Batch(NamedTuple):
@@ -119,7 +112,7 @@ def _result(options: argparse.Namespace) -> audit_report.Result:
     picture = None if options.no_picture else options.out
     if picture is not None:
         names = [printable(str(path)) for path in batch.paths]
-        audit_picture.save(audit_picture.drawn(found, batch.images, names, options.probes), picture)
+        save(audit_picture.drawn(found, batch.images, names, options.probes), picture)
     return audit_report.Result(
         found, options, facts, _notes(options, chosen, listing, model), batch.paths, batch.labels, picture
     )

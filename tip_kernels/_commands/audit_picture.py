@@ -1,19 +1,16 @@
 """The picture of an audit: images, what can be known of them, and where the message leaks."""
 
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from ..audit import Audit
-from .refusal import Refused
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DPI = 150
 MOST_IMAGES = 4
 MOST_PARAMETERS = 20
 """Of the table: those that pictures owe most to."""
@@ -153,15 +150,3 @@ def _draw_bars(axis: Any, bars: Sequence[Bar]) -> dict[tuple[str, float | None],
             label = ("no frequency" if radius is None else f"{radius:.2f}") + chosen
             legend[chosen, radius] = Patch(facecolor=fill, hatch=hatch, edgecolor="white", label=label)
     return legend
-
-
-def save(figure: "Figure", path: pathlib.Path) -> None:
-    """As PNG.
-
-    Raises:
-        Refused: the file cannot be written.
-    """
-    try:
-        figure.savefig(path, dpi=DPI)
-    except OSError as error:
-        raise Refused(f"expected to write the picture {path}: {error}") from error

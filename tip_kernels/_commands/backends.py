@@ -8,14 +8,14 @@ import argparse
 import json
 import os
 import platform
-import sys
 from typing import Any
 
 import torch
 
 from .. import __version__
 from .._op import dispatch
-from .refusal import one_line, printable
+from .output import say
+from .refusal import one_line
 from .table import table
 
 VARIABLES = {
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     """Prints versions, the table and the rest, or all of it as JSON."""
     found = _found()
     text = json.dumps(found, indent=2) if options.json else _as_text(found)
-    print(printable(text, sys.stdout.encoding))
+    say(text)
 
 
 def _found() -> dict[str, Any]:

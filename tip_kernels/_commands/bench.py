@@ -7,10 +7,7 @@ noise of a generator that is not cryptographic, and no grid. docs/performance.md
 """
 
 import argparse
-import contextlib
-import os
 import pathlib
-import sys
 
 import torch
 
@@ -18,18 +15,17 @@ from .._bench import contest, timing
 from .._bench.machine import machine
 from .._bench.parameters import Parameter, count, parameters_of, selected
 from .._bench.resnets import RESNETS
-from .._op import dispatch
+from .._op import dispatch, plan
 from ..rng import GENERATORS
 from . import bench_picture, bench_report, extras
-from .audit_picture import save
 from .factories import model_of
-from .refusal import Refused, one_line, printable
+from .output import check_picture, reserved_stdout, save, say
+from .refusal import Refused, one_line
 
 LEAST = 3
 """Repeats of the slowest, at least."""
 
-DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in
-          (torch.float32, torch.float64, torch.bfloat16, torch.float16)}  # fmt: skip
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in plan.DTYPES}
 PATIENCE = 5.0
 """Seconds: what takes longer is not repeated."""
 
@@ -57,22 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Checks all before it times anything."""
     if options.png is not None:
-        _check_picture(options.png)
-    # What the user's code prints must not get into the JSON.
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        extras.require("matplotlib", "matplotlib", "the picture (--png)")
+        check_picture(options.png, "--png")
+    with reserved_stdout(options.json):
         result = _result(options)
     if options.png is not None:
         save(bench_picture.drawn(result), options.png)
     text = bench_report.as_json(result) if options.json else bench_report.as_text(result)
-    print(printable(text, sys.stdout.encoding))
-
-
-def _check_picture(path: pathlib.Path) -> None:
-    extras.require("matplotlib", "matplotlib", "the picture (--png)")
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise Refused(f"expected --png to be a file that ends in .png, got {path}")
-    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-        raise Refused(f"expected --png in a folder that can be written, got {path}")
+    say(text)
 
 
 def _result(options: argparse.Namespace) -> bench_report.Result:

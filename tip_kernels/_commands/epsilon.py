@@ -9,7 +9,6 @@ import argparse
 import decimal
 import json
 import math
-import sys
 import warnings
 from typing import NamedTuple
 
@@ -18,7 +17,8 @@ from .._budget.accountant import RELATIONS, Kind, check_accounting, composed_eps
 from .._tip.settings import check_shares
 from ..calibration import noise_multiplier_for
 from . import extras
-from .refusal import Refused, one_line, printable
+from .output import say
+from .refusal import Refused, one_line
 from .table import table
 
 AGAINST = {"add_or_remove": "its messages from messages of zeros", "replace": "any two series of messages apart"}
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     except ArithmeticError as error:
         raise Refused(f"expected numbers that the accountant's floats can hold, got others: {error}") from error
     text = _as_json(options, result) if options.json else _as_text(options, result)
-    print(printable(text, sys.stdout.encoding))
+    say(text)
 
 
 def _result(options: argparse.Namespace) -> Result:

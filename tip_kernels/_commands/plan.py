@@ -11,7 +11,6 @@ import functools
 import itertools
 import logging
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,8 +25,9 @@ from .._op.plan import DTYPES
 from ..defense import TIP
 from . import plan_report
 from .factories import model_of
+from .output import reserved_stdout, say
 from .plan_report import Plan, Timing
-from .refusal import Refused, one_line, printable, raised_by_user
+from .refusal import Refused, one_line, raised_by_user
 
 REPEATS = 5
 BATCH = 2
@@ -53,11 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the plan."""
-    # What the user's code prints must not get into the JSON.
-    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+    with reserved_stdout(options.json):
         plan = _plan(options)
     text = plan_report.as_json(options, plan) if options.json else plan_report.as_text(options, plan)
-    print(printable(text, sys.stdout.encoding))
+    say(text)
 
 
 def _plan(options: argparse.Namespace) -> Plan:

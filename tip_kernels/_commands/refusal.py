@@ -13,12 +13,6 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def printable(text: str, encoding: str | None = "utf-8") -> str:
-    """With escapes for what an encoding lacks, as the bytes of names that are no text."""
-    encoding = encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
 def raised_by_user(error: BaseException) -> str:
     """What code that a user gave has raised, and in which line."""
     frames = traceback.extract_tb(error.__traceback__)
