@@ -213,6 +213,7 @@ BAD_AMPLITUDES = {
     "infinite": ([spoiled("selected", 0, math.inf)], ValueError, r"selected\[0\] in .*, got inf"),
     "subnormal": ([spoiled("selected", 0, 1e-39)], ValueError, r"selected\[0\] in .*, got 1e-39"),
     "beyond float32": ([spoiled("selected", 0, 1e39)], ValueError, r"selected\[0\] in .*, got 1e\+39"),
+    "a list for one": ([spoiled("others", 8, [1.0])], TypeError, r"others\[8\] to be a number, got list"),
     "no number": ([spoiled("selected", 0, "1")], TypeError, r"selected\[0\] to be a number, got str"),
     "too few": ([ONES._replace(others=[1.0] * 8)], ValueError, r"\(conv\).others of length 9, .*, got 8"),
     "too many": ([ONES._replace(selected=[1.0] * 10)], ValueError, r"\(conv\).selected of length 9, .*, got 10"),

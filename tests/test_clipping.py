@@ -143,6 +143,7 @@ BAD_WEIGHTS = {
     "infinite": ([None, float("inf"), None, None], ValueError, "to be above 0 and finite, got inf"),
     "not a number": ([None, float("nan"), None, None], ValueError, "to be above 0 and finite, got nan"),
     "of a coefficient": ([[1.0] * 8 + [-1.0]] + [None] * 3, ValueError, r"norm_weights\[0\] \(a\)\[8\] to be above 0"),
+    "a list for one": ([[1.0] * 8 + [[1.0]]] + [None] * 3, TypeError, r"norm_weights\[0\] \(a\)\[8\] to be a number"),
     "a word for one": ([[1.0] * 8 + ["x"]] + [None] * 3, TypeError, r"norm_weights\[0\] \(a\)\[8\] to be a number"),
     "other taps": ([[1.0] * 4, None, None, None], ValueError, r"\(a\) to be one number, or 9, one per .*, got 4"),
     "no kernels": (
@@ -160,7 +161,13 @@ def test_refuses_weights(case, backend):
     grads = gradients(backend)
     before = [grad.clone() for grad in grads]
     scores = [backend.scores(6), None, None, None]
-    options = {"ratio": 0.5, "std": 0.1, "rng": tip.NoiseRNG.from_seed(0), "backend": backend.name, "names": "abcd"}
+    options = {
+        "ratio": 0.5,
+        "std": 0.1,
+        "rng": tip.NoiseRNG.from_seed(0),
+        "backend": backend.name,
+        "names": list("abcd"),
+    }
     with pytest.raises(error, match=text):
         tip.perturb_(grads, scores, max_grad_norm=1.0, norm_weights=weights, **options)
     assert all(map(torch.equal, grads, before))

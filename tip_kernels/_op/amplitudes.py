@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from .._runtime.tracing import specialized
 from .naming import check_length, label
-from .numbers import FLOAT32_MAX, check_number
+from .numbers import FLOAT32_MAX, check_number, numbers_of
 
 FLOAT32_LEAST = torch.finfo(torch.float32).tiny
 """The least normal number: what is smaller is 0 where hardware flushes."""
@@ -50,13 +49,8 @@ def shapes_of(given: Given | None, count: int, names: Sequence[str] | None) -> S
 def _hashable(one: Amplitudes, where: str) -> Amplitudes:
     if not isinstance(one, Amplitudes):
         raise TypeError(f"expected amplitudes{where} to be Amplitudes or None, got {type(one).__name__}")
-    return Amplitudes(*[_numbers(values, f"{where}.{name}") for name, values in zip(one._fields, one, strict=True)])
-
-
-def _numbers(values: Sequence[float], where: str) -> tuple[float, ...]:
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise TypeError(f"expected amplitudes{where} to be a sequence of numbers, got {type(values).__name__}")
-    return specialized(values)
+    named = zip(one._fields, one, strict=True)
+    return Amplitudes(*[numbers_of(f"amplitudes{where}.{name}", values) for name, values in named])
 
 
 class Tables:

@@ -20,7 +20,7 @@ from . import dispatch, graph_op, memory
 from . import norm_weights as _norm_weights
 from . import plan as _plan
 from .amplitudes import Amplitudes, shapes_of
-from .naming import label
+from .naming import label, names_of
 from .numbers import FLOAT32_MAX, check_amount, check_max_grad_norm, check_number, check_range
 from .plan import Masks, Tensors
 from .schemas import Clip, PerturbArguments, clip_and_perturb
@@ -129,7 +129,7 @@ def _prepare_tensors(grads: Tensors, scores: Tensors, options: Options) -> Prepa
     """The call on plain tensors."""
     rng = options.rng
     indices: Sequence[int] = range(len(grads))
-    names = None if options.names is None else tuple(options.names)
+    names = names_of(options.names)
     amplitudes = shapes_of(options.amplitudes, len(grads), names)
     weights = _norm_weights.weights_of(options.norm_weights, len(grads), names)
     if not _touches_all(options):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
-from .._runtime.tracing import specialize, specialized
+from .._runtime.tracing import specialize
 from .naming import check_length, label
-from .numbers import check_number
+from .numbers import check_number, numbers_of
 
 Weights = float | tuple[float, ...]
 Given = Sequence[float | Sequence[float] | None]
@@ -31,7 +31,7 @@ def weights_of(given: Given | None, count: int, names: Sequence[str] | None) -> 
 
 def _hashable(one: float | Sequence[float], where: str) -> Weights:
     if isinstance(one, Sequence) and not isinstance(one, str):
-        return specialized(one)
+        return numbers_of(f"norm_weights{where}", one)
     check_number(f"norm_weights{where}", one)
     return specialize(one)
 

@@ -2,8 +2,11 @@
 
 import math
 import numbers
+from collections.abc import Sequence
 
 import torch
+
+from .._runtime.tracing import specialize
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
@@ -14,6 +17,30 @@ def check_number(name: str, value: object) -> None:
     """Raises TypeError unless ``value`` is a real number."""
     if not isinstance(value, _NUMBER):
         raise TypeError(f"expected {name} to be a number, got {type(value).__name__}")
+
+
+def numbers_of(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """Several numbers as a tuple that is hashable and that a trace can hold; their ranges are for the caller to check.
+
+    Raises TypeError if they are no sequence, or one that holds lists.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise TypeError(f"expected {name} to be a sequence of numbers, got {type(values).__name__}")
+    numbers = tuple(values)
+    traces = torch.compiler.is_compiling()
+    if traces or not _is_hashable(numbers):
+        for j, value in enumerate(numbers):
+            check_number(f"{name}[{j}]", value)
+    return tuple(map(specialize, numbers)) if traces else numbers
+
+
+def _is_hashable(value: tuple[object, ...]) -> bool:
+    """As numbers are: asked instead of each number's type, since calls ask it for every tensor."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

@@ -14,7 +14,7 @@ from .amplitudes import Shapes, Tables
 from .memory import extent, overlaps_itself
 from .naming import check_length, label
 from .norm_weights import Forms, Weights
-from .numbers import check_number, check_range
+from .numbers import check_number, check_range, numbers_of
 from .shard import Shard, as_shard, check_shard
 
 Tensors = Sequence[torch.Tensor | None]
@@ -158,6 +158,7 @@ def settings(
     names: tuple[str, ...] | None,
 ) -> Fields:
     """The fields of Settings from the user's arguments, hashable."""
+    check_number("cutoff", cutoff)
     return (
         _one_or_many(ratio),
         specialize(cutoff),
@@ -170,8 +171,9 @@ def settings(
 
 
 def _one_or_many(ratio: float | Sequence[float]) -> float | tuple[float, ...]:
-    if isinstance(ratio, Sequence) and not isinstance(ratio, str):  # a string is refused later, as no number
-        return tuple(map(specialize, ratio))
+    if isinstance(ratio, Sequence) and not isinstance(ratio, str):
+        return numbers_of("ratio", ratio)
+    check_number("ratio", ratio)
     return specialize(ratio)
 
 

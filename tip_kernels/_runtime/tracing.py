@@ -3,7 +3,7 @@
 import functools
 import operator
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -48,11 +48,6 @@ def specialize(number: Number) -> Number:
     if not torch.compiler.is_compiling():
         return number
     return operator.index(number) if isinstance(number, int) else float.fromhex(number.hex())
-
-
-def specialized(numbers: Iterable[Number]) -> tuple[Number, ...]:
-    """These numbers as a tuple, each as :func:`specialize` has it; a tuple itself where nothing traces."""
-    return tuple(map(specialize, numbers)) if torch.compiler.is_compiling() else tuple(numbers)
 
 
 def cached(maxsize: int | None) -> Callable[[Function], Function]:
