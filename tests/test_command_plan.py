@@ -243,6 +243,32 @@ def test_numbers_of_a_kernel_by_hand(capsys):
     assert found_in(capsys, "small", "--no-time --max-grad-norm 1")["all"]["bytes"] == 4 * (216 + 80 + 18 + 3610)
 
 
+def test_a_spectrum_has_all_noise(capsys):
+    made_for = {"0.weight": torch.full((2, 3, 2), 0.1, dtype=torch.float64)}
+    shape = {name: made_for.get(name, 0.1) for name, _ in made("kinds").named_parameters()}
+    tip.Spectrum(shape).save("spectrum.json")
+    found = found_in(capsys, "kinds", "--spectrum spectrum.json --max-grad-norm 1 --clip-by noise")
+    assert (found["all"]["noise"], found["time"]["repeats"]) == (1.0, 5)
+    assert re.search(r"TIP with .*keep 1, spectrum \w+, clipped to 1 by the noise$", found["facts"]["defense"])
+    assert (found["settings"]["spectrum"], found["settings"]["std"]) == ("spectrum.json", None)
+    assert "8 numbers of floating buffers, as they are" in found["notes"][-1]
+    assert "has all noise, got both" in refusal(capsys, "kinds", "--spectrum spectrum.json --floor 1")
+
+
+def test_bands_that_are_replaced_and_noise_that_is_none(capsys):
+    (row, _) = found_in(capsys, "small", "--std 0 --no-time")["kernels"]
+    assert (row["noised"], row["bytes"]) == (0, 0)
+    (row, _) = found_in(capsys, "small", "--std 0 --keep 0.5 --no-time")["kernels"]
+    assert (row["noised"], row["bytes"]) == (0, 4 * 3 * 27)  # written, and no noise
+
+
+def test_a_std_is_named_where_it_was_given(capsys):
+    given, default = found_in(capsys, "small", "--std 1 --no-time"), found_in(capsys, "small")
+    assert given["all"] == default["all"]
+    assert "std 1," in given["facts"]["defense"]
+    assert "std" not in default["facts"]["defense"]
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_call_is_timed(capsys, name):
     found = found_in(capsys, name, "--floor 0.1 --max-grad-norm 1")["time"]
@@ -379,6 +405,9 @@ def test_models_that_are_refused(capsys, model, said):
         ("small", "--input 3x8x8", "argument --input: expected positive integers like 3,224,224, got 3x8x8"),
         ("small", "--input 3,2,2", "expected a model for inputs of 3,2,2 (--input), but of 2 of them it has raised"),
         ("small", "--input 3,99999999999,99999999999", "but of 2 of them it has raised RuntimeError"),
+        ("small", "--keep 2", "expected keep in [0, 1], got 2.0"),
+        ("small", "--clip-by noise --max-grad-norm 1", "expected noise on all that is sent beside clip_by='noise'"),
+        ("small", "--spectrum absent.json", "--spectrum: [Errno 2] No such file or directory"),
         ("small", "--rat 1", "unrecognized arguments: --rat 1; --help tells more"),
     ],
 )

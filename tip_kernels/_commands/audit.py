@@ -105,7 +105,7 @@ def _result(options: argparse.Namespace) -> audit_report.Result:
         f"{shown(batch.images.shape[1:])}{_turned(options)}; they reach the model in [0, 1]",
         "labels": labels.origin,
         "loss": options.loss,
-        "defense": settings.described(chosen),
+        "defense": settings.described(chosen) + _of_channels(options.ratio),
         "message": f"the gradient of {options.per_message} image{'s' * (options.per_message > 1)}",
         "prior": origin,
     }
@@ -116,6 +116,10 @@ def _result(options: argparse.Namespace) -> audit_report.Result:
     return audit_report.Result(
         found, options, facts, _notes(options, chosen, listing, model), batch.paths, batch.labels, picture
     )
+
+
+def _of_channels(ratio: float) -> str:
+    return "; channels by the scores of each message's own backward pass" if 0 < ratio < 1 else ""
 
 
 def _model(options: argparse.Namespace) -> nn.Module:

@@ -12,13 +12,12 @@ from torch import nn
 
 from .. import __version__
 from ..audit import Audit
+from . import settings
 
 ASSUMED = (
     "the ceiling is that of the best estimate on average over images of the prior, for an attacker who knows model, "
     "loss, labels, noise and selected channels, with the message linear around each image; it is no epsilon"
 )
-SETTINGS = ("ratio", "cutoff", "keep", "std", "floor", "max_grad_norm", "clip_by", "per_message", "seed")
-"""Options whose numbers programs may want to read back."""
 
 
 class Result(NamedTuple):
@@ -74,10 +73,7 @@ def as_json(result: Result) -> str:
         "tip_kernels": __version__,
         "facts": _all_facts(result),
         "notes": result.notes,
-        "settings": {
-            **{name: getattr(options, name) for name in SETTINGS},
-            "spectrum": None if options.spectrum is None else str(options.spectrum),
-        },
+        "settings": {**settings.as_objects(options), "per_message": options.per_message, "seed": options.seed},
         "method": found.method,
         "images": images,
         "prior_psnr": found.prior_psnr,

@@ -1,8 +1,8 @@
 """What TIP would do to the gradients of your model: which numbers get noise, which are sent as they are, how long.
 
 Prints a table by conv kernel and of all else. The model is what a factory returns; its values do not matter, and no
-images are needed. It is TIP itself that is asked, and a call of it is timed. What an attacker could see of images is
-what audit says.
+images are needed. It is TIP itself that is asked, and a call of it is timed. Of noise only whether there is any counts:
+what an attacker could see of images under it is what audit says.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,11 +24,14 @@ from .. import saliency
 from .._op import dispatch
 from .._op.plan import DTYPES
 from ..defense import TIP
-from . import plan_report
+from . import plan_report, settings
 from .factories import model_of
 from .output import reserved_stdout, say
 from .plan_report import Plan, Timing
 from .refusal import Refused, one_line, raised_by_user
+
+NOISE = {"std": 1.0, "floor": 0.0}
+"""Where none is given: only whether there is any counts."""
 
 REPEATS = 5
 BATCH = 2
@@ -39,13 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="MODULE:FACTORY", help="function that returns the model")
     parser.add_argument("--input", type=_shape, metavar="C,H,W",
                         help="shape of one input: tells which layers it reaches, and their outputs")  # fmt: skip
-    settings = parser.add_argument_group("its TIP, see tip_kernels.TIP")
-    settings.add_argument("--ratio", type=float, default=0.3, help="of selected channels; default %(default)s")
-    settings.add_argument("--cutoff", type=float, default=0.5, help="of the high band; default %(default)s")
-    settings.add_argument("--floor", type=float, default=0.0,
-                          help="std of the noise on everything else; only whether there is any counts here; "
-                          "default %(default)s, none")  # fmt: skip
-    settings.add_argument("--max-grad-norm", type=float, help="to which gradients are clipped; not clipped if absent")
+    settings.add_arguments(parser, ratio=0.3, **NOISE)
     output = parser.add_argument_group("output")
     output.add_argument("--no-time", action="store_true", help="do not time a call")
     output.add_argument("--json", action="store_true", help="one object to stdout, and nothing else")
@@ -63,10 +61,11 @@ def _plan(options: argparse.Namespace) -> Plan:
     model = model_of(options.model, seed=0)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise Refused(f"expected {options.model} to return a model with parameters that are trained, got none")
+    chosen = settings.settings_of(options, **NOISE)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         _materialize(model, options.input)
-        defense = _defense(options, model)
+        defense = _defense(chosen, model)
         outputs = None if options.input is None else _outputs(defense, options.input)
         rows = plan_report.rows_of(defense)
         timing = None
@@ -74,7 +73,8 @@ def _plan(options: argparse.Namespace) -> Plan:
             _check_call(defense)
             timing = None if options.no_time else _timed(defense)
     warned = list(dict.fromkeys(one_line(warning.message) for warning in caught))
-    return Plan(model, defense, rows, outputs, timing, warned)
+    given = {name: value for name, value in chosen.items() if name != "std" or options.std is not None}
+    return Plan(model, defense, settings.described(given), rows, outputs, timing, warned)
 
 
 def _materialize(model: nn.Module, shape: tuple[int, ...] | None) -> None:
@@ -96,13 +96,10 @@ def _lazy(model: nn.Module) -> list[str]:
     return [name for name, tensor in named if is_lazy(tensor)]
 
 
-def _defense(options: argparse.Namespace, model: nn.Module) -> TIP:
+def _defense(chosen: dict[str, Any], model: nn.Module) -> TIP:
     """With scores, all alike, since only the number of selected channels matters."""
     try:
-        defense = TIP(
-            model, ratio=options.ratio, cutoff=options.cutoff, std=1.0, floor_std=options.floor,
-            max_grad_norm=options.max_grad_norm, scores="public",
-        )  # fmt: skip
+        defense = TIP(model, scores="public", **chosen)
     except (TypeError, ValueError, RuntimeError) as error:
         raise Refused(one_line(error)) from error
     layout = defense._layout
@@ -113,8 +110,7 @@ def _defense(options: argparse.Namespace, model: nn.Module) -> TIP:
 
 def _check_call(defense: TIP) -> None:
     """Raises Refused for what a call for all that is trained would refuse: dtypes, and noise that they cannot hold."""
-    settings = defense._settings
-    touches_all = settings["floor_std"] > 0 or settings["max_grad_norm"] is not None
+    touches_all = defense._settings["floor_std"] > 0 or defense._settings["max_grad_norm"] is not None
     named = [(name, p if p.requires_grad else None) for name, p in defense.model.named_parameters()]
     for name, parameter in named:
         if touches_all and parameter is not None and parameter.dtype not in DTYPES:
@@ -135,9 +131,11 @@ def _outputs(defense: TIP, shape: tuple[int, ...]) -> dict[str, list[tuple[int, 
     for module, slots in layout.layers:
         uses = [found[layout.names[slot.index]] for slot in slots]
         handles.append(module.register_forward_hook(functools.partial(_note, uses)))
-    with saliency.undisturbed(defense.model):
-        _forward(defense.model, shape)
-    saliency.remove_all(handles)
+    try:
+        with saliency.undisturbed(defense.model):
+            _forward(defense.model, shape)
+    finally:
+        saliency.remove_all(handles)
     return found
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from .. import __version__
 from .._audit.coefficients import Coefficients, under_tip
 from ..defense import TIP
+from . import settings
 from .audit_report import of_model
 from .folders import shown
 from .table import table
@@ -78,6 +79,7 @@ class Plan(NamedTuple):
     Attributes:
         model: the user's.
         defense: its TIP.
+        described: the settings that were given for it.
         rows: of all that is trained.
         outputs: by conv kernel the shapes that a forward pass gives; None if there was none.
         timing: None if no call was timed.
@@ -86,6 +88,7 @@ class Plan(NamedTuple):
 
     model: nn.Module
     defense: TIP
+    described: str
     rows: list[Row]
     outputs: dict[str, list[tuple[int, ...]]] | None
     timing: Timing | None
@@ -124,7 +127,10 @@ def _row(defense: TIP, coefficients: Coefficients, parameter: nn.Parameter) -> R
     per_channel = parameter.numel() // max(channels * taps, 1)
     has_noise = coefficients.std_by_channel() > 0
     noised = int(has_noise.sum()) * per_channel
-    rewritten = int(has_noise.any(dim=-1).sum()) * per_channel * taps
+    touched = has_noise.any(dim=-1).flatten()
+    if coefficients.basis is not None and defense._settings["keep"] < 1:
+        touched |= coefficients.selected
+    rewritten = int(touched.sum()) * per_channel * taps
     if defense._settings["max_grad_norm"] is not None:
         rewritten = parameter.numel()
     kernel = None
@@ -152,7 +158,7 @@ def as_json(options: argparse.Namespace, plan: Plan) -> str:
         "tip_kernels": __version__,
         "facts": facts_of(options, plan),
         "notes": notes_of(options, plan),
-        "settings": {name: getattr(options, name) for name in ("ratio", "cutoff", "floor", "max_grad_norm", "input")},
+        "settings": {**settings.as_objects(options), "input": options.input},
         "kernels": [_as_object(row, plan.outputs) for row in plan.rows if row.kernel is not None],
         "others": [_as_object(row, plan.outputs) for row in plan.rows if row.kernel is None],
         "all": _as_object(every, plan.outputs),
@@ -170,11 +176,7 @@ def as_json(options: argparse.Namespace, plan: Plan) -> str:
 
 def facts_of(options: argparse.Namespace, plan: Plan) -> dict[str, str]:
     """What was asked about, by name."""
-    clipped = "not clipped" if options.max_grad_norm is None else f"clipped to {options.max_grad_norm:g}"
-    facts = {
-        "model": f"{options.model}, {of_model(plan.model)}",
-        "defense": f"TIP with ratio {options.ratio:g}, cutoff {options.cutoff:g}, floor {options.floor:g}, {clipped}",
-    }
+    facts = {"model": f"{options.model}, {of_model(plan.model)}", "defense": plan.described}
     if plan.outputs is not None:
         reached = sum(bool(shapes) for shapes in plan.outputs.values())
         facts["input"] = f"{shown(options.input)}, which reaches {reached} of {len(plan.outputs)} conv kernels"
@@ -201,12 +203,13 @@ def notes_of(options: argparse.Namespace, plan: Plan) -> list[str]:
             f"the forward pass runs no layer of {', '.join(missed[:3])}{' and others' * (len(missed) > 3)}: without a "
             "gradient they are not sent; used otherwise, all their channels are selected"
         )
-    buffers = sum(b.numel() for b in plan.model.buffers() if b.is_floating_point())
+    buffers = {name: b.numel() for name, b in plan.model.named_buffers() if b.is_floating_point()}
     if buffers:
-        how = "as they are" if options.floor == 0 else "with the floor's noise"
+        floors = plan.defense._mechanism.floor_std.named()
+        how = "with the floor's noise" if all(floors.get(name) for name in buffers) else "as they are"
         notes.append(
-            f"an update of weights also has {buffers:,} numbers of floating buffers, {how}; TIP(buffers='withhold') "
-            "sends none"
+            f"an update of weights also has {sum(buffers.values()):,} numbers of floating buffers, {how}; "
+            "TIP(buffers='withhold') sends none"
         )
     return notes
 

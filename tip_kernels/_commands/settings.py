@@ -8,12 +8,22 @@ from ..shaping import Spectrum
 from .refusal import Refused, one_line
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of :class:`tip_kernels.TIP` that decide what a message tells."""
+def add_arguments(
+    parser: argparse.ArgumentParser, ratio: float | None = None, std: float | None = None, floor: float | None = None
+) -> None:
+    """Those of :class:`tip_kernels.TIP` that decide what a message tells.
+
+    Args:
+        parser: of the command.
+        ratio: the default; None: it has to be given.
+        std: as :func:`settings_of` has it.
+        floor: likewise.
+    """
     group = parser.add_argument_group("its TIP, see tip_kernels.TIP")
-    group.add_argument("--ratio", type=float, required=True, help="of the channels that are selected")
-    group.add_argument("--std", type=float, help="of the noise in their high band")
-    group.add_argument("--floor", type=float, help="std of the noise on everything else; 0 for none")
+    group.add_argument("--ratio", type=float, required=ratio is None, default=ratio,
+                       help=f"of the channels that are selected{_or(ratio)}")  # fmt: skip
+    group.add_argument("--std", type=float, help=f"of the noise in their high band{_or(std)}")
+    group.add_argument("--floor", type=float, help=f"std of the noise on everything else; 0 for none{_or(floor)}")
     group.add_argument("--spectrum", type=pathlib.Path, metavar="FILE",
                        help="all the noise, as Spectrum.save wrote it, in the place of --std and --floor")  # fmt: skip
     group.add_argument("--max-grad-norm", type=float, help="to which gradients are clipped; not clipped if absent")
@@ -23,20 +33,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keep", type=float, default=1.0, help="of the high band's own; default %(default)s")
 
 
-def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of a TIP.
+def _or(default: float | None) -> str:
+    return "" if default is None else f"; default {default:g}"
+
+
+def settings_of(options: argparse.Namespace, std: float | None = None, floor: float | None = None) -> dict[str, Any]:
+    """Keyword arguments of a TIP, with these amounts of noise where none are given.
 
     Raises:
         Refused: noise is missing or given twice, or there is no spectrum in the file.
     """
-    amounts = [options.std, options.floor]
-    if options.spectrum is None and None in amounts:
-        raise Refused("expected --std and --floor, or --spectrum, got no noise for everything; --help tells more")
-    if options.spectrum is not None and amounts != [None, None]:
-        raise Refused("expected --std and --floor to be left out beside --spectrum, which has all noise, got both")
-    noise = {"std": options.std, "floor_std": options.floor}
+    noise: dict[str, Any]
     if options.spectrum is not None:
+        if (options.std, options.floor) != (None, None):
+            raise Refused("expected --std and --floor to be left out beside --spectrum, which has all noise, got both")
         noise = {"spectrum": _loaded(options.spectrum)}
+    else:
+        given = {"std": options.std, "floor_std": options.floor}
+        defaults = {"std": std, "floor_std": floor}
+        noise = {name: defaults[name] if amount is None else amount for name, amount in given.items()}
+        if None in noise.values():
+            raise Refused("expected --std and --floor, or --spectrum, got no noise for everything; --help tells more")
     return {
         "ratio": options.ratio,
         "cutoff": options.cutoff,
@@ -47,6 +64,13 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def as_objects(options: argparse.Namespace) -> dict[str, Any]:
+    """For JSON, as they were given."""
+    names = ("ratio", "cutoff", "keep", "std", "floor", "max_grad_norm", "clip_by")
+    given = {name: getattr(options, name) for name in names}
+    return {**given, "spectrum": None if options.spectrum is None else str(options.spectrum)}
+
+
 def _loaded(path: pathlib.Path) -> Spectrum:
     try:
         return Spectrum.load(path)
@@ -55,7 +79,7 @@ def _loaded(path: pathlib.Path) -> Spectrum:
 
 
 def described(settings: dict[str, Any]) -> str:
-    """For people, with the scores that channels are selected by."""
+    """For people."""
     names = {"ratio": "ratio", "cutoff": "cutoff", "keep": "keep", "std": "std", "floor_std": "floor"}
     parts = [f"{shown} {settings[name]:g}" for name, shown in names.items() if name in settings]
     if "spectrum" in settings:
@@ -63,5 +87,4 @@ def described(settings: dict[str, Any]) -> str:
     norm = settings["max_grad_norm"]
     by_noise = " by the noise" if settings["clip_by"] == "noise" else ""
     parts.append("not clipped" if norm is None else f"clipped to {norm:g}{by_noise}")
-    chosen = "; channels by the scores of each message's own backward pass" if 0 < settings["ratio"] < 1 else ""
-    return "TIP with " + ", ".join(parts) + chosen
+    return "TIP with " + ", ".join(parts)
