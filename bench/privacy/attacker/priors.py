@@ -5,6 +5,7 @@ costs. Another one is one more subclass of :class:`Prior`.
 """
 
 import abc
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -71,6 +72,12 @@ class Gaussian(Prior):
 
     def __init__(self, mean: torch.Tensor, factor: torch.Tensor, image_shape: Sequence[int]) -> None:
         self.average, self.factor, self.image_shape = mean, factor, tuple(image_shape)
+
+    @functools.cached_property
+    def root(self) -> torch.Tensor:
+        """R with R R' = L'L, float64 [latents, latents]: the squares of L z are those of R'z."""
+        factor = self.factor.double()
+        return torch.linalg.cholesky(factor.T @ factor)
 
     @classmethod
     def fitted(cls, images: torch.Tensor, ridge: float = 1e-6, latents: int | None = None) -> "Gaussian":

@@ -29,7 +29,7 @@ class Limits(NamedTuple):
     guess: torch.Tensor
 
 
-def limits(model: nn.Module, release: Release, prior: Gaussian, images: torch.Tensor, chunk: int = 16) -> Limits:
+def limits(model: nn.Module, release: Release, prior: Gaussian, images: torch.Tensor, chunk: int = 256) -> Limits:
     """By the posterior covariance L (I + L'FL)^-1 L' of the linearized problem, x = mean + L z.
 
     Args:
@@ -39,17 +39,13 @@ def limits(model: nn.Module, release: Release, prior: Gaussian, images: torch.Te
         images: [B, channels, height, width], the client's.
         chunk: derivatives that are computed at once.
     """
-    fisher = _gram(_sensitivity(model, release, prior, images, chunk))  # L'FL, [B latents, B latents]
-    precision = fisher.clone()
+    precision = _gram(_sensitivity(model, release, prior, images, chunk))  # L'FL
     precision.diagonal().add_(1.0)
     root = torch.linalg.cholesky(precision)
-    covariance = torch.cholesky_inverse(root)
-    factor = prior.factor.double()  # L, [pixels, latents]
-    pixels, inner = len(factor), factor.T @ factor
-    left = _squares(inner, covariance)
-    spread = _squares(inner, covariance @ fisher @ covariance)  # of the guess around its expectation
-    expected = _expected_guess(root, factor, inner, images.flatten(1) - prior.average)
-    missed = (expected + prior.average - images.flatten(1)).square().mean(1)
+    left, squared = _by_image(prior.root, torch.cholesky_inverse(root))
+    spread = left - squared  # of the guess around its expectation: with the inverse C of I + L'FL, C L'FL C = C - C C
+    pixels = len(prior.factor)
+    missed = (_expected_guess(root, prior, images) - images.flatten(1)).square().mean(1)
     return Limits(_decibels(left / pixels), _decibels(spread / pixels + missed))
 
 
@@ -61,38 +57,51 @@ def limits_of(scene: Scene, defense: Defense, prior: Gaussian, batches: Iterable
 
 def _sensitivity(model: nn.Module, release: Release, prior: Gaussian, images: torch.Tensor, chunk: int) -> torch.Tensor:
     """The derivatives of the whitened message by all latents of all images."""
+    likelihood = Likelihood(model, [release], batch_size=len(images))
+
+    def message(images: torch.Tensor) -> torch.Tensor:
+        return likelihood.residuals(images[None])[0]
+
+    def derivative(direction: torch.Tensor) -> torch.Tensor:
+        return torch.func.jvp(message, (images,), (direction,))[1]
+
+    directions = prior.factor.T.view(-1, *images.shape[1:])
     rows = []
     for number in range(len(images)):
-        for columns in prior.factor.T.split(chunk):
-            many = Likelihood(model, [release], restarts=len(columns), batch_size=len(images))
-            directions = torch.zeros(len(columns), *images.shape)
-            directions[:, number] = columns.view(-1, *images.shape[1:])
-            at, transposed = torch.func.vjp(many.residuals, images.expand_as(directions))
-            _, forward = torch.func.vjp(lambda u, transposed=transposed: transposed(u)[0], torch.zeros_like(at))
-            rows.append(forward(directions)[0])
+        of_one = torch.zeros(len(directions), *images.shape)
+        of_one[:, number] = directions
+        rows.append(torch.vmap(derivative, chunk_size=chunk)(of_one))
     return torch.cat(rows)
 
 
-def _gram(rows: torch.Tensor) -> torch.Tensor:
-    """A A', float64; multiplied as float32 where that disturbs it by less than a hundredth of the prior's 1."""
+def _gram(rows: torch.Tensor, size: int = 256) -> torch.Tensor:
+    """The lower triangle of A A', float64; multiplied as float32 where that disturbs it by less than a hundredth of 1.
+
+    By blocks of so many rows, with what they have above the diagonal.
+    """
     if rows.square().sum().item() * 2.0**-24 > 1e-2:
         rows = rows.double()
-    return (rows @ rows.T).double()
+    products = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for first in range(0, len(rows), size):
+        last = first + size
+        products[first:last, :last] = rows[first:last] @ rows[:last].T
+    return products
 
 
-def _expected_guess(
-    root: torch.Tensor, factor: torch.Tensor, inner: torch.Tensor, centered: torch.Tensor
-) -> torch.Tensor:
-    """Of images minus the prior's mean, [B, pixels]: L P L'FL z, for z the images' own latents."""
-    z = torch.cholesky_solve((centered.double() @ factor).T, torch.linalg.cholesky(inner)).T
-    return (z - torch.cholesky_solve(z.reshape(-1, 1), root).view_as(z)) @ factor.T
+def _expected_guess(root: torch.Tensor, prior: Gaussian, images: torch.Tensor) -> torch.Tensor:
+    """Of images, [B, pixels]: the mean + L P L'FL z, for z the images' own latents."""
+    factor = prior.factor.double()
+    z = torch.cholesky_solve(((images.flatten(1) - prior.average).double() @ factor).T, prior.root).T
+    return prior.average + (z - torch.cholesky_solve(z.reshape(-1, 1), root).view_as(z)) @ factor.T
 
 
-def _squares(inner: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
-    """trace(L C L') of every image's block C, [B]."""
-    latents = len(inner)
-    blocks = [slice(first, first + latents) for first in range(0, len(covariance), latents)]
-    return torch.stack([(inner * covariance[block, block]).sum() for block in blocks])
+def _by_image(inner_root: torch.Tensor, covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """trace(L C L') and trace(L C C L') of every image's rows of C, [B] each; R R' = L'L for the root."""
+    latents = len(inner_root)
+    halves = [inner_root.T @ rows for rows in covariance.split(latents)]  # R'C, [latents, B latents]
+    own = [half[:, latents * image : latents * (image + 1)] for image, half in enumerate(halves)]
+    traces = [(half * inner_root.T).sum() for half in own]
+    return torch.stack(traces), torch.stack([half.square().sum() for half in halves])
 
 
 def _decibels(mean_squares: torch.Tensor) -> torch.Tensor:
