@@ -113,7 +113,8 @@ def test_limits_are_those_of_an_audit(name, batch):
     torch.manual_seed(0)
     model = nets.small_conv_net(channels=1, size=8)
     pictures, labels = torch.rand(batch, 1, 8, 8), torch.tensor([3, 5])[:batch]
-    prior = priors.Gaussian(torch.full((64,), 0.5), 0.2 * torch.randn(64, 64) / 8, (1, 8, 8))
+    spread = 0.2 * torch.randn(64, 64) / 8
+    prior = priors.Gaussian(torch.full((64,), 0.5), torch.linalg.cholesky(spread @ spread.T), (1, 8, 8))
     release = (defenses.gaussian(0.02) if settings is None else defenses.targeted(**settings))(
         model, pictures, labels, 1
     )

@@ -97,6 +97,10 @@ class ImagePrior:
         """L' v: from ``[..., channels, height, width]`` to ``[..., latents]``."""
         return self._spread.gather(values)
 
+    def factor(self) -> torch.Tensor:
+        """L, float64 ``[d, latents]``, by the values of an image in row-major order."""
+        return self._spread.factor()
+
     def psnr(self) -> float:
         """What its mean gets on average, in dB: what an attacker has without a message."""
         return -10 * math.log10(self.variance.mean().item())
@@ -106,11 +110,11 @@ class ImagePrior:
 
 
 class Dense:
-    """L is a matrix [d, latents], by the values of an image in row-major order."""
+    """L is a lower triangular matrix [d, d], by the values of an image in row-major order."""
 
     def __init__(self, factor: torch.Tensor) -> None:
         self._factor = factor
-        self.latents = factor.shape[1]
+        self.latents = len(factor)
 
     @classmethod
     def fit(cls, centered: torch.Tensor, cosines: "Cosines") -> "Dense":
@@ -129,9 +133,15 @@ class Dense:
         """L z, with its values in one axis."""
         return latents @ self._factor.T.to(latents)
 
-    def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """L' v."""
-        return values.flatten(-3) @ self._factor.to(values)
+    def gather(self, values: torch.Tensor, size: int = 512) -> torch.Tensor:
+        """L' v, by blocks of so many columns of L, without the zeros above them: half of the products."""
+        flat, factor = values.flatten(-3), self._factor.to(values)
+        blocks = [flat[..., first:] @ factor[first:, first : first + size] for first in range(0, len(factor), size)]
+        return torch.cat(blocks, -1)
+
+    def factor(self) -> torch.Tensor:
+        """L."""
+        return self._factor
 
 
 class Cosines:
@@ -177,6 +187,11 @@ class Cosines:
         """L' v."""
         coefficients: torch.Tensor = self._down.to(values) @ self._mixed(values) @ self._across.T.to(values)
         return (coefficients * self._amplitude.to(values)).flatten(-3)
+
+    def factor(self) -> torch.Tensor:
+        """L."""
+        shape = (len(self._mix), *self._amplitude.shape)
+        return self.gather(torch.eye(self.latents, dtype=torch.float64, device=self._mix.device).view(-1, *shape))
 
     def _mixed(self, images: torch.Tensor) -> torch.Tensor:
         return torch.einsum("ck,...khw->...chw", self._mix.to(images), images)
