@@ -184,8 +184,25 @@ def test_json_has_what_the_library_finds(capsys, working_folder):
     assert [row["leak"] for row in found["leak"]] == pytest.approx([row.leak for row in expected.leak], rel=1e-3)
     assert found["settings"] == {
         "ratio": 0.5, "cutoff": 0.75, "keep": 0.5, "std": 0.2, "floor": 0.1, "max_grad_norm": 1.0,
-        "clip_by": "norm", "spectrum": None, "per_message": 1, "seed": 0,
+        "clip_by": "norm", "spectrum": None, "per_message": 1, "lr": None, "steps": 1, "seed": 0,
     }  # fmt: skip
+
+
+def test_updates_after_steps_of_sgd(capsys):
+    asked = "--per-message 2 --count 2 --no-picture --lr 0.5 --steps 3"
+    found = found_in(capsys, asked)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(32, 3))
+    images = torch.stack([pixels(seed).permute(2, 0, 1).float() / 255 for seed in (0, 11)])
+    defense = TIP(model, ratio=0.5, std=0.2, floor_std=0.1, max_grad_norm=1.0)
+    options = {"per_message": 2, "lr": 0.5, "steps": 3}
+    expected = audit(model, nn.functional.cross_entropy, images, torch.tensor([0, 1]), defense, **options)
+    assert [image["psnr"] for image in found["images"]] == pytest.approx(expected.psnr.tolist(), abs=1e-3)
+    assert found["facts"]["message"] == "the update after 3 steps of SGD at 0.5 on 2 images"
+    assert (found["settings"]["lr"], found["settings"]["steps"], found["notes"]) == (0.5, 3, [])
+    of_norms = found_in(capsys, asked, model="nets:norms")
+    assert "running statistics, which tell of the images and are not counted here" in of_norms["notes"][0]
+    assert "running" not in "".join(found_in(capsys, "--per-message 2 --no-picture", model="nets:norms")["notes"])
 
 
 def test_a_spectrum_from_its_file(capsys):
@@ -454,6 +471,9 @@ def test_priors_that_are_refused(capsys, working_folder):
             "expected labels of at most 9223372036854775807 (--labels), got 92233720368547",
         ),
         ("--seed 18446744073709551616", "argument --seed: expected an integer in [-2**63, 2**64), got 184467440737"),
+        ("--lr 0", "expected lr to be above 0, got 0: nothing would be sent"),
+        ("--steps 2", "expected lr beside steps, for the update after 2 steps of SGD, got None"),
+        ("--steps 0", "argument --steps: expected a positive integer, got 0"),
         ("--per-message 0", "argument --per-message: expected a positive integer, got 0"),
         ("--size 6x", "argument --size: invalid"),
         ("--size x6", "argument --size: invalid"),

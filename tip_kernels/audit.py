@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ._audit.channels import Channels, Loss
+from ._audit.channels import Channels, LocalSteps, Loss
 from ._audit.coefficients import Coefficients, under_noise, under_tip
 from ._audit.exact import exact_posterior
 from ._audit.iterative import iterative_posterior
@@ -36,6 +36,8 @@ def audit(
     prior: ImagePrior | None = None,
     max_grad_norm: float | None = None,
     per_message: int = 1,
+    lr: float | None = None,
+    steps: int = 1,
     method: str | None = None,
     probes: int = 8,
     iterations: int = 200,
@@ -43,13 +45,14 @@ def audit(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Audit:
-    """How well the gradients that a client sends under ``defense`` can tell an attacker its images.
+    """How well the gradients or updates that a client sends under ``defense`` can tell an attacker its images.
 
-    A message is the clipped gradient c(x) of the loss of some images x, plus Gaussian noise whose std is known for each
-    coefficient; F = J' diag(1 / std^2) J, with the Jacobian J of c at x, is the Fisher information of the message about
-    the images. With images of a Gaussian prior of covariance S, the best estimate in the linearized problem leaves the
-    covariance P = (F + S^-1)^-1, whose trace by the values of an image is the ceiling: the Bayesian Cramer-Rao bound
-    (van Trees 1968) of that problem. docs/audit.md derives it.
+    A message is the clipped gradient c(x) of the loss of some images x, or the clipped update c(x) after some steps of
+    SGD on all of them, plus Gaussian noise whose std is known for each coefficient; F = J' diag(1 / std^2) J, with the
+    Jacobian J of c at x, is the Fisher information of the message about the images. With images of a Gaussian prior of
+    covariance S, the best estimate in the linearized problem leaves the covariance P = (F + S^-1)^-1, whose trace by
+    the values of an image is the ceiling: the Bayesian Cramer-Rao bound (van Trees 1968) of that problem. docs/audit.md
+    derives it.
 
     What it assumes, and what it does not say:
 
@@ -58,6 +61,8 @@ def audit(
       neighborhood of the image first, but curvature may still tell what the linear part hides.
     - The attacker knows no more of images than the prior. One with a stronger prior, such as a generative model, can do
       better, and one image may be an easier case than the prior's average.
+    - The parameters of an update. Running statistics, which updates have too, are left out of plain noise, and refused
+      with a TIP that sends them.
     - One message. For n messages of the same images and weights divide the noise by sqrt(n).
     - A coefficient without noise counts as known to a thousandth of the root mean square of all such coefficients of
       the message (:attr:`Audit.exact_std`). Ceilings that rest on it, of 40 dB and more, mean: everything.
@@ -78,6 +83,9 @@ def audit(
         prior: of one image; :meth:`ImagePrior.natural` if None.
         max_grad_norm: clips with plain noise; a TIP has its own.
         per_message: images in one message, in their order. The ceilings are those of the joint problem then.
+        lr: learning rate of a client that sends updates, new minus received weights, by plain SGD: std and
+            ``max_grad_norm`` are in their units. None: it sends gradients.
+        steps: of SGD behind an update, each on all images of the message.
         method: ``"exact"``, by matrices, for a few thousand values; ``"iterative"``, by conjugate gradients, whose
             error :attr:`Audit.psnr_error` says; None: exact where the Jacobian has at most 4,096 columns and 1 GiB.
         probes: random directions for each image, at least 2, and samples for the map: each of its values is right to a
@@ -99,7 +107,8 @@ def audit(
     _check_batch(images, labels, per_message)
     prior = _checked_prior(prior, images)
     _check_numbers(method, probes, iterations, chunk)
-    coefficients, max_grad_norm = _mechanism(model, loss, defense, max_grad_norm)
+    local = _local_steps(lr, steps)
+    coefficients, max_grad_norm = _mechanism(model, loss, defense, max_grad_norm, local)
     generator = torch.Generator(device="cpu").manual_seed(seed)
     tally = Tally()
     found: list[Posterior] = []
@@ -112,7 +121,7 @@ def audit(
             if progress is not None:
                 progress((done + share) / messages)
 
-        with open_message(model, loss, batch, targets, coefficients(batch, targets), max_grad_norm) as message:
+        with open_message(model, loss, batch, targets, coefficients(batch, targets), max_grad_norm, local) as message:
             columns = _chunk(message) if chunk is None else chunk
             noise = torch.randn(message.size, generator=generator, device="cpu").to(images.device)
             used = method or ("exact" if _is_small(message) else "iterative")
@@ -142,7 +151,7 @@ Mechanism = Callable[[torch.Tensor, torch.Tensor], dict[str, Coefficients]]
 
 
 def _mechanism(
-    model: nn.Module, loss: Loss, defense: TIP | float, max_grad_norm: float | None
+    model: nn.Module, loss: Loss, defense: TIP | float, max_grad_norm: float | None, local: LocalSteps | None
 ) -> tuple[Mechanism, float | None]:
     """From images and labels of a message to its coefficients and their noise; and the norm to which it is clipped."""
     if not isinstance(model, nn.Module):
@@ -159,13 +168,39 @@ def _mechanism(
             raise ValueError("expected a TIP of this model, got one of another model")
         if max_grad_norm is not None:
             raise ValueError("expected max_grad_norm to be left to the TIP, which has its own, got both")
-        channels = Channels(defense, loss)
+        if local is not None:
+            _refuse_statistics(defense)
+        channels = Channels(defense, loss, local)
         norm: float | None = defense._settings["max_grad_norm"]
         return lambda images, labels: under_tip(defense, channels.selected(images, labels)), norm
     check_amount("defense, the std of plain noise,", defense)
     check_max_grad_norm(max_grad_norm)
     plain = under_noise(model, float(defense))
     return lambda _images, _labels: plain, max_grad_norm
+
+
+def _refuse_statistics(defense: TIP) -> None:
+    """Raises ValueError if updates under a TIP have more than parameters."""
+    statistics = sorted(defense._layout.floating_names - defense._layout.all_parameter_names)
+    if statistics and defense._settings["buffers"] == "send":
+        raise ValueError(
+            f"expected a TIP that sends parameters alone, got one that sends {statistics[0]} too, which tells of the "
+            "images and is not counted: build it with buffers='withhold'"
+        )
+
+
+def _local_steps(lr: float | None, steps: int) -> LocalSteps | None:
+    """What is behind an update; None for a gradient."""
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"expected steps to be an integer of at least 1, got {steps!r}")
+    if lr is None:
+        if steps > 1:
+            raise ValueError(f"expected lr beside steps, for the update after {steps} steps of SGD, got None")
+        return None
+    check_amount("lr", lr)
+    if lr == 0:
+        raise ValueError("expected lr to be above 0, got 0: nothing would be sent")
+    return LocalSteps(steps, float(lr))
 
 
 def _is_small(message: Message) -> bool:

@@ -2,9 +2,9 @@
 
 import copy
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from ..defense import TIP
 from ..saliency import undisturbed
@@ -12,16 +12,24 @@ from ..saliency import undisturbed
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+class LocalSteps(NamedTuple):
+    """What a client does before it sends an update: so many steps of SGD, each on all images of the message."""
+
+    steps: int
+    lr: float
+
+
 class Channels:
-    """The channels by the scores that a TIP has now, or else by those of each message's own backward pass.
+    """The channels by the scores that a TIP has now, or else by those of each message's own backward passes.
 
     Args:
         defense: stays as it is, and so does its model.
         loss: of the model's outputs and labels.
+        local: the client's steps; None for a gradient.
     """
 
-    def __init__(self, defense: TIP, loss: Loss) -> None:
-        self._loss = loss
+    def __init__(self, defense: TIP, loss: Loss, local: LocalSteps | None = None) -> None:
+        self._loss, self._local = loss, local or LocalSteps(1, 0.0)
         self._copy = copy.deepcopy(defense)
         scores = defense.scores()
         if scores:
@@ -37,15 +45,22 @@ class Channels:
         model = self._copy.model
         if not self._are_known:
             self._copy.reset()
-            _backward(model, self._loss, images, labels)
+            self._train(images, labels)
         self._copy._cam.collect()
         layout, selection = self._copy._layout, self._copy._selection
         tensors: list[torch.Tensor | None] = [p if p.requires_grad else None for p in model.parameters()]
         return selection.selected(selection.choose(tensors, layout.all.convs))
 
-
-def _backward(model: nn.Module, loss: Loss, images: torch.Tensor, labels: torch.Tensor) -> None:
-    """Runs the backward pass in which hooks see the activations' gradients, and keeps none of the parameters'."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with undisturbed(model):
-        torch.autograd.grad(loss(model(images), labels), trained, allow_unused=True)
+    def _train(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Goes through the backward passes in which hooks see the activations' gradients; weights are put back."""
+        model = self._copy.model
+        trained: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        before = [parameter.detach().clone() for parameter in trained]
+        with undisturbed(model):
+            for _ in range(self._local.steps):
+                loss = self._loss(model(images), labels)
+                grads = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
+                with torch.no_grad():
+                    torch._foreach_sub_(trained, torch._foreach_mul(grads, self._local.lr))
+        with torch.no_grad():
+            torch._foreach_copy_(trained, before)

@@ -1,4 +1,4 @@
-"""A message as a function of its images: the clipped gradient in units of its noise, and products by its Jacobian."""
+"""A message as a function of its images: gradient or update, clipped, in units of its noise; and its Jacobian."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..saliency import undisturbed
-from .channels import Loss
+from .channels import LocalSteps, Loss
 from .coefficients import Band, Coefficients
 
 EXACTNESS = 1e-3
@@ -20,6 +20,8 @@ _SMALLEST = 1e-30  # noise of exact coefficients that are all zero, and then hav
 class Message:
     """What a client sends of some images, by a fixed model, and its Jacobian at these images.
 
+    That is the gradient of their loss, or the update after the steps of SGD that it takes on all of them.
+
     Coefficients are divided by the std of their noise, so that the noise is N(0, I) and the Jacobian A has A'A for the
     Fisher information of the images. Those with infinite noise are 0. Random layers draw the same in every pass: an
     attacker is taken to know what they drew.
@@ -30,7 +32,7 @@ class Message:
         size: how many coefficients there are.
         bands: the kinds of them; ``band`` has the index of each coefficient's kind, int64 [size].
         exact_std: the std that stands for none, 0 if all have noise.
-        squares: of the coefficients of the gradient as it is before clipping, [size].
+        squares: of the coefficients of gradient or update as they are before clipping, [size].
     """
 
     def __init__(
@@ -41,16 +43,16 @@ class Message:
         labels: torch.Tensor,
         coefficients: Mapping[str, Coefficients],
         max_grad_norm: float | None,
+        local: LocalSteps | None,
     ) -> None:
-        self._model, self._loss = model, loss
+        self._model, self._loss, self._local = model, loss, local
         self.images, self._labels = images, labels
         self._coefficients = coefficients
         self._parameters = {n: p.detach() for n, p in model.named_parameters() if n in coefficients}
         self._max_grad_norm = max_grad_norm
         self.bands, self.band = self._find_bands()
         self.size = len(self.band)
-        grads = self._checked_gradients()
-        flat = self._flat(grads)
+        flat = self._flat(self._checked())
         self.squares = flat.square()
         self._norm_weights = self._find_norm_weights()
         self._weights, self.exact_std = self._find_weights(flat * self._clip_factor(flat))
@@ -78,12 +80,21 @@ class Message:
         return sums.index_add_(-1, self.band, values.double())
 
     def _whitened(self, images: torch.Tensor) -> torch.Tensor:
-        flat = self._flat(self._gradients(images))
+        flat = self._flat(self._unclipped(images))
         return flat * self._clip_factor(flat) * self._weights
 
-    def _gradients(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _unclipped(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The gradient by the name of each parameter, or the update after the client's steps."""
         self._restart_random_layers()
+        if self._local is None:
+            return self._gradient(self._parameters, images)
+        update = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
+        for _ in range(self._local.steps):
+            grads = self._gradient({name: p + update[name] for name, p in self._parameters.items()}, images)
+            update = {name: change - self._local.lr * grads[name] for name, change in update.items()}
+        return update
 
+    def _gradient(self, parameters: dict[str, torch.Tensor], images: torch.Tensor) -> dict[str, torch.Tensor]:
         def by_parameters(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
             outputs = torch.func.functional_call(self._model, parameters, (images,))
             loss = self._loss(outputs, self._labels)
@@ -92,7 +103,7 @@ class Message:
                 raise ValueError(f"expected loss(outputs, labels) to be one number, got {got}")
             return loss
 
-        grads: dict[str, torch.Tensor] = torch.func.grad(by_parameters)(self._parameters)
+        grads: dict[str, torch.Tensor] = torch.func.grad(by_parameters)(parameters)
         return grads
 
     def _restart_random_layers(self) -> None:
@@ -102,12 +113,14 @@ class Message:
         if device.type == "cuda":
             torch.cuda.default_generators[device.index].manual_seed(0)
 
-    def _checked_gradients(self) -> dict[str, torch.Tensor]:
-        grads = self._gradients(self.images)
-        for name, grad in grads.items():
-            if not grad.isfinite().all():
-                raise ValueError(f"expected finite gradients, got NaN or infinite numbers ({name})")
-        return {name: grad.detach() for name, grad in grads.items()}
+    def _checked(self) -> dict[str, torch.Tensor]:
+        """Of the message itself."""
+        found = self._unclipped(self.images)
+        for name, values in found.items():
+            if not values.isfinite().all():
+                what = "gradients" if self._local is None else "updates"
+                raise ValueError(f"expected finite {what}, got NaN or infinite numbers ({name})")
+        return {name: values.detach() for name, values in found.items()}
 
     def _flat(self, grads: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return torch.cat([part.of(grads[name]).flatten() for name, part in self._coefficients.items()])
@@ -166,6 +179,7 @@ def open_message(
     labels: torch.Tensor,
     coefficients: Mapping[str, Coefficients],
     max_grad_norm: float | None,
+    local: LocalSteps | None = None,
 ) -> Iterator[Message]:
     """A :class:`Message`; the model's modes, buffers and the random state are as before afterwards.
 
@@ -176,4 +190,4 @@ def open_message(
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
                 module.running_mean = module.running_var = module.num_batches_tracked = None
-        yield Message(model, loss, images, labels, coefficients, max_grad_norm)
+        yield Message(model, loss, images, labels, coefficients, max_grad_norm, local)

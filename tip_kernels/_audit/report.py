@@ -28,7 +28,7 @@ class Row:
         reveals: what pictures owe to them: how fast the mean squared error that is left of an image, summed over the
             images of a message, grows with the logarithm of the noise's variance there.
         reveals_error: its standard error.
-        harm: the mean square of the gradient there, before clipping: how much the loss minds noise there, up to a
+        harm: the mean square of gradient or update there, before clipping: how much the loss minds noise there, up to a
             factor.
     """
 

@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     client.add_argument("--channels", type=int, choices=(1, 3), help="turn images into gray or colors")
     client.add_argument("--per-message", type=_positive, default=1, metavar="N",
                         help="images in one message; default %(default)s")  # fmt: skip
+    client.add_argument("--lr", type=float, help="of SGD, if updates of the weights are sent; gradients if absent")
+    client.add_argument("--steps", type=_positive, default=1, help="of SGD behind an update; default %(default)s")
     client.add_argument("--seed", type=_seed, default=0, help="of the factory, too; default %(default)s")
     settings.add_arguments(parser)
     attacker = parser.add_argument_group("the attacker, and how it is computed")
@@ -106,7 +108,7 @@ def _result(options: argparse.Namespace) -> audit_report.Result:
         "labels": labels.origin,
         "loss": options.loss,
         "defense": settings.described(chosen) + _of_channels(options.ratio),
-        "message": f"the gradient of {options.per_message} image{'s' * (options.per_message > 1)}",
+        "message": _of_message(options),
         "prior": origin,
     }
     picture = None if options.no_picture else options.out
@@ -116,6 +118,13 @@ def _result(options: argparse.Namespace) -> audit_report.Result:
     return audit_report.Result(
         found, options, facts, _notes(options, chosen, listing, model), batch.paths, batch.labels, picture
     )
+
+
+def _of_message(options: argparse.Namespace) -> str:
+    images = f"{options.per_message} image{'s' * (options.per_message > 1)}"
+    if options.lr is None:
+        return f"the gradient of {images}"
+    return f"the update after {options.steps} step{'s' * (options.steps > 1)} of SGD at {options.lr:g} on {images}"
 
 
 def _of_channels(ratio: float) -> str:
@@ -226,11 +235,12 @@ def _audited(
     prior: ImagePrior,
 ) -> Audit:
     try:
-        defense = TIP(model, **chosen)
+        defense = TIP(model, **chosen, buffers="send" if options.lr is None else "withhold")
         with extras.progress("audit") as progress:
             return audited(
                 model, loss, batch.images, batch.labels, defense, prior=prior, per_message=options.per_message,
-                method=options.method, probes=options.probes, seed=options.seed, progress=progress,
+                lr=options.lr, steps=options.steps, method=options.method, probes=options.probes, seed=options.seed,
+                progress=progress,
             )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise Refused(one_line(error)) from error
@@ -246,6 +256,11 @@ def _notes(options: argparse.Namespace, chosen: dict[str, Any], listing: Listing
     still = sum(not module.training for module in model.modules())
     if still and not options.eval:
         notes.append(f"{still} of the model's modules are in evaluation mode, as the factory returns them")
+    if options.lr is not None and any(buffer.is_floating_point() for buffer in model.buffers()):
+        notes.append(
+            "an update also has running statistics, which tell of the images and are not counted here: "
+            "TIP(buffers='withhold') sends none"
+        )
     if chosen["max_grad_norm"] is None:
         notes.append("gradients are not clipped, so std and floor are in their own units, and no epsilon can be given")
     if chosen.get("floor_std") == 0:

@@ -73,7 +73,10 @@ def as_json(result: Result) -> str:
         "tip_kernels": __version__,
         "facts": _all_facts(result),
         "notes": result.notes,
-        "settings": {**settings.as_objects(options), "per_message": options.per_message, "seed": options.seed},
+        "settings": {
+            **settings.as_objects(options),
+            **{name: getattr(options, name) for name in ("per_message", "lr", "steps", "seed")},
+        },
         "method": found.method,
         "images": images,
         "prior_psnr": found.prior_psnr,
