@@ -96,7 +96,8 @@ def _audits(results: Results) -> Iterator[str]:
         "<p>Attacks that fail prove little. The audit asks what the message tells at all: its best guess, and where in "
         "the picture it leaks (bright is seen, black is hidden as without a message). The ceiling is the PSNR of the "
         "best estimate, on average over such photos; the guess is that estimate for this photo, which is worse for "
-        "photos unlike those. Both take the gradient to be linear in the photo.</p>"
+        "photos unlike those, so that an attacker who searches may come closer to this one. Both take the gradient to "
+        "be linear in the photo.</p>"
     )
     for name in results.rebuilt:
         if not knows_best(name):
