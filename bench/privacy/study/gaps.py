@@ -1,6 +1,7 @@
 """What attackers got, image by image, beside the ceiling of the linearized problem."""
 
 import statistics
+import textwrap
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -95,12 +96,13 @@ def _summary(found: list[Gap], rows: list[Row], ceilings: list[Ceilings]) -> str
     pairs = _by_image(rows, ceilings)
     higher = [image for image, excess in pairs if excess > MARGIN]
     most = max(set(higher), key=higher.count, default=0)
-    return (
+    return textwrap.fill(
         f"Rank correlation (Spearman) of ceilings and strongest attacks over these {len(found)} settings: "
         f"{rank_correlation(found):.2f}{inner}. Under {above} of them some attacker's median is more than "
         f"{MARGIN:g} dB above the ceilings. Image by image {len(higher)} of {len(pairs)} attacks are, "
         f"{higher.count(most)} of these on image {most}. A setting's ceilings take {audits:.0f} s of CPU time, its "
-        f"attacks {attacks:.0f} s."
+        f"attacks {attacks:.0f} s.",
+        width=120,
     )
 
 
