@@ -11,7 +11,6 @@ import functools
 import itertools
 import logging
 import statistics
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from .. import saliency
+from .._bench.timing import milliseconds
 from .._op import dispatch
 from .._op.plan import DTYPES
 from ..defense import TIP
@@ -167,26 +167,17 @@ def _forward(model: nn.Module, shape: tuple[int, ...]) -> None:
 def _timed(defense: TIP) -> Timing:
     """The median of some calls for gradients of the model's shapes; one before them is not counted."""
     trained = [parameter for parameter in defense.model.parameters() if parameter.requires_grad]
-    seconds = []
+    device = trained[0].device
+    times = []
     try:
         with _quiet():
             for _ in range(1 + REPEATS):
                 for parameter in trained:
                     parameter.grad = torch.randn_like(parameter)
-                _synchronize(trained[0].device)
-                start = time.perf_counter()
-                defense.perturb_gradients()
-                _synchronize(trained[0].device)
-                seconds.append(time.perf_counter() - start)
+                times.append(milliseconds(defense.perturb_gradients, device))
     except (TypeError, ValueError, RuntimeError) as error:
         raise Refused(f"a call for gradients of this model has raised: {one_line(error)}") from error
-    device = trained[0].device
-    return Timing(statistics.median(seconds[1:]), REPEATS, dispatch.available_backends(device)[0], device)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    return Timing(statistics.median(times[1:]) / 1e3, REPEATS, dispatch.available_backends(device)[0], device)
 
 
 @contextlib.contextmanager
