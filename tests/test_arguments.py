@@ -152,6 +152,13 @@ def test_a_tensor_beyond_the_names_is_named_by_its_index(call):
     refused(call, TypeError, r"expected grads\[1\] to be a tensor or None, got str")
 
 
+@pytest.mark.parametrize("make", [dict.fromkeys, np.array, iter], ids=["dict keys", "array", "iterator"])
+def test_names_come_in_whatever_has_an_order(make, call):
+    names = make(NAMES)
+    call["names"], call["grads"][1] = names.keys() if isinstance(names, dict) else names, "not a tensor"
+    refused(call, TypeError, rf"expected grads\[1\] \({NAMES[1]}\) to be a tensor or None, got str")
+
+
 @pytest.mark.parametrize("length", [0, 2, 4])
 @pytest.mark.parametrize("argument", ["scores", "names", "shards", "ratio"])
 def test_lists_of_the_wrong_length(argument, length, call):
@@ -202,7 +209,7 @@ BAD_NUMBERS = [
     ("cutoff", nan, ValueError, r"cutoff in \[0, 1\), got nan"),
     ("names", "abc", TypeError, "names to be a sequence of strings, got str"),
     ("names", {"a": 0, "b": 1, "c": 2}, TypeError, "names to be a sequence of strings, got dict"),
-    ("names", ["a", ["b"], "c"], TypeError, "names to be a sequence of strings, got one with a list"),
+    ("names", ["a", ["b"], "c"], TypeError, "names to be strings, got list among them"),
     ("cutoff", [0.5], TypeError, "cutoff to be a number, got list"),
     ("cutoff", "x", TypeError, "cutoff to be a number, got str"),
     ("keep", -0.1, ValueError, r"keep in \[0, 1\], got -0.1"),

@@ -320,6 +320,53 @@ def test_channels_are_those_that_the_defense_would_select():
         assert torch.equal(channels, known[name])
 
 
+class Twice(nn.Module):
+    """One layer under two names, and a parameter of one layer in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+        self.same, self.other = self.layer, nn.Conv2d(2, 2, 3, padding=1)
+        self.other.weight = self.layer.weight
+        self.head = nn.Linear(50, 3)
+
+    def forward(self, images):
+        return self.head(self.same(self.other(self.layer(self.first(images).tanh()).tanh())).flatten(1))
+
+
+@pytest.mark.parametrize("update", [{}, {"lr": 0.5, "steps": 3}])
+def test_a_layer_under_two_names_stays_as_it_is(update):
+    model = Twice().double()
+    parameters, values = dict(model.named_parameters()), copy.deepcopy(model.state_dict())
+    images, labels = batch(1)
+    images, labels = images.double().repeat(2, 1, 1, 1), labels.repeat(2)
+    found = [audit(model, cross_entropy, images, labels, 0.02, **update).psnr for _ in range(2)]
+    assert found[0][0] == pytest.approx(found[0][1].item(), abs=1e-9)  # two messages of one image
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-9)
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_that_casts_its_images():
+    class Casts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(18, 3)).double()
+
+        def forward(self, images):
+            return self.net(images.double())
+
+    model, (images, labels) = Casts(), batch(1)
+    found = audit(model, cross_entropy, images, labels, 0.1)
+    expected = audit(model.net, cross_entropy, images.double(), labels, 0.1)
+    torch.testing.assert_close(found.psnr, expected.psnr, rtol=0, atol=1e-4)
+
+
+def test_noise_too_small_to_divide_by_is_refused():
+    with pytest.raises(ValueError, match="expected noise by which float32 can divide, got a std of 1e-44"):
+        audit(linear_net(), linear_loss, *batch(1), 1e-44)
+
+
 def test_public_scores_must_be_measured_first():
     model = small_net()
     defense = TIP(model, ratio=0.5, std=0.1, scores="public")

@@ -121,6 +121,23 @@ def test_statistics_that_are_sent_are_refused():
     audit(model, cross_entropy, images, labels, withholds, per_message=2, lr=0.1, steps=2)
 
 
+def test_buffers_that_do_not_change_are_no_statistics():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.full((1,), 0.5))
+            self.net = with_statistics()
+            self.net[1].eval()
+
+        def forward(self, images):
+            return self.net(images - self.mean)
+
+    model, (images, labels) = Scaled(), batch(2)
+    defense = TIP(model, ratio=0.5, std=0.2, floor_std=0.1, max_grad_norm=0.5)
+    found = audit(model, cross_entropy, images.float(), labels, defense, per_message=2, lr=0.1, steps=2)
+    assert found.psnr.min() > found.prior_psnr
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [

@@ -234,8 +234,8 @@ def test_numbers_of_a_kernel_by_hand(capsys):
     row, pointwise = found_in(capsys, "small")["kernels"]
     assert row == {
         "name": "0.weight", "tensors": 1, "numbers": 216, "channels": 8, "kernels": 24, "size": [3, 3], "taps": 9,
-        "high_band": 8, "selected": 3, "outputs": None, "noised": 3 * 3 * 8, "noise": 1 / 3, "exact": 2 / 3,
-        "bytes": 4 * 3 * 27,
+        "high_band": 8, "selected": 3, "outputs": None, "noised": 3 * 3 * 8, "removed": 0, "noise": 1 / 3,
+        "exact": 2 / 3, "bytes": 4 * 3 * 27,
     }  # fmt: skip
     assert (pointwise["high_band"], pointwise["selected"], pointwise["exact"]) == (0, 0, 1.0)
     corners = found_in(capsys, "small", "--no-time --ratio 1 --cutoff 0.75")["kernels"][0]
@@ -255,11 +255,20 @@ def test_a_spectrum_has_all_noise(capsys):
     assert "has all noise, got both" in refusal(capsys, "kinds", "--spectrum spectrum.json --floor 1")
 
 
-def test_bands_that_are_replaced_and_noise_that_is_none(capsys):
-    (row, _) = found_in(capsys, "small", "--std 0 --no-time")["kernels"]
-    assert (row["noised"], row["bytes"]) == (0, 0)
-    (row, _) = found_in(capsys, "small", "--std 0 --keep 0.5 --no-time")["kernels"]
-    assert (row["noised"], row["bytes"]) == (0, 4 * 3 * 27)  # written, and no noise
+def test_bands_that_are_weakened_or_removed_without_noise(capsys):
+    plain = found_in(capsys, "small", "--std 0 --no-time")
+    assert (plain["all"]["exact"], plain["kernels"][0]["bytes"]) == (1.0, 0)
+    assert plain["notes"] == ["nothing gets noise: std is 0. floor_std noises all of it (--floor)"]
+    halved = found_in(capsys, "small", "--std 0 --keep 0.5 --no-time")
+    assert (halved["all"]["exact"], halved["kernels"][0]["bytes"]) == (1.0, 4 * 3 * 27)  # written, and no noise
+    gone = found_in(capsys, "small", "--std 0 --keep 0 --no-time")
+    kernel = gone["kernels"][0]
+    assert (kernel["noised"], kernel["removed"], kernel["noise"], kernel["exact"]) == (0, 72, 0.0, 144 / 216)
+    assert gone["notes"] == plain["notes"]
+    replaced = found_in(capsys, "small", "--keep 0 --no-time")["kernels"][0]
+    assert (replaced["noised"], replaced["removed"], replaced["exact"]) == (72, 0, 144 / 216)
+    idle = found_in(capsys, "small", "--ratio 0 --no-time")
+    assert idle["notes"] == ["nothing gets noise: ratio is 0. floor_std noises all of it (--floor)"]
 
 
 def test_a_std_is_named_where_it_was_given(capsys):
@@ -343,7 +352,7 @@ def test_buffers_and_frozen_parameters_are_told(capsys):
         "8 numbers of floating buffers, as they are; TIP(buffers='withhold')" in found_in(capsys, "kinds")["notes"][-1]
     )
     found = found_in(capsys, "kinds", "--no-time --floor 1")
-    assert "8 numbers of floating buffers, with the floor's noise" in found["notes"][-1]
+    assert "8 numbers of floating buffers, with noise" in found["notes"][-1]
     assert "(216 frozen ones are not sent)" in found_in(capsys, "frozen")["facts"]["model"]
 
 

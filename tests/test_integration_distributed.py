@@ -158,6 +158,10 @@ def audit_split_models():
         return audit(given, nn.functional.cross_entropy, images, labels, 0.1, max_grad_norm=1.0).psnr
 
     assert torch.equal(ceiling(DistributedDataParallel(model)), ceiling(model))
+    normed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5))
+    wrapped = DistributedDataParallel(normed)
+    if dist.get_rank() == 0:  # alone: it waits for nobody, although a forward pass would send buffers around
+        assert torch.equal(ceiling(wrapped), ceiling(normed))
     fully_shard(model)
     assert "lies whole on this rank, got a DTensor (0.weight)" in raised(lambda: ceiling(model))
 

@@ -184,6 +184,17 @@ def test_the_share_with_noise_is_reported_once(settings, level, caplog):
     assert reports[0].getMessage().startswith(f"noise in {share} of the 845 numbers of a message")
 
 
+@pytest.mark.parametrize("settings", [{"ratio": 0.0, "std": 0.1}, {"ratio": 0.5, "std": 0.0}])
+def test_a_call_without_noise_warns(settings, caplog):
+    model = net()
+    defense = TIP(model, **settings)
+    backward(model)
+    with caplog.at_level(logging.INFO, logger="tip_kernels"):
+        defense.perturb_gradients()
+    (report,) = [record for record in caplog.records if "of a message" in record.getMessage()]
+    assert (report.levelno, report.getMessage()[:14]) == (logging.WARNING, "noise in 0.0 %")
+
+
 def test_an_empty_update():
     defense = TIP(net(), **FLOOR)
     with pytest.raises(ValueError, match="expected an update with parameters of the model, got none"):

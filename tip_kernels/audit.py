@@ -13,6 +13,7 @@ from ._audit.message import Message, open_message
 from ._audit.posterior import Posterior, decibels, decibels_of_share
 from ._audit.prior import ImagePrior
 from ._audit.report import Audit, Row, Tally
+from ._audit.statistics import changed_by_forward
 from ._distributed.dtensor import is_dtensor
 from ._op.numbers import check_amount, check_max_grad_norm
 from .defense import TIP
@@ -168,24 +169,28 @@ def _mechanism(
             raise ValueError("expected a TIP of this model, got one of another model")
         if max_grad_norm is not None:
             raise ValueError("expected max_grad_norm to be left to the TIP, which has its own, got both")
-        if local is not None:
-            _refuse_statistics(defense)
         channels = Channels(defense, loss, local)
+        sends_buffers = local is not None and defense._settings["buffers"] == "send"
         norm: float | None = defense._settings["max_grad_norm"]
-        return lambda images, labels: under_tip(defense, channels.selected(images, labels)), norm
+
+        def coefficients(images: torch.Tensor, labels: torch.Tensor) -> dict[str, Coefficients]:
+            if sends_buffers:
+                _refuse_statistics(changed_by_forward(channels.model, images))
+            return under_tip(defense, channels.selected(images, labels))
+
+        return coefficients, norm
     check_amount("defense, the std of plain noise,", defense)
     check_max_grad_norm(max_grad_norm)
     plain = under_noise(model, float(defense))
     return lambda _images, _labels: plain, max_grad_norm
 
 
-def _refuse_statistics(defense: TIP) -> None:
-    """Raises ValueError if updates under a TIP have more than parameters."""
-    statistics = sorted(defense._layout.floating_names - defense._layout.all_parameter_names)
-    if statistics and defense._settings["buffers"] == "send":
+def _refuse_statistics(names: list[str]) -> None:
+    """Raises ValueError if updates have buffers that tell of the images."""
+    if names:
         raise ValueError(
-            f"expected a TIP that sends parameters alone, got one that sends {statistics[0]} too, which tells of the "
-            "images and is not counted: build it with buffers='withhold'"
+            f"expected a TIP that sends parameters alone, got one that sends {names[0]} too, which tells of the images "
+            "and is not counted: build it with buffers='withhold'"
         )
 
 

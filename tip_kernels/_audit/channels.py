@@ -8,6 +8,7 @@ import torch
 
 from ..defense import TIP
 from ..saliency import undisturbed
+from .substitution import unwrapped
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -26,11 +27,15 @@ class Channels:
         defense: stays as it is, and so does its model.
         loss: of the model's outputs and labels.
         local: the client's steps; None for a gradient.
+
+    Attributes:
+        model: the copy.
     """
 
     def __init__(self, defense: TIP, loss: Loss, local: LocalSteps | None = None) -> None:
-        self._loss, self._local = loss, local or LocalSteps(1, 0.0)
+        self._loss, self._local = loss, local
         self._copy = copy.deepcopy(defense)
+        self.model = self._copy.model
         scores = defense.scores()
         if scores:
             self._copy.set_scores(scores)
@@ -42,25 +47,26 @@ class Channels:
         Raises:
             RuntimeError: the scores are public, and none have been measured.
         """
-        model = self._copy.model
         if not self._are_known:
             self._copy.reset()
             self._train(images, labels)
         self._copy._cam.collect()
         layout, selection = self._copy._layout, self._copy._selection
-        tensors: list[torch.Tensor | None] = [p if p.requires_grad else None for p in model.parameters()]
+        tensors: list[torch.Tensor | None] = [p if p.requires_grad else None for p in self.model.parameters()]
         return selection.selected(selection.choose(tensors, layout.all.convs))
 
     def _train(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Goes through the backward passes in which hooks see the activations' gradients; weights are put back."""
-        model = self._copy.model
+        model = self.model
         trained: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        before = [parameter.detach().clone() for parameter in trained]
+        before = [parameter.detach().clone() for parameter in trained] if self._local else []
         with undisturbed(model):
-            for _ in range(self._local.steps):
-                loss = self._loss(model(images), labels)
+            for _ in range(self._local.steps if self._local else 1):
+                loss = self._loss(unwrapped(model)(images), labels)
                 grads = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
-                with torch.no_grad():
-                    torch._foreach_sub_(trained, torch._foreach_mul(grads, self._local.lr))
-        with torch.no_grad():
-            torch._foreach_copy_(trained, before)
+                if self._local:
+                    with torch.no_grad():
+                        torch._foreach_sub_(trained, torch._foreach_mul(grads, self._local.lr))
+        if self._local:
+            with torch.no_grad():
+                torch._foreach_copy_(trained, before)

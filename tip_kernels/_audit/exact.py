@@ -6,6 +6,9 @@ from .message import Message
 from .posterior import Posterior, Progress, by_probes, random_signs
 from .prior import ImagePrior
 
+BLOCK = 512
+"""Columns of a symmetric matrix that are computed at once."""
+
 PROBES = 64
 """Random directions for what each band reveals, whose sum by a matrix would take as long as all the rest."""
 
@@ -57,7 +60,7 @@ def exact_posterior(
 def _jacobian(message: Message, chunk: int, progress: Progress) -> torch.Tensor:
     images = message.images
     columns = images.numel()
-    jacobian = images.new_empty(message.size, columns)
+    jacobian = message.squares.new_empty(message.size, columns)  # in the dtype of gradients
     for first in range(0, columns, chunk):
         indices = torch.arange(first, min(first + chunk, columns), device=images.device)
         directions = torch.nn.functional.one_hot(indices, columns).to(images).view(-1, *images.shape)
@@ -66,21 +69,23 @@ def _jacobian(message: Message, chunk: int, progress: Progress) -> torch.Tensor:
     return jacobian
 
 
-def _gram(matrix: torch.Tensor, size: int = 512) -> torch.Tensor:
-    """The lower triangle of B'B, float64, by blocks of so many columns, with what they have above the diagonal.
+def _gram(matrix: torch.Tensor) -> torch.Tensor:
+    """The lower triangle of B'B, float64, by blocks of columns, with what those have above the diagonal.
 
     float32's rounding changes it by at most about 2^-24 of its trace in any direction. Where that is nothing beside
     the prior's precision, 1, the product is in float32, which takes half of the time.
     """
     columns = matrix.shape[1]
     trace = torch.linalg.vector_norm(matrix, dtype=torch.float64).square().item()
-    is_exact_enough = matrix.dtype is torch.float32 and trace * 2.0**-24 < 1e-2
+    if matrix.dtype is torch.float32 and trace * 2.0**-24 < 1e-2:
+        parts = iter([matrix])
+    else:
+        parts = (rows.double() for rows in matrix.split(max(1, 2**25 // columns)))
     total = torch.zeros(columns, columns, dtype=torch.float64, device=matrix.device)
-    for rows in [matrix] if is_exact_enough else matrix.split(max(1, 2**25 // columns)):
-        wide = rows if is_exact_enough else rows.double()
-        for first in range(0, columns, size):
-            last = first + size
-            total[first:last, :last] += wide[:, first:last].T @ wide[:, :last]
+    for rows in parts:
+        for first in range(0, columns, BLOCK):
+            last = first + BLOCK
+            total[first:last, :last] += rows[:, first:last].T @ rows[:, :last]
     return total
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from ..saliency import undisturbed
 from .channels import LocalSteps, Loss
 from .coefficients import Band, Coefficients
+from .substitution import Substitution
 
 EXACTNESS = 1e-3
 """Coefficients without noise count as known to this part of their root mean square."""
@@ -45,10 +46,11 @@ class Message:
         max_grad_norm: float | None,
         local: LocalSteps | None,
     ) -> None:
-        self._model, self._loss, self._local = model, loss, local
+        self._loss, self._local = loss, local
         self.images, self._labels = images, labels
         self._coefficients = coefficients
         self._parameters = {n: p.detach() for n, p in model.named_parameters() if n in coefficients}
+        self._model = Substitution(model, self._parameters)
         self._max_grad_norm = max_grad_norm
         self.bands, self.band = self._find_bands()
         self.size = len(self.band)
@@ -96,8 +98,7 @@ class Message:
 
     def _gradient(self, parameters: dict[str, torch.Tensor], images: torch.Tensor) -> dict[str, torch.Tensor]:
         def by_parameters(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
-            outputs = torch.func.functional_call(self._model, parameters, (images,))
-            loss = self._loss(outputs, self._labels)
+            loss = self._loss(self._model.run(parameters, images), self._labels)
             if not isinstance(loss, torch.Tensor) or loss.dim():
                 got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
                 raise ValueError(f"expected loss(outputs, labels) to be one number, got {got}")
@@ -166,9 +167,17 @@ class Message:
         std = torch.cat(stds).to(clipped.device)
         known = clipped[(std == 0) & (clipped != 0)].double()
         if not (std == 0).any():
-            return (1 / std).to(clipped), 0.0
+            return self._inverse(std, clipped), 0.0
         exact = max(EXACTNESS * math.sqrt(known.square().mean().item()), _SMALLEST) if len(known) else _SMALLEST
-        return (1 / torch.where(std == 0, exact, std)).to(clipped), exact
+        return self._inverse(torch.where(std == 0, exact, std), clipped), exact
+
+    def _inverse(self, std: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """One by it, in the dtype of the message."""
+        inverse = (1 / std).to(like)
+        if inverse.isinf().any():
+            dtype = str(like.dtype).removeprefix("torch.")
+            raise ValueError(f"expected noise by which {dtype} can divide, got a std of {std.min().item():g}")
+        return inverse
 
 
 @contextmanager

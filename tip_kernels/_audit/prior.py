@@ -8,6 +8,9 @@ import torch
 MOST_DENSE = 4096
 """Values of an image up to which :meth:`ImagePrior.fit` keeps a full covariance."""
 
+BLOCK = 512
+"""Columns of a triangular matrix that are multiplied at once."""
+
 
 class ImagePrior:
     """A Gaussian over images [channels, height, width]: ``mean + L z`` with z ~ N(0, I), so covariance S = L L'.
@@ -133,10 +136,10 @@ class Dense:
         """L z, with its values in one axis."""
         return latents @ self._factor.T.to(latents)
 
-    def gather(self, values: torch.Tensor, size: int = 512) -> torch.Tensor:
-        """L' v, by blocks of so many columns of L, without the zeros above them: half of the products."""
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """L' v, by blocks of columns of L, without the zeros above them: half of the products."""
         flat, factor = values.flatten(-3), self._factor.to(values)
-        blocks = [flat[..., first:] @ factor[first:, first : first + size] for first in range(0, len(factor), size)]
+        blocks = [flat[..., first:] @ factor[first:, first : first + BLOCK] for first in range(0, len(factor), BLOCK)]
         return torch.cat(blocks, -1)
 
     def factor(self) -> torch.Tensor:

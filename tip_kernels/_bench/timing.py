@@ -63,10 +63,17 @@ def milliseconds(function: Callable[[], object], device: torch.device, calls: in
 
     Args:
         function: does its work on ``device``.
-        device: on the CPU the wall clock counts, on CUDA the time between two events on the stream.
+        device: on CUDA the time between two events on the stream counts, else the wall clock.
         calls: at least 1.
     """
-    return (_milliseconds_cuda if device.type == "cuda" else _milliseconds_cpu)(function, calls)
+    if device.type == "cuda":
+        return _milliseconds_cuda(function, calls)
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    _synchronize(device)
+    return (time.perf_counter() - start) * 1e3 / calls
 
 
 def quartiles(times: list[float]) -> Quartiles:
@@ -77,11 +84,9 @@ def quartiles(times: list[float]) -> Quartiles:
     return Quartiles(median, lower, upper)
 
 
-def _milliseconds_cpu(function: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        function()
-    return (time.perf_counter() - start) * 1e3 / calls
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _milliseconds_cuda(function: Callable[[], object], calls: int) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .._audit.channels import Loss
+from .._audit.statistics import changed_by_forward
 from ..audit import Audit, ImagePrior
 from ..audit import audit as audited
 from ..defense import TIP
@@ -116,7 +117,14 @@ def _result(options: argparse.Namespace) -> audit_report.Result:
         names = [printable(str(path)) for path in batch.paths]
         save(audit_picture.drawn(found, batch.images, names, options.probes), picture)
     return audit_report.Result(
-        found, options, facts, _notes(options, chosen, listing, model), batch.paths, batch.labels, picture
+        found,
+        options,
+        chosen,
+        facts,
+        _notes(options, chosen, listing, model, batch.images),
+        batch.paths,
+        batch.labels,
+        picture,
     )
 
 
@@ -128,7 +136,7 @@ def _of_message(options: argparse.Namespace) -> str:
 
 
 def _of_channels(ratio: float) -> str:
-    return "; channels by the scores of each message's own backward pass" if 0 < ratio < 1 else ""
+    return "; channels by the scores of each message's own backward passes" if 0 < ratio < 1 else ""
 
 
 def _model(options: argparse.Namespace) -> nn.Module:
@@ -248,7 +256,9 @@ def _audited(
         raise Refused(f"the audit has raised {raised_by_user(error)}") from error
 
 
-def _notes(options: argparse.Namespace, chosen: dict[str, Any], listing: Listing, model: nn.Module) -> list[str]:
+def _notes(
+    options: argparse.Namespace, chosen: dict[str, Any], listing: Listing, model: nn.Module, images: torch.Tensor
+) -> list[str]:
     """What a user might not have meant."""
     notes = []
     if listing.others:
@@ -256,13 +266,13 @@ def _notes(options: argparse.Namespace, chosen: dict[str, Any], listing: Listing
     still = sum(not module.training for module in model.modules())
     if still and not options.eval:
         notes.append(f"{still} of the model's modules are in evaluation mode, as the factory returns them")
-    if options.lr is not None and any(buffer.is_floating_point() for buffer in model.buffers()):
+    if options.lr is not None and changed_by_forward(model, images[: options.per_message]):
         notes.append(
             "an update also has running statistics, which tell of the images and are not counted here: "
             "TIP(buffers='withhold') sends none"
         )
     if chosen["max_grad_norm"] is None:
-        notes.append("gradients are not clipped, so std and floor are in their own units, and no epsilon can be given")
+        notes.append("messages are not clipped, so std and floor are in their own units, and no epsilon can be given")
     if chosen.get("floor_std") == 0:
         notes.append(
             "without a floor most numbers are sent as they are, and ceilings say that all is seen, not how well"
@@ -282,19 +292,29 @@ def _turned(options: argparse.Namespace) -> str:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    value = _integer(text)
+    if value is None or value < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
     return value
 
 
 def _seed(text: str) -> int:
-    value = int(text)
-    if not -(2**63) <= value < 2**64:  # what torch takes
+    value = _integer(text)
+    if value is None or not -(2**63) <= value < 2**64:  # what torch takes
         raise argparse.ArgumentTypeError(f"expected an integer in [-2**63, 2**64), got {text}")
     return value
 
 
+def _integer(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
+
+
 def _size(text: str) -> tuple[int, int]:
     height, by, width = text.partition("x")
-    return _positive(height), _positive(width if by else height)
+    sides = [side for side in (_integer(height), _integer(width if by else height)) if side is not None and side > 0]
+    if len(sides) < 2:
+        raise argparse.ArgumentTypeError(f"expected a size like 32 or 32x48, got {text}")
+    return sides[0], sides[1]

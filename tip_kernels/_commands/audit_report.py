@@ -26,6 +26,7 @@ class Result(NamedTuple):
     Attributes:
         found: of N images.
         options: of the command.
+        chosen: the TIP's settings, by the names of its arguments.
         facts: what was audited, by name.
         notes: what a user might not have meant.
         paths: of the images.
@@ -35,6 +36,7 @@ class Result(NamedTuple):
 
     found: Audit
     options: argparse.Namespace
+    chosen: dict[str, Any]
     facts: dict[str, str]
     notes: list[str]
     paths: list[pathlib.Path]
@@ -74,7 +76,7 @@ def as_json(result: Result) -> str:
         "facts": _all_facts(result),
         "notes": result.notes,
         "settings": {
-            **settings.as_objects(options),
+            **settings.as_objects(options, result.chosen),
             **{name: getattr(options, name) for name in ("per_message", "lr", "steps", "seed")},
         },
         "method": found.method,

@@ -73,8 +73,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             _check_call(defense)
             timing = None if options.no_time else _timed(defense)
     warned = list(dict.fromkeys(one_line(warning.message) for warning in caught))
-    given = {name: value for name, value in chosen.items() if name != "std" or options.std is not None}
-    return Plan(model, defense, settings.described(given), rows, outputs, timing, warned)
+    return Plan(model, defense, chosen, rows, outputs, timing, warned)
 
 
 def _materialize(model: nn.Module, shape: tuple[int, ...] | None) -> None:

@@ -20,7 +20,7 @@ from .table import table
 HEADER = ("", "channels", "kernels", "taps", "high band", "selected", "numbers", "noise", "exact", "bytes")
 LEGEND = (
     "noise and exact: of the numbers, in the basis in which noise is added, those that get some and those that are "
-    "sent as they are (or times the factor that clips); bytes: of the gradients, that a call rewrites"
+    "sent as they are (or times keep or the factor that clips); bytes: of the gradients, that a call rewrites"
 )
 
 
@@ -32,6 +32,7 @@ class Row(NamedTuple):
         tensors: how many parameters it is.
         numbers: in them.
         noised: coefficients that get noise.
+        removed: coefficients that are sent as 0, without noise.
         bytes: that a call rewrites.
         kernel: what only a conv kernel has.
     """
@@ -40,6 +41,7 @@ class Row(NamedTuple):
     tensors: int
     numbers: int
     noised: int
+    removed: int
     bytes: int
     kernel: "Kernel | None" = None
 
@@ -50,8 +52,8 @@ class Row(NamedTuple):
 
     @property
     def exact(self) -> float:
-        """Share of the numbers that is sent as it is."""
-        return (self.numbers - self.noised) / max(self.numbers, 1)
+        """Share of the numbers that is sent as it is, or times ``keep``."""
+        return (self.numbers - self.noised - self.removed) / max(self.numbers, 1)
 
 
 class Kernel(NamedTuple):
@@ -79,7 +81,7 @@ class Plan(NamedTuple):
     Attributes:
         model: the user's.
         defense: its TIP.
-        described: the settings that were given for it.
+        chosen: its settings, by the names of its arguments.
         rows: of all that is trained.
         outputs: by conv kernel the shapes that a forward pass gives; None if there was none.
         timing: None if no call was timed.
@@ -88,7 +90,7 @@ class Plan(NamedTuple):
 
     model: nn.Module
     defense: TIP
-    described: str
+    chosen: dict[str, Any]
     rows: list[Row]
     outputs: dict[str, list[tuple[int, ...]]] | None
     timing: Timing | None
@@ -118,27 +120,38 @@ def total(name: str, rows: list[Row]) -> Row:
         sum(row.tensors for row in rows),
         sum(row.numbers for row in rows),
         sum(row.noised for row in rows),
+        sum(row.removed for row in rows),
         sum(row.bytes for row in rows),
     )
 
 
 def _row(defense: TIP, coefficients: Coefficients, parameter: nn.Parameter) -> Row:
-    channels, taps = len(coefficients.selected), len(coefficients.radii)
-    per_channel = parameter.numel() // max(channels * taps, 1)
-    has_noise = coefficients.std_by_channel() > 0
-    noised = int(has_noise.sum()) * per_channel
-    touched = has_noise.any(dim=-1).flatten()
-    if coefficients.basis is not None and defense._settings["keep"] < 1:
-        touched |= coefficients.selected
-    rewritten = int(touched.sum()) * per_channel * taps
-    if defense._settings["max_grad_norm"] is not None:
-        rewritten = parameter.numel()
-    kernel = None
+    is_selected, taps = coefficients.selected, len(coefficients.radii)
+    per_channel = parameter.numel() // max(len(is_selected) * taps, 1)
+    kernel, added = None, coefficients.std
     if coefficients.basis is not None:
         size = defense._layout.kernel_sizes[defense._layout.names.index(coefficients.name)]
         high_band = defense._mechanism.bands.dimension(size)
-        kernel = Kernel(channels, channels * per_channel, size, high_band, int(coefficients.selected.sum()))
-    return Row(coefficients.name, 1, parameter.numel(), noised, rewritten * parameter.element_size(), kernel)
+        kernel = Kernel(len(is_selected), len(is_selected) * per_channel, size, high_band, int(is_selected.sum()))
+        added = defense._mechanism.stds(coefficients.name, size)  # those of coefficients are by what is left of these
+    of_channels = is_selected.long()
+    has_noise = added[of_channels] > 0  # [C, K]
+    is_removed = (added == 0)[of_channels] & coefficients.std[of_channels].isinf()
+    is_written = has_noise.any(dim=-1)
+    if kernel is not None and defense._settings["keep"] < 1:
+        is_written |= is_selected
+    written = int(is_written.sum()) * per_channel * taps
+    if defense._settings["max_grad_norm"] is not None:
+        written = parameter.numel()
+    return Row(
+        coefficients.name,
+        1,
+        parameter.numel(),
+        int(has_noise.sum()) * per_channel,
+        int(is_removed.sum()) * per_channel,
+        written * parameter.element_size(),
+        kernel,
+    )
 
 
 def as_text(options: argparse.Namespace, plan: Plan) -> str:
@@ -158,7 +171,7 @@ def as_json(options: argparse.Namespace, plan: Plan) -> str:
         "tip_kernels": __version__,
         "facts": facts_of(options, plan),
         "notes": notes_of(options, plan),
-        "settings": {**settings.as_objects(options), "input": options.input},
+        "settings": {**settings.as_objects(options, plan.chosen), "input": options.input},
         "kernels": [_as_object(row, plan.outputs) for row in plan.rows if row.kernel is not None],
         "others": [_as_object(row, plan.outputs) for row in plan.rows if row.kernel is None],
         "all": _as_object(every, plan.outputs),
@@ -176,7 +189,8 @@ def as_json(options: argparse.Namespace, plan: Plan) -> str:
 
 def facts_of(options: argparse.Namespace, plan: Plan) -> dict[str, str]:
     """What was asked about, by name."""
-    facts = {"model": f"{options.model}, {of_model(plan.model)}", "defense": plan.described}
+    given = {name: value for name, value in plan.chosen.items() if name != "std" or options.std is not None}
+    facts = {"model": f"{options.model}, {of_model(plan.model)}", "defense": settings.described(given)}
     if plan.outputs is not None:
         reached = sum(bool(shapes) for shapes in plan.outputs.values())
         facts["input"] = f"{shown(options.input)}, which reaches {reached} of {len(plan.outputs)} conv kernels"
@@ -206,7 +220,7 @@ def notes_of(options: argparse.Namespace, plan: Plan) -> list[str]:
     buffers = {name: b.numel() for name, b in plan.model.named_buffers() if b.is_floating_point()}
     if buffers:
         floors = plan.defense._mechanism.floor_std.named()
-        how = "with the floor's noise" if all(floors.get(name) for name in buffers) else "as they are"
+        how = "with noise" if all(floors.get(name) for name in buffers) else "as they are"
         notes.append(
             f"an update of weights also has {sum(buffers.values()):,} numbers of floating buffers, {how}; "
             "TIP(buffers='withhold') sends none"
@@ -220,10 +234,7 @@ def _of_little(options: argparse.Namespace, plan: Plan) -> list[str]:
     if every.noised == every.numbers:
         return []
     if every.noised == 0:
-        return [
-            "nothing gets noise: all that is trained is sent exactly, and a perturb call raises unless ratio is 0. "
-            "floor_std noises all of it (--floor)"
-        ]
+        return [f"nothing gets noise: {_why_nothing(plan.defense)}. floor_std noises all of it (--floor)"]
     exact = f"{_percent(every.exact)} of the numbers are sent exactly, and nothing is guaranteed for the others"
     notes = [f"{exact}: floor_std noises what is left (--floor)"]
     with_band = sum(row.numbers for row in plan.rows if row.kernel is not None and row.kernel.high_band)
@@ -239,6 +250,15 @@ def _of_little(options: argparse.Namespace, plan: Plan) -> list[str]:
             f"numbers ({told}), whatever the ratio, and only floor_std reaches the rest"
         )
     return notes
+
+
+def _why_nothing(defense: TIP) -> str:
+    amounts, _ = defense._mechanism.least_amounts()
+    if defense._settings["ratio"] == 0:
+        return "ratio is 0"
+    if not any(amounts.values()):
+        return "std is 0"
+    return "all that is trained is sent exactly, and a perturb call raises"
 
 
 def _cells(row: Row, outputs: dict[str, list[tuple[int, ...]]] | None) -> tuple[str, ...]:
@@ -268,7 +288,14 @@ def _as_object(row: Row, outputs: dict[str, list[tuple[int, ...]]] | None) -> di
     if row.kernel is not None:
         content |= {**row.kernel._asdict(), "taps": math.prod(row.kernel.size)}
         content["outputs"] = None if outputs is None else outputs[row.name]
-    return {**content, "noised": row.noised, "noise": row.noise, "exact": row.exact, "bytes": row.bytes}
+    return {
+        **content,
+        "noised": row.noised,
+        "removed": row.removed,
+        "noise": row.noise,
+        "exact": row.exact,
+        "bytes": row.bytes,
+    }
 
 
 def _percent(share: float) -> str:

@@ -64,11 +64,12 @@ def settings_of(options: argparse.Namespace, std: float | None = None, floor: fl
     }
 
 
-def as_objects(options: argparse.Namespace) -> dict[str, Any]:
-    """For JSON, as they were given."""
-    names = ("ratio", "cutoff", "keep", "std", "floor", "max_grad_norm", "clip_by")
-    given = {name: getattr(options, name) for name in names}
-    return {**given, "spectrum": None if options.spectrum is None else str(options.spectrum)}
+def as_objects(options: argparse.Namespace, chosen: dict[str, Any]) -> dict[str, Any]:
+    """For JSON, by the names of the options: what :func:`settings_of` has made of them."""
+    names = {"std": "std", "floor": "floor_std"}
+    amounts = {name: chosen.get(argument) for name, argument in names.items()}
+    others = {name: chosen[name] for name in ("ratio", "cutoff", "keep", "max_grad_norm", "clip_by")}
+    return {**others, **amounts, "spectrum": None if options.spectrum is None else str(options.spectrum)}
 
 
 def _loaded(path: pathlib.Path) -> Spectrum:

@@ -115,6 +115,7 @@ def prepare(grads: Tensors, scores: Tensors, options: Options, has_met: bool = F
     if options.norm_weights is not None and options.max_grad_norm is None:
         raise ValueError("expected max_grad_norm beside norm_weights, which weigh coefficients in that norm, got None")
     _plan.check_lists(grads, scores)
+    options = options._replace(names=names_of(options.names))
     if not torch.compiler.is_compiling() and dtensor.any_in(grads):
         return _prepare_parts(grads, scores, options, has_met)
     if options.max_grad_norm is not None and any(shard is not None for shard in options.shards or ()):
@@ -129,7 +130,7 @@ def _prepare_tensors(grads: Tensors, scores: Tensors, options: Options) -> Prepa
     """The call on plain tensors."""
     rng = options.rng
     indices: Sequence[int] = range(len(grads))
-    names = names_of(options.names)
+    names = None if options.names is None else tuple(options.names)
     amplitudes = shapes_of(options.amplitudes, len(grads), names)
     weights = _norm_weights.weights_of(options.norm_weights, len(grads), names)
     if not _touches_all(options):

@@ -1,18 +1,19 @@
 """How errors name what users give in lists, one for each gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
-def names_of(given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The user's names, hashable; raises TypeError unless they are a sequence of strings, or None."""
+def names_of(given: Iterable[str] | None) -> tuple[str, ...] | None:
+    """The user's names, hashable; raises TypeError unless they are strings in some order, or None."""
     if given is None:
         return None
-    if not isinstance(given, Sequence) or isinstance(given, str):
+    if not isinstance(given, Iterable) or isinstance(given, (str, dict, set, frozenset)):
         raise TypeError(f"expected names to be a sequence of strings, got {type(given).__name__}")
-    for kind in set(map(type, given)):
+    names = tuple(given)
+    for kind in set(map(type, names)):
         if not issubclass(kind, str):
-            raise TypeError(f"expected names to be a sequence of strings, got one with a {kind.__name__}")
-    return tuple(given)
+            raise TypeError(f"expected names to be strings, got {kind.__name__} among them")
+    return names
 
 
 def label(index: int, names: Sequence[str] | None) -> str:

@@ -20,18 +20,19 @@ def check_number(name: str, value: object) -> None:
 
 
 def numbers_of(name: str, values: Sequence[float]) -> tuple[float, ...]:
-    """Several numbers as a tuple that is hashable and that a trace can hold; their ranges are for the caller to check.
+    """Several numbers as a tuple that is hashable and that a trace can hold.
 
-    Raises TypeError if they are no sequence, or one that holds lists.
+    Raises TypeError if they are no sequence, or for a list among them; what else is no number, or out of range, is
+    found by those who know the range.
     """
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"expected {name} to be a sequence of numbers, got {type(values).__name__}")
-    numbers = tuple(values)
+    found = tuple(values)
     traces = torch.compiler.is_compiling()
-    if traces or not _is_hashable(numbers):
-        for j, value in enumerate(numbers):
+    if traces or not _is_hashable(found):
+        for j, value in enumerate(found):
             check_number(f"{name}[{j}]", value)
-    return tuple(map(specialize, numbers)) if traces else numbers
+    return tuple(map(specialize, found)) if traces else found
 
 
 def _is_hashable(value: tuple[object, ...]) -> bool:

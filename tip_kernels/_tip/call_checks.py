@@ -123,7 +123,8 @@ class CallChecks:
                 "expected conv kernels larger than 1x1 to put noise into, got none among what is sent: all of it would "
                 "be sent exactly; set floor_std, or unfreeze the layers"
             )
-        level = logging.WARNING if wants_noise and 2 * reached < sent else logging.INFO
+        is_little = noised == 0 or (wants_noise and 2 * reached < sent)
+        level = logging.WARNING if is_little else logging.INFO
         rest = "; the rest is sent exactly, and floor_std would noise it" if noised < sent else ""
         logger.log(
             level,
