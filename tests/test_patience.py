@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 def test_asks_of_all_worlds_with_noise_on_everything():
     asked = patience.questions(kept(paths.PRIVACY_RESULTS).rows)
-    assert len(asked) == 34
+    assert len(asked) == 38
     assert {question.attacker for question in asked} == set(patience.ATTACKERS)
     for question in asked:
         settings = cases()[question.table][question.defense].attacks(None)[question.attacker].settings

@@ -16,6 +16,7 @@ from bench import paths
 from bench.pages import publish
 from bench.privacy.commands.options import numbers
 from bench.privacy.study import fedsgd, noise_costs
+from bench.privacy.study.cases import LEVELS
 from bench.privacy.study.fedsgd import Plan
 
 TABLE, SHAPES = "what noise costs", "shapes of the noise"
@@ -26,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=pathlib.Path, required=True, metavar="FOLDER", help="parquet files as in uoft-cs/cifar10"
     )
-    parser.add_argument(
-        "--noise", type=numbers, default="0.005,0.01,0.02,0.05,0.1,0.2", help="by clipping norm; default %(default)s"
-    )
+    parser.add_argument("--noise", type=numbers, default=list(LEVELS), help="by clipping norm; default %(default)s")
     parser.add_argument("--seeds", type=int, default=3, help="trainings that are scored; default %(default)s")
     parser.add_argument(
         "--shapes", action="store_true", help="with the fitted spectra, which `shape` makes for these noises"

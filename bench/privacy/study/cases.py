@@ -19,7 +19,7 @@ EQUAL, PUBLISHED, FLOORS, WORLDS = "equal noise energy", "the paper's noise", "n
 RMS = 0.02
 """Of the noise over all coordinates, where defenses are compared at equal energy; in units of the clipping norm."""
 
-LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+LEVELS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 """Of noise on everything, in the same units."""
 
 # The attackers that know of a smoothing, of pruning, of noise by channels, and of noise by channels and frequencies.

@@ -20,7 +20,9 @@ PATIENT = Search(iterations=1500, restarts=4)
 IMAGES = {FLOORS: 20, WORLDS: 8}
 """That are scored at most, by table, of the first ones, with one draw of noise."""
 
-ASKED = ("DP 0.02", "DP 0.1", "TIP 0.3, floor 0.1", "DP 0.2", "TIP 0.3, floor 0.2")
+ASKED = (
+    "DP 0.02", "DP 0.1", "TIP 0.3, floor 0.1", "DP 0.2", "TIP 0.3, floor 0.2", "DP 0.3", "TIP 0.3, floor 0.3",
+)  # fmt: skip
 """Of the net that the study attacks first."""
 
 

@@ -9,7 +9,8 @@ FIRST_LR, LR_FACTOR = 0.1, 3.0
 def best_lr(validated: Callable[[float], float]) -> float:
     """The step size with the best accuracy on validation images, if accuracy has one peak over step sizes.
 
-    Every defense is searched for alike: from ``FIRST_LR`` up or down by ``LR_FACTOR``, until the next is no better.
+    Every defense is searched for alike: from the best of ``FIRST_LR`` and its two neighbors by ``LR_FACTOR`` on, until
+    the next is no better. Both neighbors count, since under loud noise two of the three may be at chance alike.
     """
     known: dict[int, float] = {}
 
@@ -18,8 +19,8 @@ def best_lr(validated: Callable[[float], float]) -> float:
             known[power] = validated(_lr(power))
         return known[power]
 
-    best, way = (1, 1) if at(1) > at(0) else (0, -1)
-    while at(best + way) > at(best):
+    best = way = max((0, -1, 1), key=at)
+    while way and at(best + way) > at(best):
         best += way
     return _lr(best)
 
