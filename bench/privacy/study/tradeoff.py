@@ -61,7 +61,8 @@ def points(attacked: Mapping[tuple[str, str], Row], trained: Sequence[Summary]) 
 def draw(points: Sequence[Point], accuracy: str = "accuracy on CIFAR-10 in %") -> Figure:
     """A curve for each defense, at most two, and beside them, on a part of the axis of its own, what has no noise.
 
-    Each noise is written once with its epsilon, at the lower right of its points, which rising curves leave free.
+    Each noise is written once with its epsilon, at the lower right of its points, which rising curves leave free, or
+    at the upper left where they do not.
     """
     curves = _by_defense([point for point in points if point.noise])
     if len(curves) > len(COLORS):
@@ -74,7 +75,8 @@ def draw(points: Sequence[Point], accuracy: str = "accuracy on CIFAR-10 in %") -
         noisy.text(0.96, 0.13 - 0.07 * line, name, transform=noisy.transAxes, color=color, fontsize=11,
                    fontweight="bold", horizontalalignment="right")  # fmt: skip
     for noise in dict.fromkeys(point.noise for point in points if point.noise):
-        _tell(noisy, [point for point in points if point.noise == noise])
+        alike = [point for point in points if point.noise == noise]
+        _tell(noisy, alike, [point for point in points if point.noise not in (noise, 0)])
     for point in points:
         if not point.noise:
             _errors(silent, [point], "black", "D")
@@ -113,11 +115,15 @@ def _errors(axis: Axes, curve: Sequence[Point], color: str, marks: str) -> None:
     axis.errorbar(x, y, xerr=sides, yerr=widths, fmt="none", ecolor=color, elinewidth=0.9, capsize=2.5, alpha=0.6)
 
 
-def _tell(axis: Axes, alike: Sequence[Point]) -> None:
-    """Writes the noise of these points and its epsilon."""
+def _tell(axis: Axes, alike: Sequence[Point], others: Sequence[Point]) -> None:
+    """Writes the noise of these points and its epsilon, beside others."""
     text = f"noise {alike[0].noise:g}\nε {_rounded(alike[0].epsilon)}"
-    right, low = max(point.psnr.value for point in alike), min(point.accuracy for point in alike)
-    axis.annotate(text, (right, low), (7, -7), textcoords="offset points", verticalalignment="top", fontsize=9.5,
+    x, y = [point.psnr.value for point in alike], [point.accuracy for point in alike]
+    is_taken = any(max(x) <= o.psnr.value < max(x) + 2 and min(y) - 5 < o.accuracy <= min(y) for o in others)
+    place, offset = ((min(x), max(y)), (-7, 7)) if is_taken else ((max(x), min(y)), (7, -7))
+    axis.annotate(text, place, offset, textcoords="offset points", fontsize=9.5,
+                  horizontalalignment="right" if is_taken else "left",
+                  verticalalignment="bottom" if is_taken else "top",
                   bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5})  # fmt: skip
 
 
