@@ -39,3 +39,10 @@ def test_the_table_has_medians_over_the_images_that_both_have():
     assert patience.markdown([answer], ceilings).splitlines()[2:] == [
         "| DP, ReLU | 21.0 dB | posterior mean | 11.0 dB | 13.0 dB |"
     ]
+
+
+def test_answers_of_other_work_are_asked_again():
+    answer = Answer(WORLDS, "DP, ReLU", "posterior mean", 1500, 4, Figures([1]), Figures([2]), 1.0)
+    assert patience.is_current(answer)
+    assert not patience.is_current(answer._replace(iterations=40))
+    assert not patience.is_current(answer._replace(restarts=1))

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     study, path = kept(paths.PRIVACY_RESULTS), paths.PRIVACY_RESULTS / "patience.csv"
     asked = patience.questions(study.rows)
-    answers = {answer[:3]: answer for answer in ledger.load(patience.Answer, path)}
+    kept_before = filter(patience.is_current, ledger.load(patience.Answer, path))
+    answers = {answer[:3]: answer for answer in kept_before}
     todo = [question for question in asked if question[:3] not in answers]
     given = FULL, Place(options.device, options.data)
     with tqdm(total=len(todo), desc="patience", unit="line") as bar:

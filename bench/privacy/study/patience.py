@@ -62,6 +62,11 @@ def questions(rows: Sequence[Row]) -> list[Question]:
     ]
 
 
+def is_current(found: Answer) -> bool:
+    """Whether an answer of an earlier run is of the work that is asked for now."""
+    return (found.iterations, found.restarts) == (PATIENT.iterations, PATIENT.restarts)
+
+
 def answer(question: Question, given: tuple[Effort, Place]) -> Answer:
     """By the study's effort, and by :data:`PATIENT`."""
     torch.set_num_threads(1)
