@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tip_kernels._audit.prior import Dense
 from tip_kernels.audit import ImagePrior
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
@@ -96,3 +97,8 @@ def test_few_images_leave_nothing_impossible():
 def test_wrong_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_factor_that_is_no_triangle_is_refused():
+    with pytest.raises(ValueError, match="expected a lower triangular factor, got one with numbers above its diagonal"):
+        Dense(torch.ones(2, 2, dtype=torch.float64))

@@ -116,6 +116,8 @@ class Dense:
     """L is a lower triangular matrix [d, d], by the values of an image in row-major order."""
 
     def __init__(self, factor: torch.Tensor) -> None:
+        if factor.triu(1).any():  # what gather() leaves out
+            raise ValueError("expected a lower triangular factor, got one with numbers above its diagonal")
         self._factor = factor
         self.latents = len(factor)
 
